@@ -1,0 +1,2 @@
+//! Block and console back ends behind device traits.
+#![cfg_attr(not(test), no_std)]

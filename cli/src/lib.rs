@@ -1,0 +1,1 @@
+//! trunnion, the host tool.

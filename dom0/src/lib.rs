@@ -1,0 +1,2 @@
+//! The privileged domain: drivers, services, toolstack.
+#![cfg_attr(not(test), no_std)]

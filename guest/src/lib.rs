@@ -1,0 +1,2 @@
+//! Runtime for a Rust kernel on a Xen-ABI hypervisor.
+#![cfg_attr(not(test), no_std)]

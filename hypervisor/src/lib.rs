@@ -1,0 +1,2 @@
+//! The thin core: CPU and memory isolation, event channels, grants, a scheduler.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,1 @@
+//! Simulation, machine and whole-system tests, and the tiny guests they boot.
