@@ -1,2 +1,23 @@
-//! Xen's public guest ABI as types: layouts, rings and state machines, for any no_std Rust kernel.
+//! Xen's public guest ABI as types: layouts, rings and state machines, for any `no_std` Rust kernel.
+//!
+//! What this crate is: the bytes two parties agree on, with the arithmetic that goes with them. What it is not: it makes
+//! no hypercall, waits for nothing, allocates nothing, and knows no kernel. A hypervisor, a back end, a front end and
+//! a toolstack all build on the same definitions.
+//!
+//! Where to start:
+//!
+//! - a driver: [`xenbus`] (the handshake), [`ring`] (requests and answers), then [`blkif`];
+//! - memory that another domain may change at any moment: [`shared`];
+//! - a structure that exists in a 64-bit and a 32-bit form: [`layout`];
+//! - a hypercall: [`hypercall`], one submodule for each;
+//! - a kernel's first instructions: [`start_info`], [`elfnote`], [`cpuid`].
+//!
+//! All integers are little-endian. Sources are Xen's public headers (`xen/include/public`), named item by item; the C
+//! names are searchable as documentation aliases.
 #![cfg_attr(not(test), no_std)]
+
+pub mod address;
+pub mod errno;
+pub mod id;
+pub mod layout;
+pub mod shared;

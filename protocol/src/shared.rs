@@ -1,0 +1,352 @@
+//! Memory that somebody else may write at any moment.
+//!
+//! A page that another domain can reach is never a Rust reference to plain data: it is a [`SharedPage`], an array of
+//! atomic words. Small values are loaded and stored as owned copies; bulk data is copied in and out. Nothing read twice
+//! is assumed to be the same twice, so callers load once and keep the copy.
+//!
+//! Words are 32 bits wide because that is enough for every word of the ABI that two sides change at once: event bitmaps
+//! and selectors, grant flags with their domain, ring indices, version counters.
+//!
+//! Ordering: bulk copies and [`SharedPage::load`]/[`SharedPage::store`] order nothing. Whoever publishes data does so by
+//! a release store (or a full barrier) of the index word, and whoever consumes it loads that word with acquire.
+#![expect(unsafe_code, reason = "the bulk copies in and out of shared pages, and nothing else")]
+
+use core::mem::size_of;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::address::PAGE_SIZE;
+
+const WORDS: usize = PAGE_SIZE / size_of::<u32>();
+/// Up to this many bytes, aligned copies go word by word: starting a string instruction costs more.
+const SMALL: usize = 64;
+
+/// A byte offset inside a page that is a multiple of four and below the page's size.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct WordOffset(u16);
+
+impl WordOffset {
+    /// Checks an offset in bytes: `None` unless it is a multiple of four inside the page.
+    pub const fn new(offset: usize) -> Option<Self> {
+        if offset < PAGE_SIZE && offset.is_multiple_of(4) { Some(Self(offset as u16)) } else { None }
+    }
+
+    /// An offset known when the program is written; a wrong one does not compile.
+    pub const fn at<const OFFSET: usize>() -> Self {
+        const { assert!(OFFSET < PAGE_SIZE && OFFSET.is_multiple_of(4), "not a word of a page") };
+        Self(OFFSET as u16)
+    }
+
+    /// The offset in bytes.
+    pub const fn bytes(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// An access that would leave the page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfPage;
+
+impl core::fmt::Display for OutOfPage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("access crosses the end of a page")
+    }
+}
+
+impl core::error::Error for OutOfPage {}
+
+/// One 4 KiB page that another domain may read or write at any moment.
+#[repr(C, align(4096))]
+pub struct SharedPage([AtomicU32; WORDS]);
+
+impl SharedPage {
+    /// A page of zeroes.
+    pub const fn zeroed() -> Self {
+        Self([const { AtomicU32::new(0) }; WORDS])
+    }
+
+    /// One atomic word.
+    #[inline]
+    pub const fn word(&self, offset: WordOffset) -> &AtomicU32 {
+        // The mask repeats what `WordOffset` promises, so that no bounds check is left.
+        &self.0[(offset.0 as usize / 4) & (WORDS - 1)]
+    }
+
+    /// One atomic word at a byte offset that is not known in advance; `None` when it is no word of the page.
+    #[inline]
+    pub const fn word_at(&self, offset: usize) -> Option<&AtomicU32> {
+        match WordOffset::new(offset) {
+            Some(offset) => Some(self.word(offset)),
+            None => None,
+        }
+    }
+
+    /// An owned copy of a value at a byte offset; each byte is read exactly once.
+    #[inline]
+    pub fn load<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T, OutOfPage> {
+        let mut value = T::new_zeroed();
+        self.copy_out(offset, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Writes a value at a byte offset; each byte is written exactly once.
+    #[inline]
+    pub fn store<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> Result<(), OutOfPage> {
+        self.copy_in(offset, value.as_bytes())
+    }
+
+    /// Copies bytes out of the page.
+    #[inline]
+    pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfPage> {
+        check(offset, into.len())?;
+        if into.len() <= SMALL && (offset | into.len()).is_multiple_of(4) {
+            for (bytes, word) in into.as_chunks_mut::<4>().0.iter_mut().zip(self.words(offset)) {
+                *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+            }
+        } else {
+            // SAFETY: `check` keeps the source inside this page, `into` is exclusive, and a page that is shared is never
+            // lent out as a slice, so the two cannot overlap.
+            unsafe { bulk::copy_out(&self.0, offset, into) };
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into the page.
+    #[inline]
+    pub fn copy_in(&self, offset: usize, from: &[u8]) -> Result<(), OutOfPage> {
+        check(offset, from.len())?;
+        if from.len() <= SMALL && (offset | from.len()).is_multiple_of(4) {
+            for (bytes, word) in from.as_chunks::<4>().0.iter().zip(self.words(offset)) {
+                word.store(u32::from_ne_bytes(*bytes), Ordering::Relaxed);
+            }
+        } else {
+            // SAFETY: `check` keeps the destination inside this page, and a page that is shared is never lent out as a
+            // slice, so it cannot overlap `from`.
+            unsafe { bulk::copy_in(&self.0, offset, from) };
+        }
+        Ok(())
+    }
+
+    /// Copies bytes from another page (or another place of this one, when the two places do not overlap; overlapping ones
+    /// leave bytes of either in the destination).
+    pub fn copy_between(
+        &self,
+        offset: usize,
+        from: &Self,
+        from_offset: usize,
+        length: usize,
+    ) -> Result<(), OutOfPage> {
+        check(offset, length)?;
+        check(from_offset, length)?;
+        // SAFETY: both ranges were just checked to be inside their pages.
+        unsafe { bulk::copy_between(&self.0, offset, &from.0, from_offset, length) };
+        Ok(())
+    }
+
+    /// Copies the whole of another page.
+    pub fn copy_page_from(&self, from: &Self) {
+        // SAFETY: both ranges are exactly the pages.
+        unsafe { bulk::copy_between(&self.0, 0, &from.0, 0, PAGE_SIZE) };
+    }
+
+    /// Fills the page with zeroes.
+    pub fn fill_zero(&self) {
+        bulk::zero(&self.0);
+    }
+
+    fn words(&self, offset: usize) -> impl Iterator<Item = &AtomicU32> {
+        self.0.iter().skip(offset / 4)
+    }
+}
+
+impl Default for SharedPage {
+    fn default() -> Self {
+        Self::zeroed()
+    }
+}
+
+const fn check(offset: usize, length: usize) -> Result<(), OutOfPage> {
+    if offset <= PAGE_SIZE && length <= PAGE_SIZE - offset { Ok(()) } else { Err(OutOfPage) }
+}
+
+/// String instructions: the compiler can neither split, merge nor repeat their accesses, and what another CPU does to the
+/// page at the same time changes which bytes are copied, never what else happens.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod bulk {
+    use super::{AtomicU32, PAGE_SIZE, WORDS};
+    use core::arch::asm;
+
+    /// # Safety
+    /// `length` bytes can be read at `from` and written at `to`.
+    #[inline]
+    unsafe fn copy(to: *mut u8, from: *const u8, length: usize) {
+        // SAFETY: the caller vouches for both ranges; the direction flag is clear by the calling convention.
+        unsafe {
+            asm!(
+                "rep movsq",
+                "mov ecx, {rest:e}",
+                "rep movsb",
+                rest = in(reg) length % 8,
+                inout("rcx") length / 8 => _,
+                inout("rdi") to => _,
+                inout("rsi") from => _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// # Safety
+    /// `offset + into.len()` is at most a page.
+    pub(super) unsafe fn copy_out(page: &[AtomicU32; WORDS], offset: usize, into: &mut [u8]) {
+        // SAFETY: inside the page by the caller's promise; `into` is exclusive and as long as said.
+        unsafe { copy(into.as_mut_ptr(), page.as_ptr().cast::<u8>().add(offset), into.len()) };
+    }
+
+    /// # Safety
+    /// `offset + from.len()` is at most a page.
+    pub(super) unsafe fn copy_in(page: &[AtomicU32; WORDS], offset: usize, from: &[u8]) {
+        // SAFETY: inside the page by the caller's promise; atomics may be written through a shared reference.
+        unsafe { copy(page.as_ptr().cast::<u8>().cast_mut().add(offset), from.as_ptr(), from.len()) };
+    }
+
+    /// # Safety
+    /// Both offsets plus `length` are at most a page.
+    pub(super) unsafe fn copy_between(
+        to: &[AtomicU32; WORDS],
+        to_offset: usize,
+        from: &[AtomicU32; WORDS],
+        from_offset: usize,
+        length: usize,
+    ) {
+        // SAFETY: inside both pages by the caller's promise; atomics may be written through a shared reference.
+        unsafe {
+            copy(
+                to.as_ptr().cast::<u8>().cast_mut().add(to_offset),
+                from.as_ptr().cast::<u8>().add(from_offset),
+                length,
+            );
+        }
+    }
+
+    pub(super) fn zero(page: &[AtomicU32; WORDS]) {
+        // SAFETY: exactly the page is written, which consists of atomics.
+        unsafe {
+            asm!(
+                "rep stosq",
+                inout("rcx") PAGE_SIZE / 8 => _,
+                inout("rdi") page.as_ptr() => _,
+                in("rax") 0u64,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// The same by atomic words, for the interpreter and for other processors.
+#[cfg(any(not(target_arch = "x86_64"), miri))]
+mod bulk {
+    use super::{AtomicU32, Ordering, WORDS};
+
+    fn get(page: &[AtomicU32; WORDS], offset: usize) -> u8 {
+        page[offset / 4].load(Ordering::Relaxed).to_ne_bytes()[offset % 4]
+    }
+
+    fn put(page: &[AtomicU32; WORDS], offset: usize, byte: u8) {
+        let _ = page[offset / 4].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let mut bytes = word.to_ne_bytes();
+            bytes[offset % 4] = byte;
+            Some(u32::from_ne_bytes(bytes))
+        });
+    }
+
+    pub(super) unsafe fn copy_out(page: &[AtomicU32; WORDS], offset: usize, into: &mut [u8]) {
+        for (index, byte) in into.iter_mut().enumerate() {
+            *byte = get(page, offset + index);
+        }
+    }
+
+    pub(super) unsafe fn copy_in(page: &[AtomicU32; WORDS], offset: usize, from: &[u8]) {
+        for (index, &byte) in from.iter().enumerate() {
+            put(page, offset + index, byte);
+        }
+    }
+
+    pub(super) unsafe fn copy_between(
+        to: &[AtomicU32; WORDS],
+        to_offset: usize,
+        from: &[AtomicU32; WORDS],
+        from_offset: usize,
+        length: usize,
+    ) {
+        for index in 0..length {
+            put(to, to_offset + index, get(from, from_offset + index));
+        }
+    }
+
+    pub(super) fn zero(page: &[AtomicU32; WORDS]) {
+        for word in page {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_every_alignment_match_a_plain_array() {
+        let page = SharedPage::zeroed();
+        let mut model = [0u8; PAGE_SIZE];
+        let pattern: Vec<u8> = (0..300).map(|i| (i * 7 + 3) as u8).collect();
+        for offset in [0, 1, 2, 3, 4, 5, 64, 1000, 1001, 3800, 4096 - 300] {
+            for length in [0, 1, 3, 4, 7, 8, 9, 16, 63, 64, 65, 112, 299, 300] {
+                if offset + length > PAGE_SIZE {
+                    continue;
+                }
+                page.copy_in(offset, &pattern[..length]).unwrap();
+                model[offset..offset + length].copy_from_slice(&pattern[..length]);
+                let mut out = vec![0; length];
+                page.copy_out(offset, &mut out).unwrap();
+                assert_eq!(out, &pattern[..length]);
+            }
+        }
+        let mut all = [0; PAGE_SIZE];
+        page.copy_out(0, &mut all).unwrap();
+        assert_eq!(all, model);
+        let other = SharedPage::zeroed();
+        other.copy_page_from(&page);
+        other.copy_out(0, &mut all).unwrap();
+        assert_eq!(all, model);
+        other.fill_zero();
+        other.copy_out(0, &mut all).unwrap();
+        assert_eq!(all, [0; PAGE_SIZE]);
+        other.copy_between(5, &page, 1001, 77).unwrap();
+        other.copy_out(0, &mut all).unwrap();
+        assert_eq!(all[5..82], model[1001..1078]);
+        assert_eq!(all[82], 0);
+    }
+
+    #[test]
+    fn nothing_leaves_the_page() {
+        let page = SharedPage::zeroed();
+        assert_eq!(page.load::<u32>(4093), Err(OutOfPage));
+        assert_eq!(page.load::<u32>(usize::MAX), Err(OutOfPage));
+        assert_eq!(page.store(4096, &0u8), Err(OutOfPage));
+        assert_eq!(page.copy_in(4096, &[]), Ok(()));
+        assert_eq!(page.copy_in(1, &[0; 4096]), Err(OutOfPage));
+        assert_eq!(page.copy_between(0, &page, 4090, 7), Err(OutOfPage));
+        assert!(page.word_at(4096).is_none());
+        assert!(page.word_at(2).is_none());
+    }
+
+    #[test]
+    fn words_and_bytes_are_the_same_memory() {
+        let page = SharedPage::zeroed();
+        page.word(WordOffset::at::<8>()).store(0x1122_3344, Ordering::Relaxed);
+        assert_eq!(page.load::<u16>(8), Ok(0x3344));
+        page.store(11, &0xaau8).unwrap();
+        assert_eq!(page.word_at(8).map(|word| word.load(Ordering::Relaxed)), Some(0xaa22_3344));
+    }
+}
