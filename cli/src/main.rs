@@ -1,3 +1,7 @@
-//! The `trunnion` command.
+//! The `trunnion` command: everything it does is in the library of this package.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trunnion_cli::main()
+}

@@ -1,0 +1,126 @@
+//! The bare-metal images: a nested cargo for `x86_64-unknown-none`, always optimised, with a folder, an environment and a lock of its own.
+
+use crate::failure::{Failure, Result};
+use crate::{say, workspace};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+/// The Rust target of everything that runs on bare metal.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// The hypervisor: package and binary.
+pub const HYPERVISOR: (&str, &str) = ("trunnion-hypervisor", "trunnion-hypervisor");
+/// dom0: package and binary.
+pub const DOM0: (&str, &str) = ("trunnion-dom0", "trunnion-dom0");
+/// The demo guest written in Rust: package and binary.
+pub const DEMO: (&str, &str) = ("trunnion-guest", "trunnion-demo");
+
+/// What this process has built: cargo is asked once for each binary, because even an answer of "fresh" takes it a quarter of a second.
+static BUILT: Mutex<BTreeMap<(String, String), PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// Builds the binary `bin` of the workspace package `package` for bare metal and returns the ELF's path.
+///
+/// Fails with status 2: cargo's own errors go to stderr as they come.
+pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
+    let key = (package.to_string(), bin.to_string());
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(path) = built.get(&key) {
+        return Ok(path.clone());
+    }
+    let path = run_cargo(package, bin)?;
+    built.insert(key, path.clone());
+    Ok(path)
+}
+
+fn run_cargo(package: &str, bin: &str) -> Result<PathBuf> {
+    let root = workspace::root()?;
+    let folder = workspace::target("image")?;
+    let _lock = workspace::lock("image.lock", "waiting for another build of the images")?;
+    say::progress(&format!("building {bin}"));
+    let mut cargo = command(&root, &folder);
+    cargo.args(["-p", package, "--bin", bin]);
+    let output = cargo.output().map_err(|e| Failure::file("start", Path::new(cargo.get_program()), &e))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        return Err(Failure::usage(format!(
+            "{}\nthe image {bin} does not build; cargo's errors stand above",
+            text.trim_end()
+        )));
+    }
+    let path = folder.join(TARGET).join("image").join(bin);
+    if !path.is_file() {
+        return Err(Failure::usage(format!(
+            "cargo built {bin} of {package}, and yet {} does not exist",
+            path.display()
+        )));
+    }
+    Ok(path)
+}
+
+fn command(root: &Path, folder: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if is_scrubbed(&name) {
+            cargo.env_remove(name);
+        }
+    }
+    // Set and empty: this also overrules flags from the user's configuration files, which are meant for the host.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "");
+    cargo
+        .current_dir(root)
+        .args(["build", "--quiet", "--profile", "image", "--target", TARGET, "--target-dir"])
+        .arg(folder);
+    cargo.stdin(Stdio::null());
+    cargo
+}
+
+/// Whether a variable of the outer cargo, or one meant for host builds, is kept from the nested one. What says where crates come from stays.
+fn is_scrubbed(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    const KEPT: [&str; 5] = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR", "CARGO_SOURCE_"];
+    const DROPPED: [&str; 9] = [
+        "RUSTFLAGS",
+        "RUSTDOCFLAGS",
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTDOC",
+        "MAKEFLAGS",
+        "MFLAGS",
+        "LD_PRELOAD",
+    ];
+    DROPPED.contains(&name) || name.starts_with("CARGO") && !KEPT.iter().any(|kept| name.starts_with(kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_settings_do_not_reach_the_nested_cargo() {
+        for name in [
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_BUILD_TARGET",
+            "CARGO_TARGET_DIR",
+            "CARGO_PKG_NAME",
+            "CARGO",
+        ] {
+            assert!(is_scrubbed(OsStr::new(name)), "{name}");
+        }
+        for name in [
+            "PATH",
+            "HOME",
+            "CARGO_HOME",
+            "CARGO_REGISTRIES_MIRROR_INDEX",
+            "CARGO_HTTP_PROXY",
+            "RUSTUP_HOME",
+            "RUSTUP_TOOLCHAIN",
+        ] {
+            assert!(!is_scrubbed(OsStr::new(name)), "{name}");
+        }
+    }
+}
