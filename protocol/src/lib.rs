@@ -21,3 +21,4 @@ pub mod errno;
 pub mod id;
 pub mod layout;
 pub mod shared;
+pub mod store;
