@@ -13,6 +13,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Doctor(crate::doctor::Arguments),
     /// For work on the platform itself.
     #[command(hide = true)]
     Dev(crate::dev::Arguments),
@@ -30,6 +31,7 @@ pub(crate) fn read() -> Result<Arguments, Status> {
 /// Does what was asked.
 pub(crate) fn perform(arguments: Arguments) -> Result<Status> {
     match arguments.verb {
+        Verb::Doctor(arguments) => crate::doctor::perform(&arguments),
         Verb::Dev(arguments) => crate::dev::perform(arguments),
     }
 }

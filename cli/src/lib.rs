@@ -5,11 +5,15 @@
 //! The machine tests use [`images::build`] and [`machine::boot`] directly.
 
 mod args;
+pub mod bundle;
 mod dev;
+mod doctor;
 pub mod failure;
 pub mod images;
+pub mod kernel;
 pub mod machine;
 mod say;
+pub mod setup;
 pub mod workspace;
 
 pub use failure::{Failure, Status};

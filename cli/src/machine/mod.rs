@@ -7,9 +7,12 @@
 mod bochs;
 mod boot;
 mod child;
+pub mod choice;
 mod iso;
 mod qemu;
 mod strip;
+
+pub(crate) use strip::stripped;
 
 pub use boot::{Boot, End, Outcome, boot};
 

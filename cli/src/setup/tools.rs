@@ -1,0 +1,99 @@
+//! The programs and files of other projects that the tool uses, and the Debian packages they are in.
+
+use crate::machine::Machine;
+use crate::setup::which;
+use std::path::Path;
+
+/// One package that the tool may need, known by one thing in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// QEMU for x86.
+    Qemu,
+    /// Bochs.
+    Bochs,
+    /// The BIOS for Bochs.
+    BochsBios,
+    /// The VGA BIOS for Bochs.
+    VgaBios,
+    /// GRUB's modules for BIOS machines.
+    GrubModules,
+    /// `grub-mkrescue`.
+    Grub,
+    /// What `grub-mkrescue` writes an image with.
+    Xorriso,
+    /// What `grub-mkrescue` makes FAT file systems with.
+    Mtools,
+    /// `mke2fs`, for guests' disks.
+    Ext4,
+}
+
+impl Tool {
+    /// All of them.
+    pub const ALL: [Tool; 9] = [
+        Tool::Qemu,
+        Tool::Bochs,
+        Tool::BochsBios,
+        Tool::VgaBios,
+        Tool::GrubModules,
+        Tool::Grub,
+        Tool::Xorriso,
+        Tool::Mtools,
+        Tool::Ext4,
+    ];
+
+    /// What a machine needs.
+    pub fn of(machine: Machine) -> &'static [Tool] {
+        if machine.is_bochs() {
+            &[
+                Tool::Bochs,
+                Tool::BochsBios,
+                Tool::VgaBios,
+                Tool::GrubModules,
+                Tool::Grub,
+                Tool::Xorriso,
+                Tool::Mtools,
+            ]
+        } else {
+            &[Tool::Qemu]
+        }
+    }
+
+    /// The Debian package.
+    pub fn package(self) -> &'static str {
+        match self {
+            Tool::Qemu => "qemu-system-x86",
+            Tool::Bochs => "bochs",
+            Tool::BochsBios => "bochsbios",
+            Tool::VgaBios => "vgabios",
+            Tool::GrubModules => "grub-pc-bin",
+            Tool::Grub => "grub-common",
+            Tool::Xorriso => "xorriso",
+            Tool::Mtools => "mtools",
+            Tool::Ext4 => "e2fsprogs",
+        }
+    }
+
+    /// The program, or the file (an absolute path), by which it is known.
+    pub fn what(self) -> &'static str {
+        match self {
+            Tool::Qemu => "qemu-system-x86_64",
+            Tool::Bochs => "bochs-bin",
+            Tool::BochsBios => "/usr/share/bochs/BIOS-bochs-latest",
+            Tool::VgaBios => "/usr/share/bochs/VGABIOS-lgpl-latest",
+            Tool::GrubModules => "/usr/lib/grub/i386-pc/multiboot2.mod",
+            Tool::Grub => "grub-mkrescue",
+            Tool::Xorriso => "xorriso",
+            Tool::Mtools => "mformat",
+            Tool::Ext4 => "mke2fs",
+        }
+    }
+
+    /// Whether it is on this machine.
+    pub fn is_here(self) -> bool {
+        if self.what().starts_with('/') {
+            Path::new(self.what()).exists()
+        } else {
+            which(self.what()).is_some()
+        }
+    }
+}
