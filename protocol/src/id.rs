@@ -172,8 +172,8 @@ impl Virq {
             | Self::CON_RING
             | Self::PCPU_STATE
             | Self::MEM_EVENT
-            | Self::ENOMEM => Some(VirqScope::Global),
-            Self(16..=23) => Some(VirqScope::Global),
+            | Self::ENOMEM
+            | Self(16..=23) => Some(VirqScope::Global),
             _ => None,
         }
     }

@@ -99,11 +99,11 @@ macro_rules! plain {
             const SIZE64: usize = size_of::<$int>();
             const SIZE32: usize = size_of::<$int>();
             const ALIGN: usize = size_of::<$int>();
-            #[inline(always)]
+            #[inline]
             fn get(_: Width, bytes: &[u8]) -> Option<$int> {
                 bytes.first_chunk().map(|bytes| <$int>::from_le_bytes(*bytes))
             }
-            #[inline(always)]
+            #[inline]
             fn put(_: Width, value: $int, bytes: &mut [u8]) -> Option<()> {
                 *bytes.first_chunk_mut()? = value.to_le_bytes();
                 Some(())
@@ -125,14 +125,14 @@ impl Codec<u64> for Shrinking {
     const SIZE64: usize = 8;
     const SIZE32: usize = 4;
     const ALIGN: usize = 8;
-    #[inline(always)]
+    #[inline]
     fn get(width: Width, bytes: &[u8]) -> Option<u64> {
         match width {
             Width::W64 => bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
             Width::W32 => bytes.first_chunk().map(|bytes| u64::from(u32::from_le_bytes(*bytes))),
         }
     }
-    #[inline(always)]
+    #[inline]
     fn put(width: Width, value: u64, bytes: &mut [u8]) -> Option<()> {
         match width {
             Width::W64 => *bytes.first_chunk_mut()? = value.to_le_bytes(),
@@ -148,11 +148,11 @@ macro_rules! wrapped {
             const SIZE64: usize = <$inner as Codec<$int>>::SIZE64;
             const SIZE32: usize = <$inner as Codec<$int>>::SIZE32;
             const ALIGN: usize = <$inner as Codec<$int>>::ALIGN;
-            #[inline(always)]
+            #[inline]
             fn get(width: Width, bytes: &[u8]) -> Option<$name> {
                 <$inner as Codec<$int>>::get(width, bytes).map($name)
             }
-            #[inline(always)]
+            #[inline]
             fn put(width: Width, value: $name, bytes: &mut [u8]) -> Option<()> {
                 <$inner as Codec<$int>>::put(width, value.0, bytes)
             }
@@ -180,7 +180,7 @@ impl<T: Copy + Default, C: Codec<T>, const N: usize> Codec<[T; N]> for [C; N] {
     const SIZE64: usize = C::SIZE64 * N;
     const SIZE32: usize = C::SIZE32 * N;
     const ALIGN: usize = C::ALIGN;
-    #[inline(always)]
+    #[inline]
     fn get(width: Width, bytes: &[u8]) -> Option<[T; N]> {
         let mut values = [T::default(); N];
         let stride = width.pick(C::SIZE64, C::SIZE32);
@@ -189,7 +189,7 @@ impl<T: Copy + Default, C: Codec<T>, const N: usize> Codec<[T; N]> for [C; N] {
         }
         Some(values)
     }
-    #[inline(always)]
+    #[inline]
     fn put(width: Width, values: [T; N], bytes: &mut [u8]) -> Option<()> {
         let stride = width.pick(C::SIZE64, C::SIZE32);
         for (value, bytes) in values.into_iter().zip(bytes.get_mut(..stride * N)?.chunks_exact_mut(stride)) {
@@ -315,6 +315,11 @@ mod tests {
             /// Array.
             pub ports: [u16; 3] = 24, 16;
         }
+    }
+
+    #[test]
+    fn fields_are_listed() {
+        assert_eq!(Mixed::FIELDS[2], FieldSpec { name: "frame", w64: (16, 8), w32: (12, 4), align: 8 });
     }
 
     #[test]

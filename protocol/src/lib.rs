@@ -16,8 +16,12 @@
 //! names are searchable as documentation aliases.
 #![cfg_attr(not(test), no_std)]
 
+#[macro_use]
+mod closed;
+
 pub mod address;
 pub mod errno;
+pub mod hypercall;
 pub mod id;
 pub mod layout;
 pub mod shared;

@@ -1,0 +1,167 @@
+//! `vcpu_op` (24): argument 1 is the [`Op`], argument 2 the vCPU's number, argument 3 a pointer or null.
+//!
+//! A number that the domain does not have is [`Errno::NoEnt`](crate::errno::Errno::NoEnt).
+
+use crate::address::{Gfn, Gpa, Gva};
+use crate::layout::Fixed;
+
+closed! {
+    /// What to do (`vcpu.h`).
+    pub enum Op: u32 {
+        /// Sets a stopped vCPU's registers: [`HvmContext32`] or [`HvmContext64`].
+        #[doc(alias = "VCPUOP_initialise")]
+        Initialise = 0,
+        /// Starts it.
+        #[doc(alias = "VCPUOP_up")]
+        Up = 1,
+        /// Stops it. The last one to stop powers the domain off.
+        #[doc(alias = "VCPUOP_down")]
+        Down = 2,
+        /// Returns 1 if it runs, 0 if it is stopped.
+        #[doc(alias = "VCPUOP_is_up")]
+        IsUp = 3,
+        /// Writes a [`Runstate`](crate::shared_info::Runstate) to the pointer.
+        #[doc(alias = "VCPUOP_get_runstate_info")]
+        GetRunstateInfo = 4,
+        /// Keeps a [`Runstate`](crate::shared_info::Runstate) current at [`AreaVirtual`].
+        #[doc(alias = "VCPUOP_register_runstate_memory_area")]
+        RegisterRunstateMemoryArea = 5,
+        /// A timer that repeats: [`PeriodicTimer`].
+        #[doc(alias = "VCPUOP_set_periodic_timer")]
+        SetPeriodicTimer = 6,
+        /// Stops it; always succeeds.
+        #[doc(alias = "VCPUOP_stop_periodic_timer")]
+        StopPeriodicTimer = 7,
+        /// A timer that fires once, on the calling vCPU only: [`SingleshotTimer`].
+        #[doc(alias = "VCPUOP_set_singleshot_timer")]
+        SetSingleshotTimer = 8,
+        /// Stops it; the calling vCPU only.
+        #[doc(alias = "VCPUOP_stop_singleshot_timer")]
+        StopSingleshotTimer = 9,
+        /// Moves the vCPU's info structure out of the shared info page: [`RegisterVcpuInfo`].
+        #[doc(alias = "VCPUOP_register_vcpu_info")]
+        RegisterVcpuInfo = 10,
+        /// A non-maskable interrupt.
+        #[doc(alias = "VCPUOP_send_nmi")]
+        SendNmi = 11,
+        /// Physical identity, for pinned domains.
+        #[doc(alias = "VCPUOP_get_physid")]
+        GetPhysid = 12,
+        /// A second copy of the vCPU's time at [`AreaVirtual`]; address 0 takes it back.
+        #[doc(alias = "VCPUOP_register_vcpu_time_memory_area")]
+        RegisterVcpuTimeMemoryArea = 13,
+        /// As number 5, at [`AreaPhysical`].
+        #[doc(alias = "VCPUOP_register_runstate_phys_area")]
+        RegisterRunstatePhysArea = 14,
+        /// As number 13, at [`AreaPhysical`].
+        #[doc(alias = "VCPUOP_register_vcpu_time_phys_area")]
+        RegisterVcpuTimePhysArea = 15,
+    }
+}
+
+/// [`SingleshotTimer::flags`]: fail with `ETIME` if the time has passed. Linux does not need it to be honoured.
+#[doc(alias = "VCPU_SSHOTTMR_future")]
+pub const SINGLESHOT_FUTURE: u32 = 1;
+
+crate::layout! {
+    /// Where a vCPU's info structure goes. It may not cross a page, and a second call fails.
+    #[doc(alias = "vcpu_register_vcpu_info")]
+    pub struct RegisterVcpuInfo: 16, 16 {
+        /// The page.
+        #[doc(alias = "mfn")]
+        pub gfn: Gfn as Fixed = 0, 0;
+        /// Offset in the page.
+        pub offset: u32 = 8, 8;
+    }
+
+    /// An address in the guest's own address space.
+    #[doc(alias = "vcpu_register_runstate_memory_area")]
+    #[doc(alias = "vcpu_register_time_memory_area")]
+    pub struct AreaVirtual: 8, 8 {
+        /// The address. In the 32-bit form the pointer takes the first four of eight bytes.
+        #[doc(alias = "addr")]
+        pub address: Gva = 0, 0;
+    }
+
+    /// A guest-physical address; all ones takes the area back.
+    pub struct AreaPhysical: 8, 8 {
+        /// The address.
+        #[doc(alias = "addr.p")]
+        pub address: Gpa = 0, 0;
+    }
+
+    /// A timer that repeats.
+    #[doc(alias = "vcpu_set_periodic_timer")]
+    pub struct PeriodicTimer: 8, 8 {
+        /// Nanoseconds, at least a million.
+        pub period_ns: u64 = 0, 0;
+    }
+
+    /// A timer that fires once. A time that has passed fires at once.
+    #[doc(alias = "vcpu_set_singleshot_timer")]
+    pub struct SingleshotTimer: 16, 12 {
+        /// When: nanoseconds of the system time.
+        #[doc(alias = "timeout_abs_ns")]
+        pub deadline_ns: u64 = 0, 0;
+        /// [`SINGLESHOT_FUTURE`] or 0.
+        pub flags: u32 = 8, 8;
+    }
+
+    /// Registers of a vCPU that starts in 32-bit mode ([`MODE_32`]).
+    #[doc(alias = "vcpu_hvm_x86_32")]
+    pub struct HvmContext32: 128, 128 {
+        /// [`MODE_32`].
+        pub mode: u32 = 0, 0;
+        /// EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI.
+        pub registers: [u32; 8] = 8, 8;
+        /// Instruction pointer.
+        pub eip: u32 = 40, 40;
+        /// Flags.
+        pub eflags: u32 = 44, 44;
+        /// Control register 0.
+        pub cr0: u32 = 48, 48;
+        /// Control register 3.
+        pub cr3: u32 = 52, 52;
+        /// Control register 4.
+        pub cr4: u32 = 56, 56;
+        /// Extended features.
+        pub efer: u64 = 64, 64;
+        /// Bases of CS, DS, SS, ES, TR.
+        pub bases: [u32; 5] = 72, 72;
+        /// Limits of CS, DS, SS, ES, TR.
+        pub limits: [u32; 5] = 92, 92;
+        /// Access rights of CS, DS, SS, ES, TR: bits 7:0 and 15:12 of a descriptor's high word, packed to 12 bits.
+        pub rights: [u16; 5] = 112, 112;
+    }
+
+    /// Registers of a vCPU that starts in 64-bit mode ([`MODE_64`]), with flat segments.
+    #[doc(alias = "vcpu_hvm_x86_64")]
+    pub struct HvmContext64: 128, 128 {
+        /// [`MODE_64`].
+        pub mode: u32 = 0, 0;
+        /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI.
+        pub registers: [u64; 8] = 8, 8;
+        /// Instruction pointer.
+        pub rip: u64 = 72, 72;
+        /// Flags.
+        pub rflags: u64 = 80, 80;
+        /// Control register 0.
+        pub cr0: u64 = 88, 88;
+        /// Control register 3.
+        pub cr3: u64 = 96, 96;
+        /// Control register 4.
+        pub cr4: u64 = 104, 104;
+        /// Extended features.
+        pub efer: u64 = 112, 112;
+    }
+}
+
+/// Mode word of [`HvmContext32`].
+#[doc(alias = "VCPU_HVM_MODE_32B")]
+pub const MODE_32: u32 = 0;
+/// Mode word of [`HvmContext64`].
+#[doc(alias = "VCPU_HVM_MODE_64B")]
+pub const MODE_64: u32 = 1;
+
+/// The null address that takes a virtual area back.
+pub const NO_AREA: Gva = Gva::NULL;
