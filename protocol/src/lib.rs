@@ -20,9 +20,17 @@
 mod closed;
 
 pub mod address;
+pub mod console;
+pub mod cpuid;
+pub mod elfnote;
 pub mod errno;
+pub mod event;
+pub mod grant;
 pub mod hypercall;
 pub mod id;
 pub mod layout;
 pub mod shared;
+pub mod shared_info;
+pub mod start_info;
 pub mod store;
+pub mod xenbus;
