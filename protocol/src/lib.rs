@@ -23,6 +23,7 @@ pub mod address;
 pub mod console;
 pub mod cpuid;
 pub mod elfnote;
+pub mod control;
 pub mod errno;
 pub mod event;
 pub mod grant;
