@@ -20,6 +20,7 @@
 mod closed;
 
 pub mod address;
+pub mod blkif;
 pub mod console;
 pub mod cpuid;
 pub mod elfnote;
@@ -30,6 +31,7 @@ pub mod grant;
 pub mod hypercall;
 pub mod id;
 pub mod layout;
+pub mod ring;
 pub mod shared;
 pub mod shared_info;
 pub mod start_info;
