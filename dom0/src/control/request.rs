@@ -1,0 +1,175 @@
+//! What a tool may ask of dom0.
+
+use super::Channel;
+use super::manifest::Create;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// A domain as a person names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DomainName {
+    /// By number.
+    Id(u16),
+    /// By the configuration's `name`.
+    Name(String),
+}
+
+impl DomainName {
+    /// As `xl(1)` reads it: a number is a domain's number, anything else its name.
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(text.into()), Self::Id)
+    }
+}
+
+impl core::fmt::Display for DomainName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// How a domain is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShutdownKind {
+    /// Power off.
+    Poweroff,
+    /// Start again.
+    Reboot,
+}
+
+/// A request. Each is answered exactly once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First words of a tool; answered by [`super::Reply::Hello`].
+    Hello {
+        /// The tool's [`super::VERSION`].
+        version: u16,
+    },
+    /// A part of a file that a later [`Self::Create`] names as [`super::manifest::Source::Upload`]. Parts come in order.
+    Upload {
+        /// Number of the file, chosen by the tool.
+        file: u32,
+        /// Bytes of the whole file.
+        total: u64,
+        /// Where this part begins.
+        offset: u64,
+        /// At most [`super::UPLOAD_CHUNK`] bytes.
+        data: Vec<u8>,
+    },
+    /// Forgets an uploaded file.
+    DropUpload {
+        /// Its number.
+        file: u32,
+    },
+    /// Builds and starts a domain; answered by [`super::Reply::Created`].
+    Create {
+        /// The configuration and its files.
+        domain: Create,
+        /// Leaves it paused.
+        paused: bool,
+    },
+    /// All domains, or one; answered by [`super::Reply::Domains`].
+    List(Option<DomainName>),
+    /// Ends a domain without asking it.
+    Destroy(DomainName),
+    /// Asks a domain to end, through the store.
+    Shutdown {
+        /// Which.
+        domain: DomainName,
+        /// How.
+        kind: ShutdownKind,
+    },
+    /// Stops a domain's vCPUs.
+    Pause(DomainName),
+    /// Lets a paused domain run.
+    Unpause(DomainName),
+    /// Facts of the host; answered by [`super::Reply::Info`].
+    Info,
+    /// The hypervisor's log; answered by [`super::Reply::Dmesg`], in parts.
+    Dmesg {
+        /// Bytes to skip; 0 first, then what the reply says.
+        from: u64,
+    },
+    /// The vCPUs of all domains, or of one; answered by [`super::Reply::Vcpus`].
+    VcpuList(Option<DomainName>),
+    /// Opens a channel to a domain's console. Nothing is sent on it before [`super::Down::Credit`].
+    ConsoleAttach {
+        /// Which.
+        domain: DomainName,
+        /// Number of the channel, not in use.
+        channel: Channel,
+        /// Sends what the console's log holds first.
+        replay: bool,
+        /// The guest's console waits while this channel has no credit, so that not one byte is lost.
+        hold: bool,
+    },
+    /// Closes a channel.
+    ConsoleDetach {
+        /// Which.
+        channel: Channel,
+    },
+    /// An operation on the store, with dom0's rights.
+    Xenstore(StoreRequest),
+    /// All figures; answered by [`super::Reply::Summary`].
+    Summary,
+    /// A line for dom0's shell; answered by [`super::Reply::Text`]. A verb that dom0 does not have is [`super::Code::UnknownVerb`].
+    Shell {
+        /// The line.
+        line: String,
+    },
+    /// Ends the platform. Domains that still run are destroyed; the reply comes before.
+    PowerOff,
+    /// What dom0 itself is, and how it is; answered by [`super::Reply::Devices`].
+    Devices,
+}
+
+/// An operation on the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreRequest {
+    /// The tree below a path with values, in depth-first order; answered by [`super::Reply::Tree`].
+    Ls {
+        /// The top.
+        path: String,
+        /// Where to go on: 0 first, then as the reply says.
+        from: u32,
+    },
+    /// A value; answered by [`super::Reply::Value`].
+    Read(String),
+    /// Sets a value.
+    Write {
+        /// Absolute, or relative to dom0's own folder.
+        path: String,
+        /// The bytes.
+        value: Vec<u8>,
+    },
+    /// Removes a node and all below it.
+    Rm(String),
+    /// Names of children; answered by [`super::Reply::Names`].
+    List(String),
+    /// Whether a node exists; answered by [`super::Reply::Exists`].
+    Exists(String),
+    /// Sets permissions.
+    Chmod {
+        /// The node.
+        path: String,
+        /// As `n0`, `r1`.
+        permissions: Vec<String>,
+        /// Also everything below it.
+        recursive: bool,
+    },
+    /// Reports changes below a path as [`super::Event::Store`].
+    Watch {
+        /// A path, or `@introduceDomain`, `@releaseDomain`.
+        path: String,
+        /// Number of the watch, chosen by the tool.
+        watch: u32,
+    },
+    /// Ends a watch.
+    Unwatch {
+        /// Its number.
+        watch: u32,
+    },
+}
