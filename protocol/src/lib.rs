@@ -8,7 +8,7 @@
 //!
 //! - a driver: [`xenbus`] (the handshake), [`ring`] (requests and answers), then [`blkif`];
 //! - memory that another domain may change at any moment: [`shared`];
-//! - a structure that exists in a 64-bit and a 32-bit form: [`layout`];
+//! - a structure that exists in a 64-bit and a 32-bit form: [`mod@layout`];
 //! - a hypercall: [`hypercall`], one submodule for each;
 //! - a kernel's first instructions: [`start_info`], [`elfnote`], [`cpuid`].
 //!
@@ -22,9 +22,9 @@ mod closed;
 pub mod address;
 pub mod blkif;
 pub mod console;
+pub mod control;
 pub mod cpuid;
 pub mod elfnote;
-pub mod control;
 pub mod errno;
 pub mod event;
 pub mod grant;

@@ -192,7 +192,12 @@ impl VcpuState {
             dr7: 0x400,
             xcr0: 1,
             pat: PAT_RESET,
-            cs: Segment { selector: u16::from(vector) << 8, attributes: 0x09b, limit: 0xffff, base: u64::from(vector) << 12 },
+            cs: Segment {
+                selector: u16::from(vector) << 8,
+                attributes: 0x09b,
+                limit: 0xffff,
+                base: u64::from(vector) << 12,
+            },
             ds: data,
             es: data,
             fs: data,

@@ -26,7 +26,7 @@ closed! {
         /// Gives a page away; only without nested paging.
         #[doc(alias = "GNTTABOP_transfer")]
         Transfer = 4,
-        /// Copies bytes between pages: [`Copy`].
+        /// Copies bytes between pages: [`struct@Copy`].
         #[doc(alias = "GNTTABOP_copy")]
         Copy = 5,
         /// Present and greatest size of the table: [`QuerySize`].

@@ -234,12 +234,12 @@ crate::layout! {
 
     /// A page table that goes away.
     #[doc(alias = "xen_hvm_pagetable_dying")]
-    pub struct PagetableDying: 16, 12 {
+    pub struct PagetableDying: 16, 16 {
         /// Whose.
         #[doc(alias = "domid")]
         pub domain: DomainId = 0, 0;
         /// Its address.
-        pub gpa: Gpa = 8, 4;
+        pub gpa: Gpa = 8, 8;
     }
 
     /// A question about a frame.
