@@ -1,1 +1,3 @@
-//! Simulation, machine and whole-system tests, and the tiny guests they boot.
+//! Simulation, machine and whole-system tests, and what they share.
+
+pub mod house;

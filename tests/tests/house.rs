@@ -1,0 +1,82 @@
+//! The house test: limits on size, on unsafe code and on who depends on whom. It prints what it measures.
+
+use trunnion_tests::house;
+
+/// Most code lines of the hypervisor, both vendors together.
+const HYPERVISOR_LINES: usize = 12_000;
+/// Most lines of a file.
+const FILE_LINES: usize = 600;
+/// Files that may be longer, each with its reason; none may pass 1,000 lines.
+const LONG_FILES: &[(&str, &str)] = &[];
+/// Where unsafe code may stand (docs/src/unsafe-rooms.md gives the invariant of each).
+const UNSAFE_ROOMS: &[&str] = &["hypervisor/src/machine/", "protocol/src/shared.rs", "guest/src/", "tests/guests/"];
+/// Which packages a package may depend on.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("protocol", &[]),
+    ("hypervisor", &["protocol"]),
+    ("frontends", &["protocol"]),
+    ("backends", &["protocol"]),
+    ("xenstore", &["protocol"]),
+    ("guest", &["protocol", "frontends"]),
+    ("dom0", &["guest", "backends", "xenstore", "protocol"]),
+    ("cli", &["dom0", "protocol"]),
+];
+const PACKAGES: &[&str] =
+    &["protocol", "hypervisor", "guest", "dom0", "frontends", "backends", "xenstore", "cli", "tests"];
+
+#[test]
+fn the_hypervisor_is_thin() {
+    let lines = house::code_lines("hypervisor/src");
+    println!("hypervisor: {lines} code lines of {HYPERVISOR_LINES}");
+    for package in PACKAGES {
+        println!("{package:>12}: {} code lines", house::code_lines(package));
+    }
+    assert!(lines <= HYPERVISOR_LINES, "the hypervisor has {lines} code lines; {HYPERVISOR_LINES} are allowed");
+}
+
+#[test]
+fn files_are_short() {
+    let mut longest = (0, String::new());
+    let mut too_long = Vec::new();
+    for source in PACKAGES.iter().flat_map(|package| house::sources(package)) {
+        let path = source.path.display().to_string();
+        if source.lines > longest.0 {
+            longest = (source.lines, path.clone());
+        }
+        let excused = LONG_FILES.iter().any(|(file, _)| *file == path);
+        if source.lines > 1000 || (source.lines > FILE_LINES && !excused) {
+            too_long.push(format!("{path}: {} lines", source.lines));
+        }
+    }
+    println!("longest file: {} lines, {}", longest.0, longest.1);
+    assert!(too_long.is_empty(), "files over {FILE_LINES} lines: {too_long:#?}");
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms() {
+    let mut outside = Vec::new();
+    let mut inside = 0;
+    for source in PACKAGES.iter().flat_map(|package| house::sources(package)) {
+        let path = source.path.display().to_string();
+        // The detector's own text and test name what it looks for.
+        if path.starts_with("tests/src/house.rs") || path.starts_with("tests/tests/house.rs") {
+            continue;
+        }
+        if UNSAFE_ROOMS.iter().any(|room| path.starts_with(room)) {
+            inside += source.unsafe_lines.len();
+        } else {
+            outside.extend(source.unsafe_lines.iter().map(|line| format!("{path}:{line}")));
+        }
+    }
+    println!("unsafe: {inside} places, all in the rooms {UNSAFE_ROOMS:?}");
+    assert!(outside.is_empty(), "unsafe outside its rooms: {outside:#?}");
+}
+
+#[test]
+fn arrows_point_down() {
+    for (package, allowed) in ARROWS {
+        let wrong: Vec<String> =
+            house::dependencies(package).into_iter().filter(|name| !allowed.contains(&name.as_str())).collect();
+        assert!(wrong.is_empty(), "{package} depends on {wrong:?}; allowed are {allowed:?}");
+    }
+}
