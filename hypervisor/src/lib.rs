@@ -1,6 +1,8 @@
 //! The thin core: CPU and memory isolation, event channels, grants, a scheduler.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "sim")), no_std)]
 
 extern crate alloc;
 
+pub mod frames;
+pub mod lock;
 pub mod seam;

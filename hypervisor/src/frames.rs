@@ -1,0 +1,412 @@
+//! One record for each frame of the host: owner, kind, references; and the allocator of free frames.
+//!
+//! A frame is in use from [`FrameTable::allocate`] until its last reference goes, and never a moment less: whoever can
+//! reach a frame (the owner's physical map, another domain's mapping, a copy that is under way) has counted a reference.
+//! References are kept as [`Held`] while code runs, and as a plain number where a table stores them
+//! ([`Held::into_raw`], [`FrameTable::adopt`]).
+//!
+//! Free frames are kept in runs of powers of two (buddies), from 4 KiB to 1 GiB. A frame that is freed keeps a mark until
+//! it is scrubbed; the allocator says which frames of a run still have it.
+
+mod buddy;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use trunnion_protocol::address::Mfn;
+use trunnion_protocol::id::DomainId;
+
+use crate::lock::{Lock, Rank};
+use crate::seam::{FrameRange, OutOfHeap};
+use buddy::Buddies;
+
+/// log2 of the pages in a run: 0 is 4 KiB, 9 is 2 MiB, 18 is 1 GiB.
+pub const LARGEST_ORDER: u32 = 18;
+/// Domains that exist at one time, zombies included.
+pub const DOMAINS: usize = 1024;
+
+/// What a frame is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// No RAM, or not the core's to give: the hypervisor's image, heap, firmware.
+    Reserved = 0,
+    /// Free.
+    Free = 1,
+    /// A domain's memory.
+    Ram = 2,
+    /// A second-level table of the owner.
+    Table = 3,
+    /// The owner's shared info page or a frame of its grant table: the hypervisor's, visible to the owner.
+    Shared = 4,
+    /// The boot bundle: readable by dom0, owned by nobody ([`DomainId::XEN`]).
+    Bundle = 5,
+}
+
+impl FrameKind {
+    const fn from_bits(bits: u32) -> Self {
+        match bits & KIND {
+            1 => Self::Free,
+            2 => Self::Ram,
+            3 => Self::Table,
+            4 => Self::Shared,
+            5 => Self::Bundle,
+            _ => Self::Reserved,
+        }
+    }
+}
+
+const KIND: u32 = 0xff;
+/// The frame may hold what a former owner wrote.
+const DIRTY: u32 = 1 << 8;
+const OWNER_SHIFT: u32 = 16;
+
+/// A frame's record.
+struct Frame {
+    /// Kind, [`DIRTY`], owner in the high half.
+    state: AtomicU32,
+    /// References; 0 exactly while free or reserved.
+    references: AtomicU32,
+    /// Free: links of the buddy lists. In use: see [`FrameTable::note`].
+    a: AtomicU32,
+    b: AtomicU32,
+}
+
+/// All frames of the host.
+pub struct FrameTable {
+    frames: Box<[Frame]>,
+    buddies: Lock<Buddies>,
+    free: AtomicU64,
+    /// Frames by owner; the last entry counts those whose owner is no guest.
+    owned: Box<[AtomicU32]>,
+    scrub_at: AtomicU64,
+}
+
+/// A run of frames that was just allocated, each with one reference.
+#[must_use = "the frames stay allocated"]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// First frame.
+    pub start: Mfn,
+    /// log2 of their number.
+    pub order: u32,
+}
+
+/// A counted reference to a frame in use.
+pub struct Held<'f> {
+    table: &'f FrameTable,
+    mfn: Mfn,
+}
+
+/// Another word for it, where the reference is what matters.
+pub type FrameRef<'f> = Held<'f>;
+
+impl FrameTable {
+    /// A table for the frames of `ram`, of which those in `free` can be allocated; the others are reserved.
+    pub fn new(ram: &[FrameRange], free: &[FrameRange]) -> Result<Self, OutOfHeap> {
+        let end = ram.iter().chain(free).map(|range| range.end.0).max().unwrap_or(0);
+        // Links are 32 bits wide: 16 TiB, with one number to spare.
+        let end = usize::try_from(end.min(u64::from(u32::MAX) - 1)).map_err(|_| OutOfHeap)?;
+        let mut frames = Vec::new();
+        frames.try_reserve_exact(end).map_err(|_| OutOfHeap)?;
+        frames.resize_with(end, || Frame {
+            state: AtomicU32::new(FrameKind::Reserved as u32),
+            references: AtomicU32::new(0),
+            a: AtomicU32::new(0),
+            b: AtomicU32::new(0),
+        });
+        let mut owned = Vec::new();
+        owned.try_reserve_exact(DOMAINS + 1).map_err(|_| OutOfHeap)?;
+        owned.resize_with(DOMAINS + 1, || AtomicU32::new(0));
+        let table = Self {
+            frames: frames.into_boxed_slice(),
+            buddies: Lock::new(Rank::Frames, Buddies::new()),
+            free: AtomicU64::new(0),
+            owned: owned.into_boxed_slice(),
+            scrub_at: AtomicU64::new(0),
+        };
+        for range in free {
+            table.release_range(*range);
+        }
+        Ok(table)
+    }
+
+    /// Gives reserved frames to the allocator. They are scrubbed before use.
+    pub fn release_range(&self, range: FrameRange) {
+        let mut buddies = self.buddies.lock();
+        let end = range.end.0.min(self.frames.len() as u64);
+        let mut at = range.start.0;
+        while at < end {
+            let order = (at.trailing_zeros()).min((end - at).ilog2()).min(LARGEST_ORDER);
+            for frame in self.run(at, order) {
+                frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
+            }
+            buddies.insert(&self.frames, at as u32, order);
+            self.free.fetch_add(1 << order, Ordering::Relaxed);
+            at += 1 << order;
+        }
+    }
+
+    /// Claims reserved frames by number for an owner, as the bundle's are at boot. Frames that are not reserved are left
+    /// alone.
+    pub fn claim_range(&self, range: FrameRange, owner: DomainId, kind: FrameKind) {
+        for mfn in range.start.0..range.end.0.min(self.frames.len() as u64) {
+            if let Some(frame) = self.frames.get(mfn as usize)
+                && FrameKind::from_bits(frame.state.load(Ordering::Relaxed)) == FrameKind::Reserved
+            {
+                self.begin(frame, owner, kind);
+                self.owner_count(owner).fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Allocates 2^`order` frames, aligned to their size, each with one reference. They hold zeroes only after
+    /// [`FrameTable::scrub_run`]; allocate through `Host::allocate`, which does that.
+    pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
+        if order > LARGEST_ORDER {
+            return None;
+        }
+        let start = self.buddies.lock().take(&self.frames, order)?;
+        self.free.fetch_sub(1 << order, Ordering::Relaxed);
+        for frame in self.run(u64::from(start), order) {
+            self.begin(frame, owner, kind);
+        }
+        self.owner_count(owner).fetch_add(1 << order, Ordering::Relaxed);
+        Some(Run { start: Mfn(u64::from(start)), order })
+    }
+
+    /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first.
+    pub fn scrub_run(&self, run: Run, mut scrub: impl FnMut(Mfn)) {
+        for (index, frame) in self.run(run.start.0, run.order).iter().enumerate() {
+            if frame.state.load(Ordering::Relaxed) & DIRTY != 0 {
+                scrub(Mfn(run.start.0 + index as u64));
+                frame.state.fetch_and(!DIRTY, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Scrubs up to `budget` free frames that need it, going round; returns how many it looked at were dirty. For the
+    /// idle loop.
+    pub fn scrub_free(&self, budget: u32, mut scrub: impl FnMut(Mfn)) -> u32 {
+        let total = self.frames.len() as u64;
+        let mut done = 0;
+        for _ in 0..budget {
+            let at = self.scrub_at.fetch_add(1, Ordering::Relaxed);
+            if at >= total {
+                self.scrub_at.store(0, Ordering::Relaxed);
+                break;
+            }
+            // The lock keeps the frame free while it is scrubbed; one page is a short time.
+            let _buddies = self.buddies.lock();
+            if let Some(frame) = self.frames.get(at as usize)
+                && frame.state.load(Ordering::Relaxed) & (KIND | DIRTY) == FrameKind::Free as u32 | DIRTY
+            {
+                scrub(Mfn(at));
+                frame.state.fetch_and(!DIRTY, Ordering::Relaxed);
+                done += 1;
+            }
+        }
+        done
+    }
+
+    /// One more reference to a frame in use; `None` for a frame that is free, reserved or does not exist.
+    #[inline]
+    pub fn hold(&self, mfn: Mfn) -> Option<Held<'_>> {
+        let frame = self.frames.get(usize::try_from(mfn.0).ok()?)?;
+        let mut count = frame.references.load(Ordering::Relaxed);
+        loop {
+            if count == 0 || count == u32::MAX {
+                return None;
+            }
+            match frame.references.compare_exchange_weak(count, count + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Held { table: self, mfn }),
+                Err(now) => count = now,
+            }
+        }
+    }
+
+    /// As [`FrameTable::hold`], for a frame of one owner only.
+    #[inline]
+    pub fn hold_of(&self, mfn: Mfn, owner: DomainId) -> Option<Held<'_>> {
+        self.hold(mfn).filter(|held| held.owner() == owner)
+    }
+
+    /// Takes a stored reference back into a guard. The caller's table gives its reference up by this.
+    #[inline]
+    pub fn adopt(&self, mfn: Mfn) -> Held<'_> {
+        Held { table: self, mfn }
+    }
+
+    /// Gives a stored reference up; the frame is freed if it was the last.
+    #[inline]
+    pub fn put(&self, mfn: Mfn) {
+        let Some(frame) = self.frames.get(mfn.0 as usize) else { return };
+        if frame.references.fetch_sub(1, Ordering::Release) == 1 {
+            core::sync::atomic::fence(Ordering::Acquire);
+            self.end(mfn, frame);
+        }
+    }
+
+    /// What a frame is used for.
+    pub fn kind(&self, mfn: Mfn) -> FrameKind {
+        self.frames
+            .get(mfn.0 as usize)
+            .map_or(FrameKind::Reserved, |frame| FrameKind::from_bits(frame.state.load(Ordering::Relaxed)))
+    }
+
+    /// Who owns a frame in use.
+    pub fn owner(&self, mfn: Mfn) -> Option<DomainId> {
+        let frame = self.frames.get(mfn.0 as usize)?;
+        (frame.references.load(Ordering::Relaxed) != 0)
+            .then(|| DomainId((frame.state.load(Ordering::Relaxed) >> OWNER_SHIFT) as u16))
+    }
+
+    /// References to a frame.
+    pub fn references(&self, mfn: Mfn) -> u32 {
+        self.frames.get(mfn.0 as usize).map_or(0, |frame| frame.references.load(Ordering::Relaxed))
+    }
+
+    /// A word that belongs to a frame while it is in use, 0 at first: readers (low half) and writers (high half) of
+    /// dom0's one-to-one mapping of another domain's frame. Changed under dom0's memory lock.
+    pub fn note(&self, mfn: Mfn) -> Option<&AtomicU32> {
+        let frame = self.frames.get(mfn.0 as usize)?;
+        (frame.references.load(Ordering::Relaxed) != 0).then_some(&frame.a)
+    }
+
+    /// Frames that can be allocated.
+    pub fn free_frames(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// Frames a domain owns, of every kind, also those that only others still hold.
+    pub fn owned(&self, owner: DomainId) -> u32 {
+        self.owner_count(owner).load(Ordering::Relaxed)
+    }
+
+    /// One past the highest frame of the host.
+    pub fn end_frame(&self) -> Mfn {
+        Mfn(self.frames.len() as u64)
+    }
+
+    fn owner_count(&self, owner: DomainId) -> &AtomicU32 {
+        let index = usize::from(owner.0).min(DOMAINS).min(self.owned.len() - 1);
+        &self.owned[index]
+    }
+
+    fn run(&self, start: u64, order: u32) -> &[Frame] {
+        self.frames.get(start as usize..(start + (1 << order)) as usize).unwrap_or(&[])
+    }
+
+    fn begin(&self, frame: &Frame, owner: DomainId, kind: FrameKind) {
+        let dirty = frame.state.load(Ordering::Relaxed) & DIRTY;
+        frame.state.store(kind as u32 | dirty | u32::from(owner.0) << OWNER_SHIFT, Ordering::Relaxed);
+        frame.a.store(0, Ordering::Relaxed);
+        frame.b.store(0, Ordering::Relaxed);
+        frame.references.store(1, Ordering::Release);
+    }
+
+    #[cold]
+    fn end(&self, mfn: Mfn, frame: &Frame) {
+        let owner = DomainId((frame.state.load(Ordering::Relaxed) >> OWNER_SHIFT) as u16);
+        self.owner_count(owner).fetch_sub(1, Ordering::Relaxed);
+        let mut buddies = self.buddies.lock();
+        frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
+        buddies.free(&self.frames, mfn.0 as u32);
+        self.free.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<'f> Held<'f> {
+    /// The frame.
+    #[inline]
+    pub const fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// Who owns it.
+    pub fn owner(&self) -> DomainId {
+        self.table.owner(self.mfn).unwrap_or(DomainId::INVALID)
+    }
+
+    /// What it is used for.
+    pub fn kind(&self) -> FrameKind {
+        self.table.kind(self.mfn)
+    }
+
+    /// Turns the guard into a number whose reference is still counted, for a table that keeps it. Goes back with
+    /// [`FrameTable::adopt`] or [`FrameTable::put`].
+    #[must_use = "the reference would be lost"]
+    pub fn into_raw(self) -> Mfn {
+        core::mem::ManuallyDrop::new(self).mfn
+    }
+
+    /// One more reference.
+    #[must_use]
+    pub fn again(&self) -> Option<Held<'f>> {
+        self.table.hold(self.mfn)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.table.put(self.mfn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(frames: u64) -> FrameTable {
+        let all = [FrameRange { start: Mfn(0), end: Mfn(frames) }];
+        FrameTable::new(&all, &[FrameRange { start: Mfn(1), end: Mfn(frames) }]).unwrap()
+    }
+
+    #[test]
+    fn a_frame_is_freed_with_its_last_reference() {
+        let table = table(64);
+        assert_eq!(table.free_frames(), 63);
+        let run = table.allocate(0, DomainId(5), FrameKind::Ram).unwrap();
+        let held = table.hold(run.start).unwrap();
+        assert_eq!((table.references(run.start), table.owned(DomainId(5))), (2, 1));
+        table.put(run.start);
+        assert_eq!(table.free_frames(), 62);
+        assert!(table.hold_of(run.start, DomainId(6)).is_none());
+        drop(held);
+        assert_eq!((table.free_frames(), table.owned(DomainId(5))), (63, 0));
+        assert!(table.hold(run.start).is_none());
+        assert!(table.hold(Mfn(0)).is_none(), "reserved");
+        assert!(table.hold(Mfn(u64::MAX)).is_none());
+    }
+
+    #[test]
+    fn buddies_split_and_join() {
+        let table = table(4096);
+        let mut runs = Vec::new();
+        while let Some(run) = table.allocate(3, DomainId(1), FrameKind::Ram) {
+            assert_eq!(run.start.0 % 8, 0);
+            runs.push(run);
+        }
+        assert_eq!(runs.len(), 511);
+        for run in runs.into_iter().rev() {
+            for frame in 0..8 {
+                table.put(Mfn(run.start.0 + frame));
+            }
+        }
+        assert_eq!(table.free_frames(), 4095);
+        assert!(table.allocate(11, DomainId(1), FrameKind::Ram).is_some(), "runs join again");
+    }
+
+    #[test]
+    fn dirty_frames_are_scrubbed_once() {
+        let table = table(16);
+        let run = table.allocate(3, DomainId(1), FrameKind::Ram).unwrap();
+        let mut scrubbed = 0;
+        table.scrub_run(run, |_| scrubbed += 1);
+        table.scrub_run(run, |_| scrubbed += 1);
+        assert_eq!(scrubbed, 8);
+        let rest = table.scrub_free(100, |_| ());
+        assert_eq!(rest, 7);
+    }
+}

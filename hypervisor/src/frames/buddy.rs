@@ -1,0 +1,98 @@
+//! Free runs of frames, in lists by size. The links are in the frames' records: a free run's first frame links it, and its
+//! `b` word says where its predecessor is; other frames of a run are marked as such.
+
+use core::sync::atomic::Ordering;
+
+use super::{Frame, FrameKind, KIND, LARGEST_ORDER};
+
+/// End of a list.
+const NONE: u32 = u32::MAX;
+/// Bits of the state word that say the order of a free run, plus one, in its first frame; 0 in all others.
+const ORDER_SHIFT: u32 = 16;
+
+pub(super) struct Buddies {
+    heads: [u32; LARGEST_ORDER as usize + 1],
+}
+
+impl Buddies {
+    pub(super) const fn new() -> Self {
+        Self { heads: [NONE; LARGEST_ORDER as usize + 1] }
+    }
+
+    /// Adds a free run. Its frames are already marked free.
+    pub(super) fn insert(&mut self, frames: &[Frame], start: u32, order: u32) {
+        let (Some(frame), Some(head)) = (frames.get(start as usize), self.heads.get_mut(order as usize)) else {
+            return;
+        };
+        set_order(frame, order + 1);
+        frame.a.store(*head, Ordering::Relaxed);
+        frame.b.store(NONE, Ordering::Relaxed);
+        if let Some(next) = frames.get(*head as usize) {
+            next.b.store(start, Ordering::Relaxed);
+        }
+        *head = start;
+    }
+
+    /// Takes a run out of its list.
+    fn remove(&mut self, frames: &[Frame], start: u32, order: u32) {
+        let Some(frame) = frames.get(start as usize) else { return };
+        let (next, previous) = (frame.a.load(Ordering::Relaxed), frame.b.load(Ordering::Relaxed));
+        set_order(frame, 0);
+        if let Some(next) = frames.get(next as usize) {
+            next.b.store(previous, Ordering::Relaxed);
+        }
+        match frames.get(previous as usize) {
+            Some(previous) => previous.a.store(next, Ordering::Relaxed),
+            None => {
+                if let Some(head) = self.heads.get_mut(order as usize) {
+                    *head = next;
+                }
+            }
+        }
+    }
+
+    /// A run of exactly this order, split from the smallest that is large enough.
+    pub(super) fn take(&mut self, frames: &[Frame], order: u32) -> Option<u32> {
+        let (found, start) = self
+            .heads
+            .iter()
+            .enumerate()
+            .skip(order as usize)
+            .find_map(|(found, &head)| (head != NONE).then_some((found as u32, head)))?;
+        self.remove(frames, start, found);
+        for half in (order..found).rev() {
+            self.insert(frames, start + (1 << half), half);
+        }
+        Some(start)
+    }
+
+    /// Frees one frame, joining it with its buddies.
+    pub(super) fn free(&mut self, frames: &[Frame], frame: u32) {
+        let (mut start, mut order) = (frame, 0);
+        while order < LARGEST_ORDER {
+            let buddy = start ^ (1 << order);
+            let Some(other) = frames.get(buddy as usize) else { break };
+            if free_order(other) != Some(order) {
+                break;
+            }
+            self.remove(frames, buddy, order);
+            start = start.min(buddy);
+            order += 1;
+        }
+        self.insert(frames, start, order);
+    }
+}
+
+fn set_order(frame: &Frame, order_plus_one: u32) {
+    let state = frame.state.load(Ordering::Relaxed) & ((1 << ORDER_SHIFT) - 1);
+    frame.state.store(state | order_plus_one << ORDER_SHIFT, Ordering::Relaxed);
+}
+
+/// The order of the free run that starts with this frame.
+fn free_order(frame: &Frame) -> Option<u32> {
+    let state = frame.state.load(Ordering::Relaxed);
+    if state & KIND != FrameKind::Free as u32 {
+        return None;
+    }
+    (state >> ORDER_SHIFT).checked_sub(1)
+}

@@ -1,0 +1,155 @@
+//! Spin locks with a documented order.
+//!
+//! Each lock has a [`Rank`]. A CPU takes locks only in ascending rank, so no two can wait for each other; debug builds for
+//! the host check it. The hypervisor runs with interrupts off, so a holder is never preempted. No lock is held while a
+//! guest runs.
+
+use core::ops::{Deref, DerefMut};
+
+/// Order of the locks, outermost first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Rank {
+    /// The list of domains.
+    Domains = 1,
+    /// A domain's life: pause, shutdown, destroy.
+    Life = 2,
+    /// A domain's second-level tables and physical map.
+    Memory = 3,
+    /// A domain's grant table and its mappings of others' grants.
+    Grants = 4,
+    /// A domain's port allocation.
+    Ports = 5,
+    /// The global virtual and physical interrupts.
+    Interrupts = 6,
+    /// A vCPU's context and local interrupt controller.
+    Vcpu = 7,
+    /// A CPU's run queue.
+    Queue = 8,
+    /// A CPU's timers.
+    Timers = 9,
+    /// The frame allocator.
+    Frames = 10,
+    /// The log and crash reports.
+    Log = 11,
+}
+
+/// Data behind a spin lock of a fixed rank.
+pub struct Lock<T> {
+    rank: Rank,
+    inner: spin::Mutex<T>,
+}
+
+impl<T> Lock<T> {
+    /// A lock that is free.
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Self { rank, inner: spin::Mutex::new(value) }
+    }
+
+    /// Waits for the lock.
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, T> {
+        order::enter(self.rank);
+        Guard { rank: self.rank, inner: self.inner.lock() }
+    }
+
+    /// The lock, if it is free. Takes no part in the order, since it does not wait.
+    #[inline]
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let inner = self.inner.try_lock()?;
+        order::note(self.rank);
+        Some(Guard { rank: self.rank, inner })
+    }
+
+    /// The data, without locking, for an exclusive owner.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
+    }
+}
+
+/// A lock that is held.
+pub struct Guard<'a, T> {
+    rank: Rank,
+    inner: spin::MutexGuard<'a, T>,
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        order::leave(self.rank);
+    }
+}
+
+/// The check of the order: a bit for each rank this thread holds.
+#[cfg(any(test, feature = "sim"))]
+mod order {
+    use super::Rank;
+    use core::cell::Cell;
+
+    std::thread_local! {
+        static HELD: Cell<u32> = const { Cell::new(0) };
+    }
+
+    pub(super) fn enter(rank: Rank) {
+        HELD.with(|held| {
+            assert!(held.get() >> (rank as u32) == 0, "lock {rank:?} taken out of order: held {:#x}", held.get());
+        });
+        note(rank);
+    }
+
+    pub(super) fn note(rank: Rank) {
+        HELD.with(|held| held.set(held.get() | 1 << (rank as u32)));
+    }
+
+    pub(super) fn leave(rank: Rank) {
+        HELD.with(|held| held.set(held.get() & !(1 << (rank as u32))));
+    }
+}
+
+/// Bare metal: no thread to keep the set in, and nothing to pay.
+#[cfg(not(any(test, feature = "sim")))]
+mod order {
+    use super::Rank;
+    #[inline]
+    pub(super) const fn enter(_: Rank) {}
+    #[inline]
+    pub(super) const fn note(_: Rank) {}
+    #[inline]
+    pub(super) const fn leave(_: Rank) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ascending_order_is_allowed() {
+        let (outer, inner) = (Lock::new(Rank::Domains, 1), Lock::new(Rank::Frames, 2));
+        let sum = *outer.lock() + *inner.lock();
+        let held = outer.lock();
+        assert_eq!(*held + *inner.lock(), sum);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of order")]
+    fn descending_order_is_found() {
+        let (outer, inner) = (Lock::new(Rank::Domains, ()), Lock::new(Rank::Frames, ()));
+        let _held = inner.lock();
+        let _too_late = outer.lock();
+    }
+}
