@@ -69,6 +69,11 @@ impl Store {
         domain == DomainId::DOM0 || domain == DomainId::SELF || self.guests.contains_key(&domain)
     }
 
+    /// The introduced domains, without 0.
+    pub fn introduced(&self) -> Vec<DomainId> {
+        self.guests.keys().copied().collect()
+    }
+
     /// The port that an introduced domain is notified by.
     pub fn port(&self, domain: DomainId) -> Option<Port> {
         self.guests.get(&domain).map(|guest| guest.port)
