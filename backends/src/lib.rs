@@ -1,2 +1,26 @@
 //! Block and console back ends behind device traits.
+//!
+//! A back end serves one device to one guest. It stands between two seams, and knows neither side's whole:
+//!
+//! ```text
+//!   guest's ring ── claims ──▶  block::Backend  ── requests that own their pages ──▶  BlockDevice
+//!                                     │
+//!                        GrantMapper, EventPort, StoreClient (what its own kernel gives it)
+//! ```
+//!
+//! - [`device`]: what storage, network ports and byte streams look like from above, whoever asks;
+//! - [`host`]: what a back end asks of the kernel it runs in;
+//! - [`block`]: the block back end;
+//! - [`console`]: the console back end and its log;
+//! - [`ram`], [`faulty`]: a RAM disk, and a device that misbehaves on request.
+//!
+//! Nothing here blocks, spins or holds a lock; each call does a bounded amount of work, whatever the guest wrote.
 #![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod console;
+pub mod device;
+pub mod faulty;
+pub mod host;
+pub mod ram;
