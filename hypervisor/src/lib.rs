@@ -5,4 +5,6 @@ extern crate alloc;
 
 pub mod frames;
 pub mod lock;
+pub mod pages;
 pub mod seam;
+pub mod second_level;

@@ -82,6 +82,14 @@ impl SharedPage {
         }
     }
 
+    /// The low and the high word of the page's 64-bit entry `index`, as page tables and grant tables are made of. Only
+    /// the low nine bits of the index count.
+    #[inline]
+    pub const fn pair(&self, index: usize) -> [&AtomicU32; 2] {
+        let low = (index * 2) & (WORDS - 2);
+        [&self.0[low], &self.0[low + 1]]
+    }
+
     /// An owned copy of a value at a byte offset; each byte is read exactly once.
     #[inline]
     pub fn load<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T, OutOfPage> {

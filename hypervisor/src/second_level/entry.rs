@@ -1,0 +1,149 @@
+//! Entries of second-level tables: what a leaf says, and how an entry is read and replaced under a processor's eyes.
+
+use core::sync::atomic::Ordering;
+
+use bitflags::bitflags;
+use trunnion_protocol::address::Mfn;
+use trunnion_protocol::shared::SharedPage;
+
+use super::span;
+use crate::seam::EntryFormat;
+
+/// Bits 12 to 51: the frame's address.
+pub(super) const FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// In an entry that points to a table: how many entries of it are in use.
+pub(super) const COUNT_SHIFT: u32 = 52;
+pub(super) const COUNT: u64 = 0x3ff << COUNT_SHIFT;
+/// In an entry that points to a table: the table stays when it is empty.
+pub(super) const PINNED: u64 = 1 << 62;
+/// In a leaf: its [`Kind`].
+pub(super) const KIND_SHIFT: u32 = 52;
+pub(super) const KIND: u64 = 7 << KIND_SHIFT;
+
+bitflags! {
+    /// What a guest may do with a page besides reading it.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Rights: u8 {
+        /// Write.
+        const WRITE = 1;
+        /// Execute.
+        const EXECUTE = 2;
+    }
+}
+
+/// What a leaf stands for. The entry remembers it, so that tables can be audited on their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The domain's own memory.
+    Ram,
+    /// A page that the hypervisor shares with the domain: shared info, a grant table.
+    Special,
+    /// Another domain's page, mapped by authority.
+    Foreign,
+    /// Another domain's page, mapped by grant.
+    Grant,
+    /// Device memory.
+    Device,
+}
+
+impl Kind {
+    const fn bits(self) -> u64 {
+        (match self {
+            Self::Ram => 0,
+            Self::Special => 1,
+            Self::Foreign => 2,
+            Self::Grant => 3,
+            Self::Device => 4,
+        }) << KIND_SHIFT
+    }
+
+    const fn of(entry: u64) -> Self {
+        match (entry & KIND) >> KIND_SHIFT {
+            0 => Self::Ram,
+            1 => Self::Special,
+            2 => Self::Foreign,
+            3 => Self::Grant,
+            _ => Self::Device,
+        }
+    }
+}
+
+/// One translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The machine frame.
+    pub mfn: Mfn,
+    /// What the guest may do.
+    pub rights: Rights,
+    /// What it stands for.
+    pub kind: Kind,
+    /// Pages that the entry covers: 1, 512 or 262144.
+    pub pages: u64,
+}
+
+#[inline]
+pub(super) fn get(page: &SharedPage, index: usize) -> u64 {
+    let [low, high] = page.pair(index);
+    loop {
+        let before = low.load(Ordering::Acquire);
+        let entry = u64::from(high.load(Ordering::Acquire)) << 32 | u64::from(before);
+        // A replaced entry is absent in between, so an unchanged low word belongs to the high word. The accessed and
+        // dirty flags make no difference to that: another turn is taken.
+        if low.load(Ordering::Relaxed) == before {
+            return entry;
+        }
+    }
+}
+
+#[inline]
+pub(super) fn put(page: &SharedPage, index: usize, entry: u64) {
+    let [low, high] = page.pair(index);
+    let half = (entry >> 32) as u32;
+    if high.load(Ordering::Relaxed) != half {
+        low.store(0, Ordering::Release);
+        high.store(half, Ordering::Release);
+    }
+    low.store(entry as u32, Ordering::Release);
+}
+
+/// Changes only bits that processors ignore, in the high word.
+#[inline]
+pub(super) fn put_count(page: &SharedPage, index: usize, entry: u64) {
+    page.pair(index)[1].store((entry >> 32) as u32, Ordering::Release);
+}
+
+pub(super) const fn frame(entry: u64) -> Mfn {
+    Mfn((entry & FRAME) >> 12)
+}
+
+#[inline]
+pub(super) const fn present(format: &EntryFormat, entry: u64) -> bool {
+    entry & format.present_mask != 0
+}
+
+#[inline]
+pub(super) const fn is_leaf(format: &EntryFormat, entry: u64, level: u8) -> bool {
+    level == 1 || entry & format.large != 0
+}
+
+pub(super) const fn encode(format: &EntryFormat, mfn: Mfn, rights: Rights, kind: Kind, level: u8) -> u64 {
+    let base = match kind {
+        Kind::Device => format.device_leaf,
+        _ => format.leaf,
+    };
+    base | mfn.address().0 & FRAME
+        | kind.bits()
+        | if rights.contains(Rights::WRITE) { format.write } else { 0 }
+        | if rights.contains(Rights::EXECUTE) { format.execute } else { format.no_execute }
+        | if level > 1 { format.large } else { 0 }
+}
+
+pub(super) fn decode(format: &EntryFormat, entry: u64, level: u8) -> Leaf {
+    let mut rights = Rights::empty();
+    rights.set(Rights::WRITE, entry & format.write != 0);
+    rights.set(
+        Rights::EXECUTE,
+        (format.execute == 0 || entry & format.execute != 0) && entry & format.no_execute == 0,
+    );
+    Leaf { mfn: frame(entry), rights, kind: Kind::of(entry), pages: span(level) }
+}
