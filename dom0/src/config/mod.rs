@@ -1,0 +1,47 @@
+//! Domain configurations in the syntax of `xl.cfg(5)`: text in, a checked [`DomainConfig`] or [`Diagnostic`]s with places out.
+//!
+//! One parser for the tool and for dom0. It opens no file: paths stay text, and whoever knows the host decides what
+//! is behind them. Everything that is wrong is reported at once, not the first thing only; nothing is guessed from a wrong value.
+
+pub mod diagnostic;
+pub mod disk;
+pub mod domain;
+mod keys;
+mod nearest;
+mod options;
+mod read;
+mod syntax;
+pub mod vif;
+
+#[cfg(test)]
+mod tests;
+
+pub use diagnostic::{Diagnostic, Severity, Span};
+pub use disk::{Access, Disk, DiskKind, Storage, VirtualDevice};
+pub use domain::{Action, DomainConfig, Hvm, Kind};
+pub use vif::{Mac, Model, Nic};
+
+use alloc::vec::Vec;
+
+/// A configuration without errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What it says.
+    pub config: DomainConfig,
+    /// What its author should know; never an error.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads a configuration. On failure the list has at least one error, and the warnings too, in the order of the text.
+pub fn parse(text: &str) -> Result<Accepted, Vec<Diagnostic>> {
+    let mut diagnostics = diagnostic::Log::new(text);
+    let settings = syntax::settings(text, &mut diagnostics);
+    let config = read::domain(&settings, &mut diagnostics);
+    let found = diagnostics.finish();
+    match config {
+        Some(config) if found.iter().all(|d| d.severity == Severity::Warning) => {
+            Ok(Accepted { config, warnings: found })
+        }
+        _ => Err(found),
+    }
+}
