@@ -103,7 +103,9 @@ fn measure(path: PathBuf, text: &str) -> Source {
 /// True when a line opens an unsafe block, function or implementation. Attributes (`#[unsafe(no_mangle)]`) count as well.
 fn names_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
-    ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "#[unsafe("].iter().any(|form| code.contains(form))
+    ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "#[unsafe("]
+        .iter()
+        .any(|form| code.contains(form))
 }
 
 /// Code lines below a folder, tests not counted.

@@ -1,3 +1,5 @@
 //! Simulation, machine and whole-system tests, and what they share.
+#![cfg_attr(target_os = "none", no_std)]
 
+#[cfg(not(target_os = "none"))]
 pub mod house;

@@ -9,7 +9,8 @@ const FILE_LINES: usize = 600;
 /// Files that may be longer, each with its reason; none may pass 1,000 lines.
 const LONG_FILES: &[(&str, &str)] = &[];
 /// Where unsafe code may stand (docs/src/unsafe-rooms.md gives the invariant of each).
-const UNSAFE_ROOMS: &[&str] = &["hypervisor/src/machine/", "protocol/src/shared.rs", "guest/src/", "tests/guests/"];
+const UNSAFE_ROOMS: &[&str] =
+    &["hypervisor/src/machine/", "protocol/src/shared.rs", "guest/src/", "tests/guests/"];
 /// Which packages a package may depend on.
 const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
@@ -31,7 +32,10 @@ fn the_hypervisor_is_thin() {
     for package in PACKAGES {
         println!("{package:>12}: {} code lines", house::code_lines(package));
     }
-    assert!(lines <= HYPERVISOR_LINES, "the hypervisor has {lines} code lines; {HYPERVISOR_LINES} are allowed");
+    assert!(
+        lines <= HYPERVISOR_LINES,
+        "the hypervisor has {lines} code lines; {HYPERVISOR_LINES} are allowed"
+    );
 }
 
 #[test]
@@ -75,8 +79,10 @@ fn unsafe_code_stays_in_its_rooms() {
 #[test]
 fn arrows_point_down() {
     for (package, allowed) in ARROWS {
-        let wrong: Vec<String> =
-            house::dependencies(package).into_iter().filter(|name| !allowed.contains(&name.as_str())).collect();
+        let wrong: Vec<String> = house::dependencies(package)
+            .into_iter()
+            .filter(|name| !allowed.contains(&name.as_str()))
+            .collect();
         assert!(wrong.is_empty(), "{package} depends on {wrong:?}; allowed are {allowed:?}");
     }
 }

@@ -1,0 +1,14 @@
+//! Link arguments of the tiny machine guests. Host builds get none.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=guests/link.ld");
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
+        let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+        for argument in
+            [format!("-T{folder}/guests/link.ld"), "--no-pie".into(), "-zmax-page-size=4096".into()]
+        {
+            println!("cargo:rustc-link-arg-bins={argument}");
+        }
+    }
+}
