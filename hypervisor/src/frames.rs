@@ -219,7 +219,12 @@ impl FrameTable {
             if count == 0 || count == u32::MAX {
                 return None;
             }
-            match frame.references.compare_exchange_weak(count, count + 1, Ordering::Acquire, Ordering::Relaxed) {
+            match frame.references.compare_exchange_weak(
+                count,
+                count + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return Some(Held { table: self, mfn }),
                 Err(now) => count = now,
             }

@@ -107,7 +107,11 @@ mod order {
 
     pub(super) fn enter(rank: Rank) {
         HELD.with(|held| {
-            assert!(held.get() >> (rank as u32) == 0, "lock {rank:?} taken out of order: held {:#x}", held.get());
+            assert!(
+                held.get() >> (rank as u32) == 0,
+                "lock {rank:?} taken out of order: held {:#x}",
+                held.get()
+            );
         });
         note(rank);
     }

@@ -21,7 +21,8 @@ impl Buddies {
 
     /// Adds a free run. Its frames are already marked free.
     pub(super) fn insert(&mut self, frames: &[Frame], start: u32, order: u32) {
-        let (Some(frame), Some(head)) = (frames.get(start as usize), self.heads.get_mut(order as usize)) else {
+        let (Some(frame), Some(head)) = (frames.get(start as usize), self.heads.get_mut(order as usize))
+        else {
             return;
         };
         set_order(frame, order + 1);
