@@ -1,0 +1,236 @@
+//! Event channels: making ports, and waking whoever waits for one.
+//!
+//! Nothing happens in interrupt handlers. The main loop calls [`dispatch`], which follows the receiver's order of
+//! [`trunnion_protocol::event`] and wakes a waker for each pending port.
+
+use alloc::vec::Vec;
+use core::future::poll_fn;
+use core::sync::atomic::Ordering;
+use core::task::{Poll, Waker};
+
+use spin::{Mutex, Once};
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::event::{place, ports, selected_words};
+use trunnion_protocol::hypercall::Hypercall;
+use trunnion_protocol::hypercall::event::{
+    AllocUnbound, BindInterdomain, BindPirq, BindVirq, Op, PortArgument,
+};
+use trunnion_protocol::id::{DomainId, Pirq, Port, VcpuId, Virq};
+use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::shared_info::{PENDING, VCPU_INFO_SIZE, mask, vcpu};
+
+use crate::hypercall;
+
+static SHARED_INFO: Once<&'static SharedPage> = Once::new();
+
+/// The shared info page, once it is there.
+pub fn shared_info() -> Option<&'static SharedPage> {
+    SHARED_INFO.get().copied()
+}
+
+/// Places the shared info page and asks for upcalls by vector.
+#[cfg(target_os = "none")]
+pub(crate) fn init() -> Result<(), Errno> {
+    use trunnion_protocol::hypercall::hvm::{Callback, Param};
+    use trunnion_protocol::hypercall::memory::Space;
+    let gfn = crate::memory::holes(1).ok_or(Errno::NoMem)?;
+    hypercall::add_to_physmap(Space::SharedInfo, 0, gfn)?;
+    let page = crate::memory::placed(gfn, 1).and_then(|pages| pages.first()).ok_or(Errno::Fault)?;
+    SHARED_INFO.call_once(|| page);
+    let callback = Callback::Vector(crate::traps::UPCALL_VECTOR).encode();
+    hypercall::set_param(DomainId::SELF, Param::CallbackIrq, callback)
+}
+
+#[derive(Default)]
+struct Slot {
+    waker: Option<Waker>,
+    fired: bool,
+}
+
+/// Who waits, by port. One vCPU and no work in handlers: the lock is never contended.
+static SLOTS: Mutex<Vec<Slot>> = Mutex::new(Vec::new());
+
+fn slot<R>(port: Port, act: impl FnOnce(&mut Slot) -> R) -> Option<R> {
+    if port.0 >= ports(Width::W64) {
+        return None;
+    }
+    let mut slots = SLOTS.lock();
+    if slots.len() <= port.0 as usize {
+        slots.resize_with(port.0 as usize + 1, Slot::default);
+    }
+    slots.get_mut(port.0 as usize).map(act)
+}
+
+/// Wakes `waker` at each event on `port`, in place of the waker named before.
+pub fn on_event(port: Port, waker: &Waker) {
+    slot(port, |slot| match &mut slot.waker {
+        Some(old) => old.clone_from(waker),
+        none => *none = Some(waker.clone()),
+    });
+}
+
+/// Forgets the waker of a port that is being closed.
+pub fn forget(port: Port) {
+    slot(port, |slot| *slot = Slot::default());
+}
+
+/// Waits for an event on `port`. One that came since the last wait completes it at once, so none is lost.
+pub async fn wait(port: Port) {
+    poll_fn(|context| {
+        let fired = slot(port, |slot| {
+            if core::mem::take(&mut slot.fired) {
+                return true;
+            }
+            slot.waker = Some(context.waker().clone());
+            false
+        });
+        if fired.unwrap_or(true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Whether some event waits to be dispatched.
+pub fn is_pending() -> bool {
+    shared_info()
+        .and_then(|page| page.word_at(vcpu::UPCALL))
+        .is_some_and(|word| word.load(Ordering::Acquire) & vcpu::UPCALL_PENDING_BYTE != 0)
+}
+
+/// Handles what is pending. Returns whether there was anything.
+pub fn dispatch() -> bool {
+    match shared_info() {
+        Some(page) if is_pending() => {
+            scan(page, |port| {
+                let waker = slot(port, |slot| {
+                    slot.fired = true;
+                    slot.waker.clone()
+                });
+                if let Some(Some(waker)) = waker {
+                    waker.wake();
+                }
+            });
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Steps 1 to 3 of the receiver, for vCPU 0 of a 64-bit page.
+fn scan(page: &SharedPage, mut handle: impl FnMut(Port)) {
+    const WIDTH: Width = Width::W64;
+    debug_assert!(vcpu::pending_sel(WIDTH) + WIDTH.word() <= VCPU_INFO_SIZE);
+    if let Some(word) = page.word_at(vcpu::UPCALL) {
+        word.fetch_and(!vcpu::UPCALL_PENDING_BYTE, Ordering::AcqRel);
+    }
+    for half in 0..2 {
+        let Some(selector) = page.word_at(vcpu::pending_sel(WIDTH) + half * 4) else { continue };
+        let mut selected = selector.swap(0, Ordering::AcqRel);
+        while selected != 0 {
+            let bit = selected.trailing_zeros() + half as u32 * 32;
+            selected &= selected - 1;
+            let (first, count) = selected_words(bit, WIDTH);
+            for index in first..first + count {
+                let words = (page.word_at(PENDING + index * 4), page.word_at(mask(WIDTH) + index * 4));
+                let (Some(pending), Some(masked)) = words else { continue };
+                let mut ready = pending.load(Ordering::Acquire) & !masked.load(Ordering::Acquire);
+                // Cleared before the handlers run: an event that comes later sets the bit again.
+                pending.fetch_and(!ready, Ordering::AcqRel);
+                while ready != 0 {
+                    handle(Port(index as u32 * 32 + ready.trailing_zeros()));
+                    ready &= ready - 1;
+                }
+            }
+        }
+    }
+}
+
+fn operate<T: Layout>(op: Op, argument: &mut T) -> Result<(), Errno> {
+    hypercall::with(Hypercall::EventChannelOp, u64::from(op.number()), argument).map(drop)
+}
+
+/// Opens a port of `domain` for `remote` to join. Another domain than [`DomainId::SELF`] needs dom0's rights.
+pub fn alloc_unbound(domain: DomainId, remote: DomainId) -> Result<Port, Errno> {
+    let mut argument = AllocUnbound { domain, remote, port: Port(0) };
+    operate(Op::AllocUnbound, &mut argument)?;
+    Ok(argument.port)
+}
+
+/// Joins a port that `remote` left open.
+pub fn bind_interdomain(remote: DomainId, remote_port: Port) -> Result<Port, Errno> {
+    let mut argument = BindInterdomain { remote, remote_port, local_port: Port(0) };
+    operate(Op::BindInterdomain, &mut argument)?;
+    slot(argument.local_port, |slot| *slot = Slot::default());
+    Ok(argument.local_port)
+}
+
+/// A port for a virtual interrupt.
+pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
+    let mut argument = BindVirq { virq, vcpu: VcpuId(0), port: Port(0) };
+    operate(Op::BindVirq, &mut argument)?;
+    Ok(argument.port)
+}
+
+/// A port for a physical interrupt.
+pub fn bind_pirq(pirq: Pirq) -> Result<Port, Errno> {
+    let mut argument = BindPirq { pirq, flags: 0, port: Port(0) };
+    operate(Op::BindPirq, &mut argument)?;
+    Ok(argument.port)
+}
+
+/// Notifies the other end.
+pub fn send(port: Port) -> Result<(), Errno> {
+    operate(Op::Send, &mut PortArgument { port })
+}
+
+/// Frees a port.
+pub fn close(port: Port) -> Result<(), Errno> {
+    forget(port);
+    operate(Op::Close, &mut PortArgument { port })
+}
+
+/// Sets or clears a port's mask bit; clearing delivers what waited.
+pub fn set_mask(port: Port, masked: bool) -> Result<(), Errno> {
+    if !masked {
+        return operate(Op::Unmask, &mut PortArgument { port });
+    }
+    let place = place(port, Width::W64).ok_or(Errno::Inval)?;
+    let word = shared_info().and_then(|page| page.word_at(place.mask)).ok_or(Errno::Inval)?;
+    word.fetch_or(place.bit, Ordering::AcqRel);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pending_port_is_found_once() {
+        let page = SharedPage::zeroed();
+        let raise = |number: u32| {
+            let place = place(Port(number), Width::W64).unwrap();
+            page.word_at(place.pending).unwrap().fetch_or(place.bit, Ordering::Relaxed);
+            page.word_at(place.selector).unwrap().fetch_or(place.selector_bit, Ordering::Relaxed);
+            page.word_at(vcpu::UPCALL).unwrap().fetch_or(1, Ordering::Relaxed);
+        };
+        let wanted = [1, 31, 32, 63, 64, 2047, 2048, 4095];
+        for port in wanted {
+            raise(port);
+        }
+        raise(100);
+        let masked = place(Port(100), Width::W64).unwrap();
+        page.word_at(masked.mask).unwrap().fetch_or(masked.bit, Ordering::Relaxed);
+        let mut found = Vec::new();
+        scan(&page, |port| found.push(port.0));
+        assert_eq!(found, wanted);
+        scan(&page, |port| found.push(port.0));
+        assert_eq!(found.len(), wanted.len());
+        assert_eq!(page.word_at(vcpu::UPCALL).unwrap().load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn ports_out_of_range_are_no_wait() {
+        assert_eq!(slot(Port(4096), |_| ()), None);
+        assert_eq!(slot(Port(4095), |_| ()), Some(()));
+    }
+}
