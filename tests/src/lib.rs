@@ -3,3 +3,5 @@
 
 #[cfg(not(target_os = "none"))]
 pub mod house;
+#[cfg(not(target_os = "none"))]
+pub mod system;
