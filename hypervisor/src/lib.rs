@@ -8,3 +8,4 @@ pub mod lock;
 pub mod pages;
 pub mod seam;
 pub mod second_level;
+pub mod walk;

@@ -1,0 +1,258 @@
+//! The walk through a guest's page tables, and the memory of the last one.
+
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::address::{Gfn, Gva, Mfn};
+
+use super::{FaultReason, Found, Space};
+use crate::seam::Context;
+
+/// CR0.WP: a supervisor may not write read-only pages.
+const CR0_WP: u64 = 1 << 16;
+/// CR0.PG: paging is on.
+const CR0_PG: u64 = 1 << 31;
+/// CR4.PSE: 4 MiB pages in two-level tables.
+const CR4_PSE: u64 = 1 << 4;
+/// CR4.PAE: entries of 64 bits.
+const CR4_PAE: u64 = 1 << 5;
+/// CR4.LA57: five levels.
+const CR4_LA57: u64 = 1 << 12;
+/// EFER.LMA: long mode.
+const EFER_LMA: u64 = 1 << 10;
+
+const PRESENT: u64 = 1 << 0;
+const WRITE: u64 = 1 << 1;
+const LARGE: u64 = 1 << 7;
+/// Accessed and dirty, which the processor sets when it likes.
+const FLAGS: u64 = 1 << 5 | 1 << 6;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// The registers that decide how addresses are translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Paging {
+    mode: Mode,
+    root: u64,
+    protect: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Off,
+    TwoLevel { large: bool },
+    Pae,
+    FourLevel,
+    FiveLevel,
+}
+
+impl Paging {
+    /// From register values.
+    #[inline]
+    pub const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Self {
+        let mode = if cr0 & CR0_PG == 0 {
+            Mode::Off
+        } else if efer & EFER_LMA != 0 {
+            if cr4 & CR4_LA57 == 0 { Mode::FourLevel } else { Mode::FiveLevel }
+        } else if cr4 & CR4_PAE != 0 {
+            Mode::Pae
+        } else {
+            Mode::TwoLevel { large: cr4 & CR4_PSE != 0 }
+        };
+        let root = match mode {
+            Mode::Off => 0,
+            Mode::TwoLevel { .. } => cr3 & 0xffff_f000,
+            Mode::Pae => cr3 & 0xffff_ffe0,
+            Mode::FourLevel | Mode::FiveLevel => cr3 & ADDRESS,
+        };
+        Self { mode, root, protect: cr0 & CR0_WP != 0 }
+    }
+
+    /// From a vCPU.
+    #[inline]
+    pub fn of(context: &impl Context) -> Self {
+        Self::new(context.cr0(), context.cr3(), context.cr4(), context.efer())
+    }
+}
+
+/// One table entry that a walk used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Step {
+    table: Mfn,
+    offset: u16,
+    value: u64,
+}
+
+/// The last walk of a vCPU, for one page.
+#[derive(Clone, Copy, Debug)]
+pub struct Remembered {
+    /// The address without its offset; all ones never matches.
+    page: u64,
+    epoch: u64,
+    paging: Paging,
+    steps: [Step; 4],
+    used: u8,
+    found: Found,
+    writable: bool,
+}
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Remembered {
+    /// Nothing remembered.
+    pub const fn new() -> Self {
+        Self {
+            page: u64::MAX,
+            epoch: 0,
+            paging: Paging { mode: Mode::Off, root: 0, protect: false },
+            steps: [Step { table: Mfn(0), offset: 0, value: 0 }; 4],
+            used: 0,
+            found: Found { gfn: Gfn(0), mfn: Mfn(0) },
+            writable: false,
+        }
+    }
+
+    /// Forgets.
+    pub const fn forget(&mut self) {
+        self.page = u64::MAX;
+    }
+
+    #[inline]
+    pub(super) fn translate(
+        &mut self,
+        space: &impl Space,
+        paging: &Paging,
+        gva: Gva,
+        write: bool,
+    ) -> Result<Found, FaultReason> {
+        if !self.hit(space, paging, gva) {
+            self.walk(space, paging, gva)?;
+        }
+        if write && !self.writable { Err(FaultReason::ReadOnly) } else { Ok(self.found) }
+    }
+
+    #[inline]
+    fn hit(&self, space: &impl Space, paging: &Paging, gva: Gva) -> bool {
+        self.page == gva.0 >> 12
+            && self.epoch == space.epoch()
+            && self.paging == *paging
+            && self.steps.iter().take(self.used as usize).all(|step| {
+                load(space, paging, step.table, step.offset)
+                    .is_some_and(|now| (now ^ step.value) & !FLAGS == 0)
+            })
+    }
+
+    #[cold]
+    fn walk(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
+        self.forget();
+        // The epoch before the walk: what is taken away during it makes the next use walk again.
+        self.epoch = space.epoch();
+        self.paging = *paging;
+        self.used = 0;
+        let (gfn, allowed) = match paging.mode {
+            Mode::Off => (Gfn(u64::from(gva.0 as u32) >> 12), true),
+            Mode::TwoLevel { large } => self.two_levels(space, paging, gva.0 as u32, large)?,
+            Mode::Pae => self.three_levels(space, paging, gva.0 as u32)?,
+            Mode::FourLevel => {
+                if (gva.0 as i64) << 16 >> 16 != gva.0 as i64 {
+                    return Err(FaultReason::NotCanonical);
+                }
+                self.levels(space, paging, paging.root, gva.0, 4, true)?
+            }
+            Mode::FiveLevel => return Err(FaultReason::Unsupported),
+        };
+        let (mfn, second_level) = space.frame(gfn).ok_or(FaultReason::NoMemory)?;
+        self.found = Found { gfn, mfn };
+        self.writable = second_level && (allowed || !paging.protect);
+        self.page = gva.0 >> 12;
+        Ok(())
+    }
+
+    /// Reads a present entry and notes it.
+    fn step(
+        &mut self,
+        space: &impl Space,
+        paging: &Paging,
+        table: u64,
+        offset: u64,
+    ) -> Result<u64, FaultReason> {
+        let address = table | offset;
+        let (mfn, _) = space.frame(Gfn(address >> 12)).ok_or(FaultReason::NoMemory)?;
+        let offset = (address & 0xfff) as u16;
+        let value = load(space, paging, mfn, offset).ok_or(FaultReason::NoMemory)?;
+        if value & PRESENT == 0 {
+            return Err(FaultReason::NotPresent);
+        }
+        if let Some(step) = self.steps.get_mut(self.used as usize) {
+            *step = Step { table: mfn, offset, value };
+            self.used += 1;
+        }
+        Ok(value)
+    }
+
+    /// Levels of 64-bit entries, 512 in a table, from `level` down.
+    fn levels(
+        &mut self,
+        space: &impl Space,
+        paging: &Paging,
+        root: u64,
+        gva: u64,
+        level: u32,
+        writable: bool,
+    ) -> Result<(Gfn, bool), FaultReason> {
+        let (mut table, mut writable) = (root, writable);
+        for level in (1..=level).rev() {
+            let shift = 12 + 9 * (level - 1);
+            let entry = self.step(space, paging, table, (gva >> shift & 511) * 8)?;
+            writable &= entry & WRITE != 0;
+            table = entry & ADDRESS;
+            if matches!(level, 2 | 3) && entry & LARGE != 0 || level == 1 {
+                let inside = gva & ((1 << shift) - 1);
+                return Ok((Gfn((table & !((1 << shift) - 1) | inside) >> 12), writable));
+            }
+        }
+        Err(FaultReason::NotPresent)
+    }
+
+    /// PAE paging (SDM 4.4): four pointers without rights, then two levels.
+    fn three_levels(
+        &mut self,
+        space: &impl Space,
+        paging: &Paging,
+        gva: u32,
+    ) -> Result<(Gfn, bool), FaultReason> {
+        let pointer = self.step(space, paging, paging.root, u64::from(gva >> 30) * 8)?;
+        self.levels(space, paging, pointer & ADDRESS, u64::from(gva), 2, true)
+    }
+
+    /// 32-bit paging (SDM 4.3), with 4 MiB pages of up to 40 bits.
+    fn two_levels(
+        &mut self,
+        space: &impl Space,
+        paging: &Paging,
+        gva: u32,
+        large: bool,
+    ) -> Result<(Gfn, bool), FaultReason> {
+        let gva = u64::from(gva);
+        let directory = self.step(space, paging, paging.root, (gva >> 22) * 4)?;
+        if large && directory & LARGE != 0 {
+            let address = directory & 0xffc0_0000 | (directory >> 13 & 0xff) << 32;
+            return Ok((Gfn((address | gva & 0x3f_ffff) >> 12), directory & WRITE != 0));
+        }
+        let entry = self.step(space, paging, directory & 0xffff_f000, (gva >> 12 & 1023) * 4)?;
+        Ok((Gfn((entry & 0xffff_f000) >> 12), directory & entry & WRITE != 0))
+    }
+}
+
+/// A table entry, 32 or 64 bits wide.
+#[inline]
+fn load(space: &impl Space, paging: &Paging, table: Mfn, offset: u16) -> Option<u64> {
+    let page = space.page(table)?;
+    if let Mode::TwoLevel { .. } = paging.mode {
+        return page.word_at(offset as usize).map(|word| u64::from(word.load(Ordering::Relaxed)));
+    }
+    let [low, high] = page.pair(offset as usize / 8);
+    Some(u64::from(low.load(Ordering::Relaxed)) | u64::from(high.load(Ordering::Relaxed)) << 32)
+}
