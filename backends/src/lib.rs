@@ -19,6 +19,7 @@
 
 extern crate alloc;
 
+pub mod block;
 pub mod console;
 pub mod device;
 pub mod faulty;

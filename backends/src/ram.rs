@@ -7,8 +7,8 @@ use core::cell::RefCell;
 use core::task::{Context, Poll, Waker};
 
 use crate::device::{
-    BlockDevice, BlockError, BlockOperation, BlockRequest, BlockShape, Completion, DiscardShape, Full,
-    GuestPage, SECTOR_SIZE, Ticket,
+    BlockDevice, BlockError, BlockOperation, BlockRequest, BlockShape, Completion, Full, GuestPage,
+    SECTOR_SIZE, Ticket,
 };
 
 /// Requests that wait for their owner at most, so that one who does not poll holds no memory without end.
@@ -40,8 +40,8 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>, P> RamDisk<S, P> {
                 physical_sector_size: SECTOR_SIZE as u32,
                 read_only,
                 flush: true,
-                discard: (!read_only)
-                    .then_some(DiscardShape { granularity: SECTOR_SIZE as u32, alignment: 0 }),
+                // Nothing would be given back to anybody, and zeroing a range of a guest's choice takes its time.
+                discard: None,
                 max_segments: MAX_SEGMENTS,
             },
             state: RefCell::new(State { bytes, next: 0, completed: VecDeque::new(), waker: None }),
@@ -68,12 +68,7 @@ impl<S: AsMut<[u8]>, P: GuestPage> State<S, P> {
             .ok_or(BlockError::OutOfRange)?;
         match request.operation {
             BlockOperation::Flush => Ok(()),
-            BlockOperation::Discard { sectors } => {
-                let length = sectors.checked_mul(SECTOR_SIZE).ok_or(BlockError::OutOfRange)? as usize;
-                let end = start.checked_add(length).ok_or(BlockError::OutOfRange)?;
-                bytes.get_mut(start..end).ok_or(BlockError::OutOfRange)?.fill(0);
-                Ok(())
-            }
+            BlockOperation::Discard { .. } => Err(BlockError::Unsupported),
             BlockOperation::Read | BlockOperation::Write => {
                 let mut rest = bytes.get_mut(start..).ok_or(BlockError::OutOfRange)?;
                 for segment in &request.segments {
