@@ -3,5 +3,8 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod config;
 pub mod control;
+pub mod cpio;
+pub mod image;
