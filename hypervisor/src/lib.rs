@@ -3,7 +3,10 @@
 
 extern crate alloc;
 
+pub mod decode;
 pub mod frames;
+pub mod inject;
+pub mod length;
 pub mod lock;
 pub mod pages;
 pub mod seam;
