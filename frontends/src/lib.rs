@@ -1,8 +1,38 @@
 //! Front ends for guests on a hypervisor that speaks Xen's public guest ABI: Xen itself, or Trunnion.
 //!
-//! A kernel implements [`platform::Platform`] (six functions) and gets the store client, the console and block
-//! devices. Everything is asynchronous with plain [`core::future`] and brings no executor; blocking wrappers exist
-//! for early boot. The data path allocates nothing.
+//! A kernel implements [`platform::Platform`] (six functions) and gets the store, the console and block devices:
+//!
+//! 1. [`grant::GrantTable::new`] and [`store::Store::new`], once each;
+//! 2. [`console::Console::primary`] for the console;
+//! 3. [`xenbus::devices`] lists the devices of a class, [`block::Disk::connect`] brings one up.
+//!
+//! Everything that waits is a plain [`core::future::Future`]; no executor is brought along. [`blocking::block_on`]
+//! waits for one in a kernel that has none, or not yet. Nothing here allocates: tables have fixed sizes, pages come
+//! from the platform.
+//!
+//! The objects are meant for one executor: they can be shared by its tasks by reference, and not by several threads.
+//!
+//! # What is promised about memory
+//!
+//! A page that the other side may reach belongs to the object that shares it. It comes back only after the hypervisor
+//! has confirmed that nobody reaches it any more, also when a future is dropped or the other side dies. Whatever is
+//! read from shared memory is copied once and then checked.
 #![cfg_attr(not(test), no_std)]
 
+pub mod block;
+pub mod blocking;
+pub mod console;
+#[cfg(feature = "embedded-io")]
+pub mod embedded;
+pub mod error;
+pub mod event;
+#[cfg(test)]
+mod fake;
+pub mod grant;
+pub mod hypercall;
+pub mod page;
 pub mod platform;
+pub mod store;
+pub mod text;
+pub mod wait;
+pub mod xenbus;

@@ -98,7 +98,7 @@ impl Subject {
         self.domain == DomainId::DOM0
     }
 
-    fn is(&self, domain: DomainId) -> bool {
+    fn is(self, domain: DomainId) -> bool {
         self.domain == domain || self.target == Some(domain)
     }
 }

@@ -1,0 +1,289 @@
+//! Requests in flight: from the ring's slot to the answer.
+
+use trunnion_protocol::address::PAGE_SIZE;
+use trunnion_protocol::blkif::request::{Indirect, Request, Segment, Transfer};
+use trunnion_protocol::blkif::{
+    INDIRECT_PAGES, Operation, Response, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE, SEGMENTS, Status,
+};
+use trunnion_protocol::id::GrantRef;
+use trunnion_protocol::layout::{Layout, Width};
+
+use super::{BlockError, Disk, SLOTS};
+use crate::grant::{Access, GrantTable, References};
+use crate::page::Buffer;
+use crate::platform::Platform;
+
+/// The outcome of putting a request into the ring. With an error the buffer comes back; without a cause there is no room
+/// now.
+type Submission<P> = Result<Ticket, (Option<BlockError>, Buffer<P>)>;
+
+/// Names a request in flight; of no use for a later one in the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    index: usize,
+    uses: u32,
+}
+
+impl Ticket {
+    /// The identity that travels with the request.
+    const fn id(self) -> u64 {
+        (self.uses as u64) << 32 | self.index as u64
+    }
+
+    const fn from_id(id: u64) -> Self {
+        Self { index: id as u32 as usize, uses: (id >> 32) as u32 }
+    }
+}
+
+/// One request in flight.
+pub(super) struct Flight<P: Platform> {
+    buffer: Option<Buffer<P>>,
+    references: References,
+    operation: Operation,
+    /// What the back end answered.
+    outcome: Option<Result<(), BlockError>>,
+    /// Nobody waits any more.
+    abandoned: bool,
+}
+
+impl<P: Platform> Flight<P> {
+    pub(super) const fn new(buffer: Option<Buffer<P>>, references: References, operation: Operation) -> Self {
+        Self { buffer, references, operation, outcome: None, abandoned: false }
+    }
+}
+
+struct Place<P: Platform> {
+    uses: u32,
+    flight: Option<Flight<P>>,
+}
+
+/// All requests in flight.
+pub(super) struct Flights<P: Platform>([Place<P>; SLOTS]);
+
+impl<P: Platform> Flights<P> {
+    pub(super) const fn new() -> Self {
+        Self([const { Place { uses: 0, flight: None } }; SLOTS])
+    }
+
+    /// The ticket that the next flight gets, if there is a place.
+    fn vacancy(&self) -> Option<Ticket> {
+        let index = self.0.iter().position(|place| place.flight.is_none())?;
+        Some(Ticket { index, uses: self.0.get(index)?.uses.wrapping_add(1) })
+    }
+
+    fn insert(&mut self, ticket: Ticket, flight: Flight<P>) {
+        if let Some(place) = self.0.get_mut(ticket.index) {
+            *place = Place { uses: ticket.uses, flight: Some(flight) };
+        }
+    }
+
+    fn place(&mut self, ticket: Ticket) -> Option<&mut Option<Flight<P>>> {
+        let place = self.0.get_mut(ticket.index)?;
+        (place.uses == ticket.uses && place.flight.is_some()).then_some(&mut place.flight)
+    }
+
+    /// Notes an answer. False if it belongs to no request: the back end is not to be trusted any more.
+    fn answer(&mut self, response: &Response) -> bool {
+        let Some(Some(flight)) = self.place(Ticket::from_id(response.id)) else { return false };
+        if flight.outcome.is_some() || response.operation != flight.operation.number() {
+            return false;
+        }
+        flight.outcome = Some(match Status::from_number(response.status) {
+            Some(Status::Okay) => Ok(()),
+            Some(Status::Unsupported) => Err(BlockError::Unsupported),
+            Some(Status::Error) | None => Err(BlockError::Failed),
+        });
+        true
+    }
+
+    /// Forgets the answered requests that nobody waits for, once their pages are private again.
+    fn sweep(&mut self, grants: &GrantTable<'_, P>) {
+        for place in &mut self.0 {
+            if let Some(flight) = &mut place.flight
+                && flight.outcome.is_some()
+                && flight.abandoned
+                && flight.references.end(grants)
+            {
+                place.flight = None;
+            }
+        }
+    }
+
+    /// Buffer and outcome of a request, once it is answered and the peer has let go of the pages.
+    fn take(
+        &mut self,
+        ticket: Ticket,
+        grants: &GrantTable<'_, P>,
+    ) -> Option<(Option<Buffer<P>>, Result<(), BlockError>)> {
+        let place = self.place(ticket)?;
+        let flight = place.as_mut()?;
+        let outcome = flight.outcome?;
+        if !flight.references.end(grants) {
+            return None;
+        }
+        let buffer = flight.buffer.take();
+        *place = None;
+        Some((buffer, outcome))
+    }
+
+    pub(super) fn abandon(&mut self, ticket: Ticket) {
+        if let Some(Some(flight)) = self.place(ticket) {
+            flight.abandoned = true;
+        }
+    }
+
+    /// Fails what was not answered: the back end is gone.
+    pub(super) fn fail(&mut self, grants: &GrantTable<'_, P>) {
+        for flight in self.0.iter_mut().filter_map(|place| place.flight.as_mut()) {
+            flight.outcome.get_or_insert(Err(BlockError::Closed));
+        }
+        self.sweep(grants);
+    }
+
+    /// Leaves what is left to the reaper.
+    pub(super) fn bury(&mut self, grants: &GrantTable<'_, P>) {
+        for place in &mut self.0 {
+            if let Some(Flight { buffer: Some(buffer), references, .. }) = place.flight.take() {
+                grants.bury(references, buffer);
+            }
+        }
+    }
+}
+
+impl<P: Platform> Disk<'_, '_, P> {
+    /// Puts a request into the ring. An error without a cause: there is no room now.
+    pub(super) fn submit(&self, operation: Operation, sector: u64, buffer: Buffer<P>) -> Submission<P> {
+        if self.closed.get() {
+            return Err((Some(BlockError::Closed), buffer));
+        }
+        let vacancy = self.flights.borrow().vacancy().filter(|_| self.has_room());
+        let Some(ticket) = vacancy else { return Err((None, buffer)) };
+        // A back end that only reads the pages gets no right to write them.
+        let access = if operation == Operation::Write { Access::ReadOnly } else { Access::ReadWrite };
+        let mut references = References::new();
+        for index in 0..buffer.pages_used() {
+            let permitted = buffer
+                .gfn(index)
+                .and_then(|gfn| self.grants.permit(gfn, self.shape.backend, access).ok())
+                .and_then(|reference| references.push(reference).ok());
+            if permitted.is_none() {
+                // Nobody has heard of these references, so that nobody can hold them.
+                references.end(self.grants);
+                return Err((Some(BlockError::NoGrants), buffer));
+            }
+        }
+        let id = ticket.id();
+        let request = if references.as_slice().len() <= SEGMENTS {
+            let mut segments = [Segment::default(); SEGMENTS];
+            for (place, segment) in segments.iter_mut().zip(pieces(&references, buffer.len())) {
+                *place = segment;
+            }
+            let count = references.as_slice().len() as u8;
+            Request::Transfer(Transfer { operation, handle: self.shape.handle, id, sector, count, segments })
+        } else {
+            match self.indirect_request(ticket, &references, buffer.len()) {
+                Some(page) => {
+                    let mut pages = [GrantRef(0); INDIRECT_PAGES];
+                    pages[0] = page;
+                    let count = references.as_slice().len() as u16;
+                    let (inner, handle) = (operation.number(), self.shape.handle);
+                    let operation = Operation::Indirect.number();
+                    Request::Indirect(Indirect { operation, inner, count, id, sector, handle, pages })
+                }
+                None => {
+                    references.end(self.grants);
+                    return Err((Some(BlockError::TooLarge), buffer));
+                }
+            }
+        };
+        self.flights.borrow_mut().insert(ticket, Flight::new(Some(buffer), references, operation));
+        self.put(&request);
+        Ok(ticket)
+    }
+
+    /// Puts a flush into the ring, if there is room.
+    pub(super) fn submit_flush(&self) -> Option<Result<Ticket, BlockError>> {
+        if self.closed.get() {
+            return Some(Err(BlockError::Closed));
+        }
+        let ticket = self.flights.borrow().vacancy().filter(|_| self.has_room())?;
+        self.flights.borrow_mut().insert(ticket, Flight::new(None, References::new(), Operation::Flush));
+        self.put(&Request::Flush { handle: self.shape.handle, id: ticket.id() });
+        Some(Ok(ticket))
+    }
+
+    fn has_room(&self) -> bool {
+        self.ring.borrow().as_ref().is_some_and(|ring| ring.free() > 0)
+    }
+
+    /// Puts a request into a ring that has room, and notifies the back end if it wants to know.
+    fn put(&self, request: &Request) {
+        let mut ring = self.ring.borrow_mut();
+        let Some(ring) = ring.as_mut() else { return };
+        if ring.put(request).is_ok() && ring.publish().is_due() {
+            self.channel.notify();
+        }
+    }
+
+    /// Writes the segments of a long request into the page of its place, and returns the page's reference.
+    fn indirect_request(&self, ticket: Ticket, references: &References, length: usize) -> Option<GrantRef> {
+        let (pages, buffer) = self.indirect.as_ref()?;
+        for (index, segment) in pieces(references, length).enumerate() {
+            let mut bytes = [0; SEGMENT_SIZE];
+            segment.encode(Width::W64, &mut bytes)?;
+            buffer.write(ticket.index * PAGE_SIZE + index * SEGMENT_SIZE, &bytes).ok()?;
+        }
+        pages.as_slice().get(ticket.index).copied()
+    }
+
+    /// Takes the answers that have come.
+    pub(super) fn take_answers(&self) {
+        let mut news = false;
+        let mut broken = false;
+        if let Some(ring) = self.ring.borrow_mut().as_mut() {
+            let mut flights = self.flights.borrow_mut();
+            loop {
+                match ring.take() {
+                    Ok(Some(response)) => {
+                        news = true;
+                        broken |= !flights.answer(&response);
+                    }
+                    Ok(None) => match ring.arm() {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(_) => broken = true,
+                    },
+                    Err(_) => broken = true,
+                }
+                if broken {
+                    break;
+                }
+            }
+            if news {
+                flights.sweep(self.grants);
+            }
+        }
+        if broken && !self.closed.replace(true) {
+            // A page comes back only where the back end does not map it; without a grant it cannot map it again.
+            self.flights.borrow_mut().fail(self.grants);
+            news = true;
+        }
+        if news {
+            self.waiters.wake();
+        }
+    }
+
+    pub(super) fn take(&self, ticket: Ticket) -> Option<(Option<Buffer<P>>, Result<(), BlockError>)> {
+        self.flights.borrow_mut().take(ticket, self.grants)
+    }
+}
+
+/// The segments of a buffer of `length` bytes: whole pages, and what is left in the last one.
+fn pieces(references: &References, length: usize) -> impl Iterator<Item = Segment> {
+    let sectors = length / SECTOR_SIZE;
+    let per_page = usize::from(SECTORS_PER_PAGE);
+    references.as_slice().iter().enumerate().map(move |(index, &reference)| {
+        let rest = sectors.saturating_sub(index * per_page).clamp(1, per_page);
+        Segment { reference, first: 0, last: (rest - 1) as u8 }
+    })
+}
