@@ -7,4 +7,6 @@ pub mod acpi;
 pub mod config;
 pub mod control;
 pub mod cpio;
+pub mod devices;
 pub mod image;
+pub mod services;

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::sync::atomic::Ordering;
-use core::task::{Poll, Waker};
+use core::task::{Context, Poll, Waker};
 
 use spin::{Mutex, Once};
 use trunnion_protocol::errno::Errno;
@@ -46,6 +46,8 @@ pub(crate) fn init() -> Result<(), Errno> {
 struct Slot {
     waker: Option<Waker>,
     fired: bool,
+    /// Counts the lives of the port, so that a listener of a closed port does not hear the next one.
+    life: u32,
 }
 
 /// Who waits, by port. One vCPU and no work in handlers: the lock is never contended.
@@ -70,24 +72,58 @@ pub fn on_event(port: Port, waker: &Waker) {
     });
 }
 
-/// Forgets the waker of a port that is being closed.
+/// Ends the listeners of a port that is being closed.
 pub fn forget(port: Port) {
-    slot(port, |slot| *slot = Slot::default());
+    let waker = slot(port, |slot| {
+        slot.life = slot.life.wrapping_add(1);
+        slot.fired = false;
+        slot.waker.take()
+    });
+    if let Some(Some(waker)) = waker {
+        waker.wake();
+    }
 }
 
-/// Waits for an event on `port`. One that came since the last wait completes it at once, so none is lost.
-pub async fn wait(port: Port) {
-    poll_fn(|context| {
-        let fired = slot(port, |slot| {
-            if core::mem::take(&mut slot.fired) {
-                return true;
+/// Hears the events of one port, as long as it is open.
+#[derive(Clone, Copy, Debug)]
+pub struct Listener {
+    port: Port,
+    life: u32,
+}
+
+impl Listener {
+    /// A listener of an open port. There should be one at a time.
+    pub fn new(port: Port) -> Self {
+        Self { port, life: slot(port, |slot| slot.life).unwrap_or(0) }
+    }
+
+    /// The port.
+    pub const fn port(&self) -> Port {
+        self.port
+    }
+
+    /// Ready with `true` when an event came since the last time, with `false` for ever once the port is closed.
+    pub fn poll_next(&self, context: &mut Context<'_>) -> Poll<bool> {
+        slot(self.port, |slot| {
+            if slot.life != self.life {
+                return Poll::Ready(false);
             }
-            slot.waker = Some(context.waker().clone());
-            false
-        });
-        if fired.unwrap_or(true) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+            if core::mem::take(&mut slot.fired) {
+                return Poll::Ready(true);
+            }
+            match &mut slot.waker {
+                Some(old) => old.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .unwrap_or(Poll::Ready(false))
+    }
+
+    /// Waits for an event; false once the port is closed. One that came since the last wait ends it at once.
+    pub async fn next(&self) -> bool {
+        poll_fn(|context| self.poll_next(context)).await
+    }
 }
 
 /// Whether some event waits to be dispatched.
@@ -160,7 +196,6 @@ pub fn alloc_unbound(domain: DomainId, remote: DomainId) -> Result<Port, Errno> 
 pub fn bind_interdomain(remote: DomainId, remote_port: Port) -> Result<Port, Errno> {
     let mut argument = BindInterdomain { remote, remote_port, local_port: Port(0) };
     operate(Op::BindInterdomain, &mut argument)?;
-    slot(argument.local_port, |slot| *slot = Slot::default());
     Ok(argument.local_port)
 }
 
@@ -226,6 +261,20 @@ mod tests {
         scan(&page, |port| found.push(port.0));
         assert_eq!(found.len(), wanted.len());
         assert_eq!(page.word_at(vcpu::UPCALL).unwrap().load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn listeners_end_with_their_port() {
+        let mut context = Context::from_waker(Waker::noop());
+        let listener = Listener::new(Port(77));
+        assert!(listener.poll_next(&mut context).is_pending());
+        slot(Port(77), |slot| slot.fired = true);
+        assert_eq!(listener.poll_next(&mut context), Poll::Ready(true));
+        assert!(listener.poll_next(&mut context).is_pending());
+        forget(Port(77));
+        assert_eq!(listener.poll_next(&mut context), Poll::Ready(false));
+        assert!(Listener::new(Port(77)).poll_next(&mut context).is_pending());
+        assert_eq!(Listener::new(Port(1 << 20)).poll_next(&mut context), Poll::Ready(false));
     }
 
     #[test]

@@ -210,8 +210,27 @@ impl Queue {
         index as u16 != self.used
     }
 
-    /// The next finished request: its slot, and the bytes that the device wrote.
+    /// The slot that the next [`push`](Self::push) takes; `None` when all are in flight.
+    pub fn next_slot(&self) -> Option<u16> {
+        self.free.last().copied()
+    }
+
+    /// The next finished request: its slot, which is free again, and the bytes that the device wrote.
     pub fn pop(&mut self) -> Result<Option<(u16, u32)>, Broken> {
+        let done = self.pop_keeping()?;
+        if let Some((slot, _)) = done {
+            self.release(slot);
+        }
+        Ok(done)
+    }
+
+    /// Frees a slot that [`pop_keeping`](Self::pop_keeping) returned.
+    pub fn release(&mut self, slot: u16) {
+        self.free.push(slot);
+    }
+
+    /// As [`pop`](Self::pop), but the slot stays taken until it is [released](Self::release).
+    pub fn pop_keeping(&mut self) -> Result<Option<(u16, u32)>, Broken> {
         if !self.has_used() {
             return Ok(None);
         }
@@ -221,7 +240,6 @@ impl Queue {
         let flag = self.in_flight.get_mut(id as usize).filter(|flag| **flag).ok_or(Broken)?;
         *flag = false;
         self.used = self.used.wrapping_add(1);
-        self.free.push(id as u16);
         Ok(Some((id as u16, length)))
     }
 }
