@@ -9,6 +9,7 @@ pub mod inject;
 pub mod length;
 pub mod lock;
 pub mod pages;
+pub mod policy;
 pub mod seam;
 pub mod second_level;
 pub mod walk;
