@@ -12,7 +12,7 @@
 //! - [`host`]: what a back end asks of the kernel it runs in;
 //! - [`block`]: the block back end;
 //! - [`console`]: the console back end and its log;
-//! - [`ram`], [`faulty`]: a RAM disk, and a device that misbehaves on request.
+//! - [`ram`], [`share`], [`faulty`]: a RAM disk, a disk for several readers, a device that misbehaves on request.
 //!
 //! Nothing here blocks, spins or holds a lock; each call does a bounded amount of work, whatever the guest wrote.
 #![cfg_attr(not(test), no_std)]
@@ -25,3 +25,4 @@ pub mod device;
 pub mod faulty;
 pub mod host;
 pub mod ram;
+pub mod share;

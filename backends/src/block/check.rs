@@ -74,13 +74,13 @@ fn fetch<'a>(indirect: &'a Indirect, shape: &BlockShape) -> Result<Checked<'a>, 
 }
 
 /// Reads one segment out of the copied bytes of an indirect page.
-pub(super) fn segment(bytes: &[u8; SEGMENT_SIZE]) -> Segment {
+pub(super) fn segment(bytes: [u8; SEGMENT_SIZE]) -> Segment {
     // The form is the same in both widths, and the bytes are exactly one.
-    Segment::decode(Width::W64, bytes).unwrap_or_default()
+    Segment::decode(Width::W64, &bytes).unwrap_or_default()
 }
 
 /// Checks the place of one segment in its page; gives offset and length in bytes.
-pub(super) fn place(segment: &Segment) -> Result<(usize, usize), Status> {
+pub(super) fn place(segment: Segment) -> Result<(usize, usize), Status> {
     if segment.first > segment.last || segment.last >= SECTORS_PER_PAGE {
         return Err(Status::Error);
     }

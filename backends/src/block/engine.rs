@@ -431,3 +431,10 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         }
     }
 }
+
+impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Drop for Backend<H, D> {
+    /// Leaves the ring. Whoever drops a back end with requests in flight keeps their pages mapped, inside the device.
+    fn drop(&mut self) {
+        self.disconnect();
+    }
+}

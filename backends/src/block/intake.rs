@@ -148,7 +148,7 @@ impl<P: GuestPage> Intake<P> {
         let mut bytes = 0;
         let mut checked = Ok(());
         for segment in segments {
-            match check::place(&segment) {
+            match check::place(segment) {
                 Ok((offset, length)) => {
                     bytes += length as u64;
                     self.places.push((offset, length));
@@ -192,7 +192,7 @@ impl<P: GuestPage> Intake<P> {
                 for index in 0..here {
                     let mut bytes = [0; SEGMENT_SIZE];
                     failed |= page.shared().copy_out(index * SEGMENT_SIZE, &mut bytes).is_err();
-                    segments.push(check::segment(&bytes));
+                    segments.push(check::segment(bytes));
                 }
                 rest -= here;
                 backend.unmap.push(page);
