@@ -1,6 +1,11 @@
 //! dom0's services: each owns its state, does a bounded amount of work each time it is polled, and talks to the others by
 //! calls on handles.
 
+pub mod console;
+pub mod foreign;
+pub mod grants;
+pub mod store;
+
 use trunnion_guest::executor::Spawner;
 use trunnion_guest::start::StartInfo;
 use trunnion_protocol::hypercall::sched::ShutdownReason;

@@ -2,8 +2,9 @@
 //! is nothing at all.
 
 use alloc::rc::Rc;
-use core::cell::RefCell;
-use core::task::Waker;
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
 use trunnion_guest::clock;
@@ -19,26 +20,44 @@ use super::bus::Function;
 /// How often a device without interrupt is looked at.
 const POLL: Duration = Duration::from_micros(500);
 
-/// Who waits for a device.
+/// A flag with somebody who waits for it. Raising it before somebody waits is not lost.
 #[derive(Default)]
-pub struct Signal(RefCell<Option<Waker>>);
+pub struct Signal {
+    raised: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
 
 impl Signal {
-    /// Wakes `waker` at the next interrupt.
+    /// Wakes `waker` when it is raised the next time. One waiter at a time.
     pub fn wait(&self, waker: &Waker) {
-        let mut slot = self.0.borrow_mut();
+        let mut slot = self.waker.borrow_mut();
         match &mut *slot {
             Some(old) => old.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
     }
 
-    /// The device has done something.
+    /// Raises it.
     pub fn raise(&self) {
-        let waker = self.0.borrow_mut().take();
+        self.raised.set(true);
+        let waker = self.waker.borrow_mut().take();
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Ready, and lowered, when it was raised.
+    pub fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.raised.take() {
+            return Poll::Ready(());
+        }
+        self.wait(context.waker());
+        Poll::Pending
+    }
+
+    /// Waits until it is raised, and lowers it.
+    pub async fn next(&self) {
+        poll_fn(|context| self.poll(context)).await;
     }
 }
 

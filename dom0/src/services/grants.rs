@@ -1,0 +1,175 @@
+//! What back ends ask of this kernel: grants mapped in batches, event channels.
+
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::task::{Context, Poll};
+
+use trunnion_backends::device::GuestPage;
+use trunnion_backends::host::{EventPort, Events, GrantMapper, Wanted};
+use trunnion_guest::events::{self, Listener};
+use trunnion_guest::hypercall;
+use trunnion_guest::memory;
+use trunnion_protocol::address::{Gfn, Gpa, MachineAddress, PAGE_SHIFT};
+use trunnion_protocol::errno::{Errno, GrantStatus};
+use trunnion_protocol::grant::Access;
+use trunnion_protocol::hypercall::grant::{MAP_HOST, MAP_READONLY, Map, Op, Unmap};
+use trunnion_protocol::id::{DomainId, Port};
+use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::shared::SharedPage;
+use zerocopy::IntoBytes;
+
+/// Operations in one hypercall.
+const BATCH: usize = 64;
+
+/// A granted page. dom0 is mapped one to one, so it lies at the guest-physical address equal to its machine address.
+pub struct Granted {
+    page: &'static SharedPage,
+    address: MachineAddress,
+    handle: u32,
+}
+
+impl GuestPage for Granted {
+    fn shared(&self) -> &SharedPage {
+        self.page
+    }
+
+    fn gfn(&self) -> Gfn {
+        Gfn(self.address.0 >> PAGE_SHIFT)
+    }
+
+    fn bus_address(&self) -> MachineAddress {
+        self.address
+    }
+}
+
+/// The kernel under the back ends. Each back end has its own, with room for one batch.
+#[derive(Default)]
+pub struct Kernel {
+    /// Structures of a batch, as 64-bit words for their alignment.
+    words: RefCell<Vec<u64>>,
+}
+
+/// A structure that goes in batches.
+trait Batched: Layout {
+    const OPERATION: Op;
+    const WORDS: usize = Self::SIZE64 / 8;
+}
+
+impl Batched for Map {
+    const OPERATION: Op = Op::Map;
+}
+
+impl Batched for Unmap {
+    const OPERATION: Op = Op::Unmap;
+}
+
+impl Kernel {
+    /// Carries out a batch, and calls `done` for each structure as the hypervisor left it.
+    fn batch<T: Batched>(
+        &self,
+        operations: impl ExactSizeIterator<Item = T>,
+        mut done: impl FnMut(T),
+    ) -> Result<(), Errno> {
+        let count = operations.len();
+        let mut words = self.words.borrow_mut();
+        words.clear();
+        words.resize(count * T::WORDS, 0);
+        for (words, operation) in words.chunks_exact_mut(T::WORDS).zip(operations) {
+            operation.encode(Width::W64, words.as_mut_bytes()).ok_or(Errno::Inval)?;
+        }
+        hypercall::grant_batch(T::OPERATION, &mut words, count)?;
+        for words in words.chunks_exact(T::WORDS) {
+            done(T::decode(Width::W64, words.as_bytes()).ok_or(Errno::Inval)?);
+        }
+        Ok(())
+    }
+}
+
+/// The status that an operation ended with; anything that is not in the list is a general failure.
+fn status(number: i16) -> Result<(), GrantStatus> {
+    GrantStatus::from_number(number).unwrap_or(GrantStatus::GeneralError).result()
+}
+
+impl GrantMapper for Kernel {
+    type Page = Granted;
+
+    fn map(&self, domain: DomainId, wanted: &[Wanted], results: &mut Vec<Result<Granted, GrantStatus>>) {
+        for wanted in wanted.chunks(BATCH) {
+            let before = results.len();
+            let operations = wanted.iter().map(|wanted| Map {
+                // dom0 has no choice of address: a direct-mapped domain finds the page at its machine address.
+                address: Gpa(0),
+                flags: if wanted.access == Access::ReadOnly { MAP_HOST | MAP_READONLY } else { MAP_HOST },
+                reference: wanted.reference,
+                domain,
+                ..Map::default()
+            });
+            let outcome = self.batch(operations, |map| {
+                results.push(status(map.status).and_then(|()| {
+                    let gfn = Gfn(map.bus_address.0 >> PAGE_SHIFT);
+                    let page = memory::placed(gfn, 1).and_then(|pages| pages.first());
+                    let page = page.ok_or(GrantStatus::GeneralError)?;
+                    Ok(Granted { page, address: map.bus_address, handle: map.handle })
+                }));
+            });
+            if let Err(error) = outcome {
+                log::error!("grants cannot be mapped: {error} domain={domain}");
+                results.resize_with(before + wanted.len(), || Err(GrantStatus::GeneralError));
+            }
+        }
+    }
+
+    fn unmap(&self, pages: &mut Vec<Granted>) {
+        for pages in pages.chunks(BATCH) {
+            let operations = pages.iter().map(|page| Unmap {
+                address: Gpa(page.address.0),
+                handle: page.handle,
+                ..Unmap::default()
+            });
+            let outcome = self.batch(operations, |unmap| {
+                if let Err(error) = status(unmap.status) {
+                    log::error!("a grant cannot be unmapped: {error} handle={}", unmap.handle);
+                }
+            });
+            if let Err(error) = outcome {
+                log::error!("grants cannot be unmapped: {error}");
+            }
+        }
+        pages.clear();
+    }
+}
+
+/// A bound port; closed when dropped.
+pub struct BoundPort(Listener);
+
+impl EventPort for BoundPort {
+    fn notify(&self) {
+        // A peer that is gone needs no event.
+        let _ = events::send(self.0.port());
+    }
+
+    fn poll_event(&self, context: &mut Context<'_>) -> Poll<()> {
+        // A closed port says nothing any more.
+        match self.0.poll_next(context) {
+            Poll::Ready(true) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for BoundPort {
+    fn drop(&mut self) {
+        if let Err(error) = events::close(self.0.port()) {
+            log::error!("port {} cannot be closed: {error}", self.0.port());
+        }
+    }
+}
+
+impl Events for Kernel {
+    type Port = BoundPort;
+
+    fn bind(&self, domain: DomainId, remote: Port) -> Result<BoundPort, Errno> {
+        let port = events::bind_interdomain(domain, remote)?;
+        Ok(BoundPort(Listener::new(port)))
+    }
+}
