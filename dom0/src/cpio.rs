@@ -66,8 +66,8 @@ pub struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// The next entry with its mode; `None` at the trailer.
-    fn entry(&mut self) -> Option<Option<(u32, Member<'a>)>> {
+    /// The next entry with its mode; `None` where none begins.
+    fn entry(&mut self) -> Option<(u32, Member<'a>)> {
         let header = self.bytes.get(self.at..)?.first_chunk::<HEADER>()?;
         let (magic, fields) = header.split_first_chunk::<6>()?;
         if magic != b"070701" && magic != b"070702" {
@@ -86,7 +86,7 @@ impl<'a> Members<'a> {
         let data_end = data_at.checked_add(size)?;
         let data = self.bytes.get(data_at..data_end)?;
         self.at = data_end.checked_next_multiple_of(4)?;
-        Some((name != TRAILER).then_some((mode, Member { name, data })))
+        Some((mode, Member { name, data }))
     }
 }
 
@@ -99,9 +99,9 @@ impl<'a> Iterator for Members<'a> {
         while !self.done {
             let at = self.at;
             match self.entry() {
-                Some(Some((mode, member))) if mode & KIND == REGULAR => return Some(Ok(member)),
-                Some(Some(_)) => {}
-                Some(None) => self.done = true,
+                Some((_, member)) if member.name == TRAILER => self.done = true,
+                Some((mode, member)) if mode & KIND == REGULAR => return Some(Ok(member)),
+                Some(_) => {}
                 None => {
                     self.done = true;
                     return Some(Err(Damaged { at }));

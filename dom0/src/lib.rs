@@ -9,4 +9,5 @@ pub mod control;
 pub mod cpio;
 pub mod devices;
 pub mod image;
+pub mod plan;
 pub mod services;

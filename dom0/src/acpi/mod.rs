@@ -138,9 +138,9 @@ mod tests {
         u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
     }
 
-    fn table<'a>(tables: &'a Tables, address: u64, signature: &[u8; 4]) -> &'a [u8] {
+    fn table<'a>(tables: &'a Tables, address: u64, signature: &str) -> &'a [u8] {
         let bytes = at(tables, address);
-        assert_eq!(&bytes[..4], signature);
+        assert_eq!(&bytes[..4], signature.as_bytes());
         let length = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
         let bytes = &bytes[..length];
         assert_eq!(bytes.iter().fold(0u8, |sum, &b| sum.wrapping_add(b)), 0);
@@ -155,16 +155,16 @@ mod tests {
         assert_eq!(rsdp[..20].iter().fold(0u8, |sum, &b| sum.wrapping_add(b)), 0);
         assert_eq!(rsdp[..36].iter().fold(0u8, |sum, &b| sum.wrapping_add(b)), 0);
         assert_eq!(rsdp[15], 2);
-        let xsdt = table(&tables, long(rsdp, 24), b"XSDT");
+        let xsdt = table(&tables, long(rsdp, 24), "XSDT");
         assert_eq!(xsdt.len(), 36 + 16);
-        let fadt = table(&tables, long(xsdt, 36), b"FACP");
+        let fadt = table(&tables, long(xsdt, 36), "FACP");
         assert_eq!((fadt.len(), fadt[8]), (268, 5));
         assert_eq!(fadt[109..111], [0x24, 0]);
         assert_eq!(long(fadt, 140), u64::from(u32::from_le_bytes(fadt[40..44].try_into().unwrap())));
-        table(&tables, long(fadt, 140), b"DSDT");
+        table(&tables, long(fadt, 140), "DSDT");
         let facs = at(&tables, long(fadt, 132));
         assert_eq!((&facs[..4], long(fadt, 132) % 64), (&b"FACS"[..], 0));
-        let madt = table(&tables, long(xsdt, 44), b"APIC");
+        let madt = table(&tables, long(xsdt, 44), "APIC");
         assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 1, 0, 0, 0]);
         let cpus: Vec<_> = madt[44..].chunks(8).map(|e| (e[0], e[1], e[2], e[3], e[4])).collect();
         assert_eq!(cpus, [(0, 8, 0, 0, 1), (0, 8, 1, 2, 1), (0, 8, 2, 4, 0), (0, 8, 3, 6, 0)]);

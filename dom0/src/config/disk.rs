@@ -168,7 +168,7 @@ pub(super) fn read(text: &str, span: Span, log: &mut Log<'_>) -> Option<Disk> {
         match part.pair() {
             Some((key, value)) if KEYS.contains(&key) || position > 0 => draft.keyword(key, value, part, log),
             _ if matches!(part.text, "cdrom" | "discard" | "no-discard" | "direct-io-safe") => {
-                draft.flag(part.text)
+                draft.flag(part.text);
             }
             _ => {
                 draft.positional(position, part, log);

@@ -65,13 +65,13 @@ impl Notes {
     fn take(&mut self, kind: u32, content: &[u8]) -> Result<(), ImageError> {
         match Note::from_number(kind) {
             Some(Note::Phys32Entry) => {
-                self.entry = Some(elfnote::number(content).ok_or(ImageError::BadNotes)?)
+                self.entry = Some(elfnote::number(content).ok_or(ImageError::BadNotes)?);
             }
             Some(Note::Phys32Reloc) => {
-                self.relocation = Some(Relocation::decode(content).ok_or(ImageError::BadNotes)?)
+                self.relocation = Some(Relocation::decode(content).ok_or(ImageError::BadNotes)?);
             }
             Some(Note::SupportedFeatures) => {
-                self.features = elfnote::number(content).ok_or(ImageError::BadNotes)?
+                self.features = elfnote::number(content).ok_or(ImageError::BadNotes)?;
             }
             Some(Note::GuestOs) => {
                 let text = content.split(|&b| b == 0).next().unwrap_or_default();
