@@ -1,22 +1,60 @@
 //! The command line's grammar.
 
-use crate::failure::{Result, Status};
+use crate::failure::{Failure, Result, Status};
+use crate::verbs::{self, bench, console, xenstore, xl};
+use crate::{instance, run};
 use clap::{Parser, Subcommand};
 
 /// Boots the Trunnion platform under an emulator, and manages the domains that run on it.
 #[derive(Debug, Parser)]
-#[command(name = "trunnion", version, disable_help_subcommand = true)]
+#[command(
+    name = "trunnion",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  trunnion                         the demo domains (the same as `trunnion run`)
+  trunnion run linux.cfg           one domain from an xl.cfg(5) file
+  trunnion xl list                 in a second terminal
+  trunnion console debian          attach to a console; Ctrl-] leaves
+  trunnion doctor                  what this machine has, and what is missing
+
+Each verb has its own --help with examples."
+)]
 pub(crate) struct Arguments {
+    /// The run that the verb is about, or starts
+    #[arg(long, value_name = "NAME", default_value = instance::DEFAULT)]
+    instance: String,
     #[command(subcommand)]
-    verb: Verb,
+    verb: Option<Verb>,
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one value in the whole process")]
 enum Verb {
+    Run(RunArguments),
+    Xl(xl::Arguments),
+    Console(console::Arguments),
+    Xenstore(xenstore::Arguments),
+    Bench(bench::Arguments),
+    /// Make a bootable image with everything on it (not there yet)
+    Image {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        rest: Vec<String>,
+    },
     Doctor(crate::doctor::Arguments),
     /// For work on the platform itself.
     #[command(hide = true)]
     Dev(crate::dev::Arguments),
+}
+
+/// `run`, which takes its instance after the verb as well.
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    /// The name of this run, for the other verbs [default: default]
+    #[arg(long = "instance", id = "run_instance", value_name = "NAME")]
+    instance: Option<String>,
+    #[command(flatten)]
+    options: run::Options,
 }
 
 /// Reads the process's arguments; what clap has to say (help, usage errors) is printed and becomes a status.
@@ -24,14 +62,40 @@ pub(crate) fn read() -> Result<Arguments, Status> {
     Arguments::try_parse().map_err(|error| {
         let status = if error.use_stderr() { Status::Usage } else { Status::Done };
         let _ = error.print();
+        if status == Status::Usage {
+            // The contract's last line is the message; clap ends with a hint.
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
+            crate::say::failure(&Failure::usage(first));
+        }
         status
     })
 }
 
 /// Does what was asked.
 pub(crate) fn perform(arguments: Arguments) -> Result<Status> {
+    let instance = arguments.instance;
     match arguments.verb {
-        Verb::Doctor(arguments) => crate::doctor::perform(&arguments),
-        Verb::Dev(arguments) => crate::dev::perform(arguments),
+        None => run::perform(&instance, demo_options()?),
+        Some(Verb::Run(run)) => run::perform(run.instance.as_deref().unwrap_or(&instance), run.options),
+        Some(Verb::Xl(arguments)) => xl::perform(&instance, arguments),
+        Some(Verb::Console(arguments)) => console::attach(
+            crate::control::client::Client::connect(&instance)?,
+            &arguments.domain,
+            arguments.replay,
+        ),
+        Some(Verb::Xenstore(arguments)) => xenstore::perform(&instance, arguments),
+        Some(Verb::Bench(arguments)) => bench::perform(&arguments),
+        Some(Verb::Image { .. }) => verbs::not_yet("image"),
+        Some(Verb::Doctor(arguments)) => crate::doctor::perform(&arguments),
+        Some(Verb::Dev(arguments)) => crate::dev::perform(arguments),
+    }
+}
+
+/// The options of `trunnion` with no verb: `trunnion run` with none.
+fn demo_options() -> Result<run::Options> {
+    match Arguments::try_parse_from(["trunnion", "run"]).map(|arguments| arguments.verb) {
+        Ok(Some(Verb::Run(run))) => Ok(run.options),
+        _ => Err(Failure::usage("the options of `run` have no defaults")),
     }
 }

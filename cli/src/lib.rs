@@ -6,14 +6,20 @@
 
 mod args;
 pub mod bundle;
+mod console;
+mod control;
+mod demo;
 mod dev;
 mod doctor;
 pub mod failure;
 pub mod images;
+pub mod instance;
 pub mod kernel;
 pub mod machine;
+pub mod run;
 mod say;
 pub mod setup;
+mod verbs;
 pub mod workspace;
 
 pub use failure::{Failure, Status};

@@ -6,12 +6,15 @@
 
 mod bochs;
 mod boot;
-mod child;
+pub(crate) mod child;
 pub mod choice;
 mod iso;
+pub(crate) mod monitor;
+pub(crate) mod platform;
 mod qemu;
 mod strip;
 
+pub(crate) use qemu::MOST_DISKS;
 pub(crate) use strip::stripped;
 
 pub use boot::{Boot, End, Outcome, boot};

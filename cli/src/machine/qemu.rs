@@ -1,6 +1,7 @@
 //! QEMU's command line: a `pc` machine with nothing that is not asked for, the image as the PVH kernel and the bundle as its one module.
 
 use crate::machine::{Boot, Machine};
+use crate::run::disks::Disk;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -46,4 +47,42 @@ pub(crate) fn options(command: &mut Command, boot: &Boot, serial: &Path) {
 /// A path inside one of QEMU's option lists, where a comma is written twice.
 pub(crate) fn comma(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
+}
+
+/// Adds the control connection, a console port of a virtio-serial device, and the monitor.
+pub(crate) fn control(command: &mut Command, control: &Path, monitor: &Path) {
+    command.arg("-chardev").arg(format!("socket,id=control,path={}", comma(control)));
+    command.args(["-device", "virtio-serial-pci,id=serial,disable-legacy=on,max_ports=1,addr=2"]);
+    command.args(["-device", "virtconsole,bus=serial.0,nr=0,chardev=control"]);
+    command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", comma(monitor)));
+}
+
+/// The first slot of the bus that disks are put in; those before it hold the chipset, the control connection and the uplink.
+const FIRST_SLOT: usize = 4;
+/// Slots from here on are left for disks that are plugged in later.
+const LAST_SLOT: usize = 26;
+
+/// The slot of the disk number `number` when it is plugged in later: one a disk, from the last slot down. Those that exist already may be in
+/// them, which QEMU then says.
+pub(crate) fn slot_for_later(number: usize) -> usize {
+    31 - number % (31 - LAST_SLOT)
+}
+
+/// The most disks that a machine starts with.
+pub(crate) const MOST_DISKS: usize = (LAST_SLOT - FIRST_SLOT) * 8;
+
+/// Adds one virtio-blk device for each of `disks`, eight to a slot.
+pub(crate) fn disks(command: &mut Command, disks: &[Disk]) {
+    for (n, disk) in disks.iter().enumerate() {
+        let (slot, function) = (FIRST_SLOT + n / 8, n % 8);
+        let read_only = if disk.writable { "off" } else { "on" };
+        command.arg("-blockdev").arg(format!(
+            "driver=raw,node-name=disk{n},read-only={read_only},discard=unmap,file.driver=file,file.filename={}",
+            comma(&disk.path)
+        ));
+        command.arg("-device").arg(format!(
+            "virtio-blk-pci,drive=disk{n},serial={},disable-legacy=on,num-queues=1,queue-size=256,multifunction=on,addr={slot:#x}.{function}",
+            disk.serial
+        ));
+    }
 }

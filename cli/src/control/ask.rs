@@ -1,0 +1,114 @@
+//! What the other verbs ask the `trunnion run` process: one JSON line each way on its socket; then, for a console, bytes both ways, and for a
+//! watch one line a change.
+
+use crate::failure::{Failure, Status};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A question. Domains are named by name or id.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// Create a domain from this file (an absolute path).
+    Create { file: PathBuf, paused: bool },
+    /// All domains, as a list of [`Row`].
+    List,
+    /// End a domain at once.
+    Destroy { domain: String },
+    /// Ask a domain to end by itself.
+    Shutdown { domain: String, reboot: bool },
+    /// Let it not run, or run again.
+    Pause { domain: String, paused: bool },
+    /// The machine, as one object.
+    Info,
+    /// The hypervisor's messages, as text.
+    Dmesg,
+    /// Attach: after the answer, bytes of the console both ways.
+    Console { domain: String, replay: bool },
+    /// One operation on the store.
+    Store(Store),
+    /// Watch paths: after the answer, one line (a JSON string) a change.
+    Watch { paths: Vec<String> },
+}
+
+/// Operations on the store.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Store {
+    /// A value, as text; bytes that are not UTF-8 are written as `\xNN`.
+    Read { path: String },
+    /// The names directly under a path.
+    List { path: String },
+    /// Set a value.
+    Write { path: String, value: String },
+    /// Remove a node and all under it.
+    Remove { path: String },
+    /// Whether a node exists.
+    Exists { path: String },
+    /// All under a path, as a list of [`Node`], parents first.
+    Tree { path: String },
+    /// Set the permissions.
+    Chmod { path: String, permissions: Vec<String> },
+}
+
+/// An answer: a value that the question calls for, or a failure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// It is done.
+    Done(serde_json::Value),
+    /// It is not, and why.
+    Failed { status: u8, message: String },
+}
+
+/// A domain in a list.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub domid: u16,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub vcpus: u32,
+    /// `running`, `blocked`, `paused`, `shutdown`, `crashed`, `dying`.
+    pub state: String,
+    /// Processor time in ns.
+    pub cpu_ns: u64,
+}
+
+/// A node of the store.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Node {
+    /// Its whole path.
+    pub path: String,
+    /// Its value, as text.
+    pub value: String,
+    /// Such as `n0`, `r1`.
+    pub permissions: Vec<String>,
+}
+
+impl From<Failure> for Answer {
+    fn from(failure: Failure) -> Self {
+        Answer::Failed { status: failure.status().code(), message: failure.message().to_string() }
+    }
+}
+
+impl Answer {
+    /// The value, or the failure as it was over there.
+    pub(crate) fn value(self) -> Result<serde_json::Value, Failure> {
+        match self {
+            Answer::Done(value) => Ok(value),
+            Answer::Failed { status, message } => {
+                let status = match status {
+                    1 => Status::Domain,
+                    2 => Status::Usage,
+                    3 => Status::TimeLimit,
+                    _ => Status::Platform,
+                };
+                Err(Failure::new(status, message))
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The connection to dom0: requests that wait for their reply, from any thread; and everything that dom0 says by itself, for the run.
+
+use crate::failure::{Failure, Result, Status};
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use trunnion_dom0::control::frame::Decoder;
+use trunnion_dom0::control::{self, CONSOLE_CHUNK, Channel, Code, Down, Event, Reply, Request, Up, WINDOW};
+
+/// What dom0 says by itself.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// An event.
+    Event(Event),
+    /// Bytes of a console.
+    Console(Channel, Vec<u8>),
+    /// The connection is gone.
+    Closed,
+}
+
+/// A handle on the connection; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Dom0 {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when a reply makes room in the window.
+    room: Condvar,
+    out: Sender<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u32,
+    waiting: HashMap<u32, Sender<Answer>>,
+    watchers: HashMap<u32, Sender<String>>,
+    closed: bool,
+}
+
+type Answer = std::result::Result<Reply, control::Failure>;
+
+impl Dom0 {
+    /// Serves the two directions of the connection with a thread each; `said` is called from one of them.
+    pub(crate) fn connect(
+        from: Box<dyn Read + Send>,
+        to: Box<dyn Write + Send>,
+        said: impl Fn(Said) + Send + 'static,
+    ) -> Self {
+        let (out, frames) = mpsc::channel();
+        let shared = Arc::new(Shared { state: Mutex::default(), room: Condvar::new(), out });
+        let reader = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            read(from, &reader, &said);
+            reader.close();
+            said(Said::Closed);
+        });
+        std::thread::spawn(move || write(to, &frames));
+        Self { shared }
+    }
+
+    /// Asks, and waits for the reply. A refusal of dom0 becomes a failure with its words.
+    pub(crate) fn call(&self, request: Request) -> Result<Reply> {
+        let reply = self.begin(request)?;
+        match reply.recv() {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(failure)) => Err(refusal(&failure)),
+            Err(_) => Err(gone()),
+        }
+    }
+
+    /// Asks, and returns where the reply will come; waits while too many requests are under way.
+    pub(crate) fn begin(&self, request: Request) -> Result<Receiver<Answer>> {
+        let (sender, receiver) = mpsc::channel();
+        let mut state = self.shared.lock();
+        while state.waiting.len() >= WINDOW && !state.closed {
+            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.closed {
+            return Err(gone());
+        }
+        let id = state.next;
+        state.next = state.next.wrapping_add(1);
+        let frame = Down::Request { id, request }.to_frame().map_err(|e| Failure::usage(e.to_string()))?;
+        state.waiting.insert(id, sender);
+        let _ = self.shared.out.send(frame);
+        Ok(receiver)
+    }
+
+    /// Types bytes on a console.
+    pub(crate) fn type_on(&self, channel: Channel, bytes: &[u8]) {
+        for chunk in bytes.chunks(CONSOLE_CHUNK) {
+            self.post(&Down::Console { channel, data: chunk.to_vec() });
+        }
+    }
+
+    /// Allows that many more bytes on a console.
+    pub(crate) fn allow(&self, channel: Channel, bytes: usize) {
+        self.post(&Down::Credit { channel, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) });
+    }
+
+    /// From now on, paths that change under the watch `watch` go to the receiver.
+    pub(crate) fn watch(&self, watch: u32) -> Receiver<String> {
+        let (sender, receiver) = mpsc::channel();
+        self.shared.lock().watchers.insert(watch, sender);
+        receiver
+    }
+
+    fn post(&self, message: &Down) {
+        if let Ok(frame) = message.to_frame() {
+            let _ = self.shared.out.send(frame);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who waits, waits in vain: dropping the senders tells them.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiting.clear();
+        state.watchers.clear();
+        self.room.notify_all();
+    }
+}
+
+fn read(mut from: Box<dyn Read + Send>, shared: &Shared, said: &impl Fn(Said)) {
+    let mut decoder = Decoder::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => decoder.push(buffer.get(..count).unwrap_or_default()),
+            // Nothing came for a while: whatever has begun will not continue.
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                decoder.resynchronise()
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+        while let Some(payload) = decoder.next_frame() {
+            match Up::from_payload(&payload) {
+                Ok(Up::Reply { id, result }) => {
+                    if let Some(sender) = shared.lock().waiting.remove(&id) {
+                        let _ = sender.send(result);
+                    }
+                    shared.room.notify_all();
+                }
+                Ok(Up::Event(Event::Store { watch, path })) => {
+                    let mut state = shared.lock();
+                    if state.watchers.get(&watch).is_some_and(|sender| sender.send(path).is_err()) {
+                        state.watchers.remove(&watch);
+                    }
+                }
+                Ok(Up::Event(event)) => said(Said::Event(event)),
+                Ok(Up::Console { channel, data }) => said(Said::Console(channel, data)),
+                Ok(Up::Unknown) | Err(_) => {}
+            }
+        }
+    }
+}
+
+fn write(mut to: Box<dyn Write + Send>, frames: &Receiver<Vec<u8>>) {
+    while let Ok(frame) = frames.recv() {
+        if to.write_all(&frame).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+fn gone() -> Failure {
+    Failure::platform("the platform ended before dom0 answered")
+}
+
+/// A refusal in dom0's words. What the user wrote wrongly is a usage error; all else is the domain's or the platform's.
+pub(crate) fn refusal(failure: &control::Failure) -> Failure {
+    let status = match failure.code {
+        Code::UnknownVerb
+        | Code::Configuration
+        | Code::Image
+        | Code::MissingFile
+        | Code::Disk
+        | Code::Unsupported
+        | Code::UnknownRequest => Status::Usage,
+        Code::Version | Code::Malformed => Status::Platform,
+        _ => Status::Domain,
+    };
+    Failure::new(status, failure.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use trunnion_dom0::control::wire::Down;
+
+    /// A dom0 that answers each `List` with no domains and refuses all else.
+    fn answering() -> (Dom0, Receiver<Said>) {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_read_timeout(Some(std::time::Duration::from_millis(5))).unwrap();
+        std::thread::spawn(move || {
+            let mut decoder = Decoder::new();
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = far.read(&mut buffer) {
+                decoder.push(&buffer[..count]);
+                while let Some(payload) = decoder.next_frame() {
+                    let Ok(Down::Request { id, request }) = Down::from_payload(&payload) else { continue };
+                    let result = match request {
+                        Request::List(None) => Ok(Reply::Domains(Vec::new())),
+                        _ => Err(control::Failure::new(Code::NoSuchDomain, "there is no domain 9")),
+                    };
+                    let noise = b"noise \x54\x7e";
+                    far.write_all(noise).unwrap();
+                    far.write_all(&Up::Reply { id, result }.to_frame().unwrap()).unwrap();
+                    far.write_all(&Up::Event(Event::AllEnded).to_frame().unwrap()).unwrap();
+                }
+            }
+        });
+        let (sender, said) = mpsc::channel();
+        let reader = Box::new(near.try_clone().unwrap());
+        (Dom0::connect(reader, Box::new(near), move |words| drop(sender.send(words))), said)
+    }
+
+    #[test]
+    fn requests_from_many_threads_get_their_own_replies() {
+        let (dom0, said) = answering();
+        let threads: Vec<_> = (0..4)
+            .map(|n| {
+                let dom0 = dom0.clone();
+                std::thread::spawn(move || {
+                    for _ in 0..5 {
+                        if n % 2 == 0 {
+                            assert_eq!(dom0.call(Request::List(None)).unwrap(), Reply::Domains(Vec::new()));
+                        } else {
+                            let refused = dom0.call(Request::Info).unwrap_err();
+                            assert_eq!(
+                                (refused.status(), refused.message()),
+                                (Status::Domain, "there is no domain 9")
+                            );
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert!(matches!(said.recv().unwrap(), Said::Event(Event::AllEnded)));
+    }
+
+    #[test]
+    fn who_waits_is_told_when_the_platform_dies() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (sender, said) = mpsc::channel();
+        let dom0 = Dom0::connect(Box::new(near.try_clone().unwrap()), Box::new(near), move |words| {
+            drop(sender.send(words))
+        });
+        let caller = {
+            let dom0 = dom0.clone();
+            std::thread::spawn(move || dom0.call(Request::Info))
+        };
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        drop(far);
+        assert_eq!(caller.join().unwrap().unwrap_err().status(), Status::Platform);
+        assert!(matches!(said.recv().unwrap(), Said::Closed));
+        assert!(dom0.call(Request::Info).is_err());
+    }
+}

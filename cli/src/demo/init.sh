@@ -1,0 +1,24 @@
+#!/bin/busybox sh
+# Process 1 of the Linux domain: shows what works, then offers a shell; with trunnion.demo=1 on the command line it powers off instead.
+export PATH=/usr/bin:/sbin:/bin HOME=/root TERM=${TERM:-vt100} LD_LIBRARY_PATH=/lib
+mount -t tmpfs run /run
+hostname -F /etc/hostname
+
+echo
+echo "Debian $(uname -r) on Trunnion, $(grep -c ^processor /proc/cpuinfo) processor(s), $(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo) MiB"
+boots=$(($(cat /root/boots 2>/dev/null || echo 0) + 1))
+echo $boots >/root/boots && sync
+echo "disk:    $(df -m / | awk 'END { print $1 ": " $2 " MiB, " $4 " MiB free" }'); boot number $boots of this file system"
+echo "console: $(cat /sys/class/tty/console/active)"
+echo "time:    $(date -u '+%Y-%m-%d %H:%M:%S') UTC, clock source $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+echo "store:   domain $(xenstore-read domid), name $(xenstore-read name), disk state $(xenstore-read device/vbd/51712/state)"
+echo
+
+case " $(cat /proc/cmdline) " in
+*" trunnion.demo=1 "*) ;;
+*)
+    echo "This is a shell. Try: xenstore-ls; dd if=/dev/xvda of=/dev/null bs=1M; dmesg | grep -i xen; poweroff"
+    setsid cttyhack sh -l
+    ;;
+esac
+exec poweroff

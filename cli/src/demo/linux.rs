@@ -1,0 +1,165 @@
+//! The Linux domain's parts: Debian's kernel, a RAM disk that finds the root, and an ext4 root made of unpacked Debian packages, all without
+//! any rights on this machine.
+
+use super::modules;
+use crate::bundle::cpio::{Archive, Kind};
+use crate::failure::{Failure, Result};
+use crate::say;
+use crate::setup::{Permission, debian, which};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where the parts are.
+pub(super) struct Parts {
+    pub(super) kernel: PathBuf,
+    pub(super) ramdisk: PathBuf,
+    pub(super) disk: PathBuf,
+}
+
+/// The first program of the RAM disk: loads the drivers in the order of the file names, waits for the root, and goes there.
+const RAMDISK_INIT: &str = include_str!("ramdisk.sh");
+/// The first program of the root: shows what works, then offers a shell, or powers off.
+const ROOT_INIT: &str = include_str!("init.sh");
+/// What the kernel runs when the toolstack asks for a power-off or a reboot.
+const POWER: &str = "#!/bin/busybox sh\n/bin/busybox sync\n/bin/busybox mount -o remount,ro /\nexec /bin/busybox \"${0##*/}\" -f\n";
+
+/// The drivers a PVH guest needs that Debian's kernel has as modules.
+const DRIVERS: [&str; 2] = ["xen-blkfront", "xen-netfront"];
+
+/// Raised when the content of the root changes, so that an old one is made anew.
+const EDITION: &str = "1";
+
+/// Makes what is missing in `folder`. The root disk is kept from run to run, like a real one.
+pub(super) fn make(folder: &Path, permission: Permission) -> Result<Parts> {
+    fs::create_dir_all(folder).map_err(|e| Failure::file("make the folder", folder, &e))?;
+    let kernel = debian::cloud_kernel(permission)?;
+    let parts = Parts {
+        kernel: kernel.image.clone(),
+        ramdisk: folder.join("ramdisk.cpio"),
+        disk: folder.join("root.ext4"),
+    };
+    let edition = format!("{EDITION} {}\n{RAMDISK_INIT}{ROOT_INIT}", kernel.release);
+    let stamp = folder.join("edition");
+    if parts.ramdisk.is_file()
+        && parts.disk.is_file()
+        && fs::read_to_string(&stamp).is_ok_and(|old| old == edition)
+    {
+        return Ok(parts);
+    }
+    let busybox = debian::unpacked("busybox-static", permission)?.join("bin/busybox");
+    make_ramdisk(&parts.ramdisk, &busybox, &kernel)?;
+    make_root(folder, &parts.disk, &busybox, permission)?;
+    fs::write(&stamp, edition).map_err(|e| Failure::file("write", &stamp, &e))?;
+    Ok(parts)
+}
+
+fn make_ramdisk(path: &Path, busybox: &Path, kernel: &debian::Kernel) -> Result<()> {
+    say::progress("making the RAM disk of the Linux domain");
+    let modules = modules::in_order(&kernel.modules, &DRIVERS)?;
+    let program = fs::read(busybox).map_err(|e| Failure::file("read", busybox, &e))?;
+    let write = || {
+        let mut archive = Archive::new(Vec::new());
+        for folder in ["bin", "dev", "proc", "sys", "root", "modules"] {
+            archive.add(folder, Kind::Folder, b"")?;
+        }
+        // The kernel opens it for the first program, before anything is mounted.
+        archive.add("dev/console", Kind::Device(5, 1), b"")?;
+        archive.add("bin/busybox", Kind::File(0o755), &program)?;
+        archive.add("init", Kind::File(0o755), RAMDISK_INIT.as_bytes())?;
+        for (n, module) in modules.iter().enumerate() {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            archive.add(&format!("modules/{n:02}-{name}"), Kind::File(0o644), &fs::read(module)?)?;
+        }
+        fs::write(path, archive.finish()?)
+    };
+    write().map_err(|e| Failure::file("write the RAM disk", path, &e))
+}
+
+fn make_root(folder: &Path, disk: &Path, busybox: &Path, permission: Permission) -> Result<()> {
+    say::progress("making the root disk of the Linux domain");
+    let tree = tempfile::tempdir_in(folder).map_err(|e| Failure::file("make a folder in", folder, &e))?;
+    let root = tree.path();
+    fill(root, busybox, permission)?;
+    let program = which("mke2fs").unwrap_or_else(|| "mke2fs".into());
+    let fresh = folder.join("root.new");
+    let mut command = Command::new(&program);
+    command
+        .args(["-q", "-F", "-t", "ext4", "-L", "trunnion", "-E", "root_owner=0:0", "-d"])
+        .arg(root)
+        .arg(&fresh)
+        .arg("64M");
+    let output = command.stdin(Stdio::null()).output().map_err(|e| Failure::file("start", &program, &e))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        return Err(Failure::usage(format!(
+            "{}\nmke2fs did not make {}; its errors stand above",
+            text.trim_end(),
+            fresh.display()
+        )));
+    }
+    fs::rename(&fresh, disk).map_err(|e| Failure::file("put into place", disk, &e))
+}
+
+/// The root's content: one static program for all common commands, the store's tools with their libraries, and a script as process 1.
+fn fill(root: &Path, busybox: &Path, permission: Permission) -> Result<()> {
+    let fail = |e: std::io::Error| Failure::file("fill", root, &e);
+    for name in ["bin", "sbin", "usr/bin", "lib", "lib64", "etc", "dev", "proc", "sys", "run", "tmp", "root"]
+    {
+        fs::create_dir_all(root.join(name)).map_err(fail)?;
+    }
+    fs::copy(busybox, root.join("bin/busybox")).map_err(fail)?;
+    let applets =
+        Command::new(busybox).arg("--list").output().map_err(|e| Failure::file("start", busybox, &e))?;
+    for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|applet| *applet != "busybox") {
+        symlink("/bin/busybox", root.join("bin").join(applet)).map_err(fail)?;
+    }
+    let scripts = [("sbin/init", ROOT_INIT), ("sbin/poweroff", POWER), ("sbin/reboot", POWER)];
+    for (name, text) in scripts {
+        let path = root.join(name);
+        fs::write(&path, text).map_err(fail)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(fail)?;
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").map_err(fail)?;
+    fs::write(root.join("etc/hostname"), "debian\n").map_err(fail)?;
+
+    let tools = debian::unpacked("xenstore-utils", permission)?.join("usr/bin");
+    for tool in files(&tools).into_iter().filter(|path| named(path, "xenstore")) {
+        copy(&tool, &root.join("usr/bin"))?;
+    }
+    for package in ["libxenstore4", "libxentoolcore1", "libc6"] {
+        let folder = debian::unpacked(package, permission)?;
+        for libraries in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
+            let wanted = ["libxen", "libc.so", "ld-linux"];
+            for library in files(&folder.join(libraries))
+                .into_iter()
+                .filter(|path| wanted.iter().any(|prefix| named(path, prefix)))
+            {
+                copy(&library, &root.join("lib"))?;
+            }
+        }
+    }
+    symlink("../lib/ld-linux-x86-64.so.2", root.join("lib64/ld-linux-x86-64.so.2")).map_err(fail)
+}
+
+fn named(path: &Path, prefix: &str) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file())
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Copies a file under its own name; through a link, so that each name of a library is a file.
+fn copy(file: &Path, folder: &Path) -> Result<()> {
+    let target = folder.join(file.file_name().unwrap_or_default());
+    fs::copy(file, &target).map(drop).map_err(|e| Failure::file("copy", file, &e))
+}

@@ -1,0 +1,69 @@
+//! The demo domains: ordinary domain files under `target/demo/`, with what they name, made on the spot.
+
+mod linux;
+mod modules;
+
+use crate::failure::{Failure, Result};
+use crate::setup::{Permission, Tool};
+use crate::{images, say, workspace};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the demo needs of other projects' programs.
+pub(crate) const TOOLS: &[Tool] = &[Tool::Ext4];
+
+/// The domain whose console the terminal is attached to.
+pub(crate) const SHELL: &str = "debian";
+
+/// Makes the demo domains and returns their files. `alone`: nobody is at the terminal; they show what works, then power off.
+pub(crate) fn prepare(alone: bool, permission: Permission) -> Result<Vec<PathBuf>> {
+    let folder = workspace::target("demo")?;
+    let _lock = workspace::lock("demo.lock", "waiting for another process that makes the demo domains")?;
+    let mode = if alone { " trunnion.demo=1" } else { "" };
+
+    let guest = images::build(images::DEMO.0, images::DEMO.1)?;
+    let disk = folder.join("rust.img");
+    if !disk.is_file() {
+        let blank = fs::File::create(&disk).and_then(|file| file.set_len(16 << 20));
+        blank.map_err(|e| Failure::file("make the disk", &disk, &e))?;
+    }
+    let rust = folder.join("rust.cfg");
+    put(
+        &rust,
+        &format!(
+            "# A guest written in Rust on this project's front ends.\nname = \"rust\"\ntype = \"pvh\"\nmemory = 32\nvcpus = 1\nkernel = \"{}\"\ncmdline = \"demo{mode}\"\ndisk = [ \"{},raw,xvda,rw\" ]\n",
+            guest.display(),
+            disk.display()
+        ),
+    )?;
+
+    let parts = linux::make(&folder.join("linux"), permission)?;
+    let linux = folder.join("debian.cfg");
+    put(
+        &linux,
+        &format!(
+            "# Debian's kernel as it comes in its package, with a root file system on a PV disk.\nname = \"{SHELL}\"\ntype = \"pvh\"\nmemory = 192\nvcpus = 1\nkernel = \"{}\"\nramdisk = \"{}\"\ncmdline = \"console=hvc0 root=/dev/xvda rw{mode}\"\ndisk = [ \"{},raw,xvda,rw\" ]\n",
+            parts.kernel.display(),
+            parts.ramdisk.display(),
+            parts.disk.display()
+        ),
+    )?;
+    Ok(vec![rust, linux])
+}
+
+/// What a person at a terminal is told before the consoles begin.
+pub(crate) fn hints(instance: &str) {
+    let option =
+        if instance == crate::instance::DEFAULT { String::new() } else { format!("--instance {instance} ") };
+    say::progress("this is the console of the Linux domain; Ctrl-] ends the run. In a second terminal, try:");
+    for verb in ["xl list", "console rust --replay", "xenstore ls", "xl shutdown debian"] {
+        say::progress(&format!("    cargo run -- {option}{verb}"));
+    }
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(());
+    }
+    fs::write(path, text).map_err(|e| Failure::file("write", path, &e))
+}

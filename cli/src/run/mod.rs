@@ -1,0 +1,231 @@
+//! `trunnion run`: from domain files to a platform that runs them, and to its end.
+//!
+//! [`plan`] reads and checks everything, so that nothing starts from a wrong file; then the images are built and bundled, the machine is
+//! started, and [`engine`] follows what dom0 tells until every domain has ended.
+
+mod create;
+pub mod disks;
+mod engine;
+mod options;
+mod plan;
+mod record;
+mod serve;
+
+pub use options::Options;
+
+use crate::bundle::Bundle;
+use crate::console::registry::Consoles;
+use crate::control::dom0::Dom0;
+use crate::failure::{Failure, Result, Status};
+use crate::instance::Instance;
+use crate::machine::{Boot, Machine, choice, platform};
+use crate::setup::{self, Permission, Tool};
+use crate::{demo, images, say, workspace};
+use create::Creator;
+use engine::{Course, Engine, Note};
+use plan::{Domain, Plan};
+use record::Record;
+use serve::Server;
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use trunnion_dom0::control::{Manifest, Request, VERSION};
+
+/// Does it: status 0 when every domain ended by power-off, or the user left.
+pub fn perform(instance: &str, options: Options) -> Result<Status> {
+    options.check()?;
+    let machine = match &options.machine {
+        Some(name) => name.parse::<Machine>().map_err(Failure::usage)?,
+        None => choice::choose(),
+    };
+    if let Err(why) = choice::verdict(machine) {
+        return Err(Failure::usage(format!("--machine {machine} cannot work here: {why}")));
+    }
+    let instance = Instance::claim(instance)?;
+    let permission = if options.no_install { Permission::Never } else { Permission::Install };
+    let is_demo = options.domains.is_empty();
+    let alone = options.headless || !std::io::stdin().is_terminal();
+    let mut tools: Vec<Tool> = Tool::of(machine).to_vec();
+    if is_demo {
+        tools.extend(demo::TOOLS);
+    }
+    let files = if is_demo { Vec::new() } else { options.domains.clone() };
+    // Wrong files before long set-ups.
+    let mut plan = Plan::read(&files, machine)?;
+    setup::ensure(&tools, permission)?;
+    if is_demo {
+        plan = Plan::read(&demo::prepare(alone, permission)?, machine)?;
+    }
+    let prepared = Prepared::make(&instance, machine, &options, plan)?;
+    if !alone && is_demo {
+        demo::hints(instance.name());
+    }
+    let foreground = (!alone).then(|| {
+        if is_demo { demo::SHELL.to_string() } else { prepared.names.first().cloned().unwrap_or_default() }
+    });
+    prepared.start(&instance, &options, foreground)
+}
+
+/// A machine that is ready to be started.
+struct Prepared {
+    boot: Boot,
+    plan: Plan,
+    names: Vec<String>,
+    users: Vec<(String, disks::Disk)>,
+    /// By-products of the run.
+    folder: PathBuf,
+    /// What the user wants to keep.
+    logs: PathBuf,
+}
+
+impl Prepared {
+    fn make(instance: &Instance, machine: Machine, options: &Options, mut plan: Plan) -> Result<Self> {
+        let folder = workspace::target("run")?.join(instance.name());
+        make_folder(&folder)?;
+        let logs = options.log.clone().unwrap_or_else(|| folder.clone());
+        make_folder(&logs)?;
+        let hypervisor = images::build(images::HYPERVISOR.0, images::HYPERVISOR.1)?;
+        let dom0 = images::build(images::DOM0.0, images::DOM0.1)?;
+        let dom0 = fs::read(&dom0).map_err(|e| Failure::file("read", &dom0, &e))?;
+
+        let names = plan.domains.iter().map(|domain| domain.config.name.clone()).collect();
+        let users = plan.domains.iter().flat_map(Domain::users).collect();
+        let mut bundle = Bundle::new(&dom0);
+        let creates = plan.pack(&mut bundle)?;
+        let manifest = Manifest {
+            version: VERSION,
+            sequence: options.sequence,
+            wait_for_tool: true,
+            power_off: false,
+            unix_seconds: if options.icount { FIXED_TIME } else { now() },
+            domains: creates,
+        };
+        bundle.configure(manifest.to_bytes());
+        let needed = plan.memory_mib(bundle.size(), options.dom0_memory, options.sequence);
+        let memory_mib = match options.memory {
+            None => u32::try_from(needed).unwrap_or(u32::MAX),
+            Some(given) if u64::from(given) >= needed => given,
+            Some(given) => {
+                return Err(Failure::usage(format!(
+                    "--memory {given} is not enough: hypervisor, dom0, the bundle and the domains together need {needed} (MiB)"
+                )));
+            }
+        };
+        if machine.is_bochs() && memory_mib > 2048 {
+            return Err(Failure::usage(format!(
+                "the domains need a machine of {memory_mib} MiB, and Bochs has at most 2048"
+            )));
+        }
+        let module = folder.join("bundle");
+        bundle.write(&module)?;
+        let mut boot = Boot::new(machine, hypervisor);
+        boot.cpu.clone_from(&options.cpu);
+        boot.module = Some(module);
+        boot.memory_mib = memory_mib;
+        boot.smp = options.smp;
+        boot.icount = options.icount;
+        boot.extra.clone_from(&options.emulator);
+        if let Some(dom0) = options.dom0_memory {
+            boot.cmdline = format!("dom0-memory={dom0}");
+        }
+        Ok(Self { boot, plan, names, users, folder, logs })
+    }
+
+    fn start(self, instance: &Instance, options: &Options, foreground: Option<String>) -> Result<Status> {
+        let (sender, notes) = mpsc::channel();
+        hear_signals(sender.clone())?;
+        let machine = self.boot.machine;
+        say::progress(&format!(
+            "starting {machine} with {} MiB; logs are in {}",
+            self.boot.memory_mib,
+            self.logs.display()
+        ));
+        let record = Record::open(&self.logs, machine.name(), u64::from(self.boot.memory_mib) << 20)?;
+        let serial = self.logs.join("hypervisor.log");
+        let begin = Instant::now();
+        let started =
+            platform::start(&self.boot, &self.plan.devices, &serial, &self.folder, &instance.file(""))?;
+        let news = sender.clone();
+        let dom0 =
+            Dom0::connect(started.from_dom0, started.to_dom0, move |said| drop(news.send(Note::Said(said))));
+        greet(dom0.clone(), sender.clone());
+        let consoles = Consoles::new(dom0.clone(), self.logs.clone());
+        let creator = Creator::new(machine, instance.file("monitor.sock"), self.plan.devices, self.users);
+        let server = Server {
+            dom0: dom0.clone(),
+            consoles: consoles.clone(),
+            creator: Arc::new(creator),
+            notes: sender.clone(),
+            watches: Arc::new(AtomicU32::new(1)),
+        };
+        server.start(&instance.file("control.sock"))?;
+        if foreground.is_some() {
+            engine::read_terminal(sender);
+        }
+        let _folder = Byproducts { folder: self.folder, keep: options.log.is_none() };
+        let course = Course {
+            limit: options.timeout.map(Duration::from_secs),
+            keep: options.keep,
+            foreground,
+            serial,
+            errors: started.errors,
+        };
+        Engine { emulator: started.emulator, dom0, consoles, record, course, notes, begin }.follow()
+    }
+}
+
+/// The run's folder under `target/`, which a run leaves without the large files; altogether when its logs are elsewhere.
+struct Byproducts {
+    folder: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Byproducts {
+    fn drop(&mut self) {
+        for name in ["bundle", "boot.iso"] {
+            let _ = fs::remove_file(self.folder.join(name));
+        }
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// The wall clock of a machine that counts instructions, so that runs repeat: 2024-01-01.
+const FIXED_TIME: u64 = 1_704_067_200;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn make_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|e| Failure::file("make the folder", folder, &e))
+}
+
+/// Says hello as soon as dom0 listens. dom0 starts the first domain when it has heard it.
+fn greet(dom0: Dom0, notes: Sender<Note>) {
+    std::thread::spawn(move || {
+        let reply = dom0.call(Request::Hello { version: VERSION });
+        let _ = notes.send(Note::Greeted(reply));
+    });
+}
+
+/// A first signal ends the run in good order. A second one ends this process at once, and the emulator with it.
+fn hear_signals(notes: Sender<Note>) -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]);
+    let mut signals = signals.map_err(|e| Failure::platform(format!("cannot hear signals: {e}")))?;
+    std::thread::spawn(move || {
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(i32::from(Status::Interrupted.code()));
+            }
+            let _ = notes.send(Note::Signal);
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! The socket on which a running instance answers the other verbs; each client has a thread.
+
+use crate::console::hub::listen;
+use crate::console::registry::Consoles;
+use crate::control::ask::{Answer, Ask, Row, Store};
+use crate::control::dom0::Dom0;
+use crate::failure::{Failure, Result, Status};
+use crate::run::create::Creator;
+use crate::run::engine::Note;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::time::Duration;
+use trunnion_dom0::control::reply::DomainState;
+use trunnion_dom0::control::request::{DomainName, ShutdownKind, StoreRequest};
+use trunnion_dom0::control::{Reply, Request};
+
+/// What every client's thread works with.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub dom0: Dom0,
+    pub consoles: Consoles,
+    pub creator: Arc<Creator>,
+    pub notes: Sender<Note>,
+    pub watches: Arc<AtomicU32>,
+}
+
+impl Server {
+    /// Answers on `socket` from now on.
+    pub(crate) fn start(self, socket: &Path) -> Result<()> {
+        let listener = listen(socket)?;
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(std::result::Result::ok) {
+                let server = self.clone();
+                std::thread::spawn(move || server.serve(client));
+            }
+        });
+        Ok(())
+    }
+
+    /// Answers one client until it goes.
+    fn serve(&self, client: UnixStream) {
+        let Ok(reader) = client.try_clone() else { return };
+        let mut reader = BufReader::new(reader);
+        let mut line = String::new();
+        while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
+            let ask = match serde_json::from_str::<Ask>(&line) {
+                Ok(ask) => ask,
+                Err(e) => {
+                    answer(
+                        &client,
+                        Err(Failure::usage(format!(
+                            "the running instance does not know this request ({e}); is it of another version?"
+                        ))),
+                    );
+                    return;
+                }
+            };
+            match ask {
+                // Both take the connection over.
+                Ask::Console { domain, replay } => return self.console(client, &domain, replay),
+                Ask::Watch { paths } => return self.watch(client, paths),
+                ask => answer(&client, self.perform(ask)),
+            }
+            line.clear();
+        }
+    }
+
+    fn perform(&self, ask: Ask) -> Result<Value> {
+        match ask {
+            Ask::Create { file, paused } => {
+                // Whatever becomes of it, the run goes on until it is known.
+                let _ = self.notes.send(Note::Creating(true));
+                let created = self.creator.create(&self.dom0, &file, paused);
+                let _ = self.notes.send(Note::Creating(false));
+                created.map(Value::from)
+            }
+            Ask::List => self.list().map(|rows| json!(rows)),
+            Ask::Destroy { domain } => self.done(Request::Destroy(DomainName::parse(&domain))),
+            Ask::Shutdown { domain, reboot } => {
+                let kind = if reboot { ShutdownKind::Reboot } else { ShutdownKind::Poweroff };
+                self.done(Request::Shutdown { domain: DomainName::parse(&domain), kind })
+            }
+            Ask::Pause { domain, paused: true } => self.done(Request::Pause(DomainName::parse(&domain))),
+            Ask::Pause { domain, paused: false } => self.done(Request::Unpause(DomainName::parse(&domain))),
+            Ask::Info => match self.dom0.call(Request::Info)? {
+                Reply::Info(info) => Ok(json!(info)),
+                _ => Err(strange()),
+            },
+            Ask::Dmesg => self.dmesg().map(Value::from),
+            Ask::Store(store) => self.store(store),
+            Ask::Console { .. } | Ask::Watch { .. } => Err(strange()),
+        }
+    }
+
+    fn done(&self, request: Request) -> Result<Value> {
+        self.dom0.call(request).map(|_| Value::Null)
+    }
+
+    fn list(&self) -> Result<Vec<Row>> {
+        let Reply::Domains(domains) = self.dom0.call(Request::List(None))? else { return Err(strange()) };
+        let row = |domain: trunnion_dom0::control::reply::DomainInfo| Row {
+            name: domain.name,
+            domid: domain.domid,
+            memory_mib: domain.memory_bytes >> 20,
+            vcpus: domain.vcpus,
+            state: match domain.state {
+                DomainState::Running => "running",
+                DomainState::Blocked => "blocked",
+                DomainState::Paused => "paused",
+                DomainState::Shutdown => "shutdown",
+                DomainState::Crashed => "crashed",
+                DomainState::Dying => "dying",
+            }
+            .to_string(),
+            cpu_ns: domain.cpu_ns,
+        };
+        Ok(domains.into_iter().map(row).collect())
+    }
+
+    fn dmesg(&self) -> Result<String> {
+        let mut text = Vec::new();
+        let mut from = 0;
+        loop {
+            let Reply::Dmesg { text: part, next } = self.dom0.call(Request::Dmesg { from })? else {
+                return Err(strange());
+            };
+            text.extend_from_slice(&part);
+            if next == from || part.is_empty() {
+                return Ok(String::from_utf8_lossy(&text).into_owned());
+            }
+            from = next;
+        }
+    }
+
+    fn store(&self, store: Store) -> Result<Value> {
+        let request = match store {
+            Store::Read { path } => StoreRequest::Read(path),
+            Store::List { path } => StoreRequest::List(path),
+            Store::Write { path, value } => StoreRequest::Write { path, value: value.into_bytes() },
+            Store::Remove { path } => StoreRequest::Rm(path),
+            Store::Exists { path } => StoreRequest::Exists(path),
+            Store::Chmod { path, permissions } => StoreRequest::Chmod { path, permissions, recursive: false },
+            Store::Tree { path } => return self.tree(&path),
+        };
+        Ok(match self.dom0.call(Request::Xenstore(request))? {
+            Reply::Value(bytes) => Value::from(shown(&bytes)),
+            Reply::Names(names) => Value::from(names),
+            Reply::Exists(exists) => Value::from(exists),
+            _ => Value::Null,
+        })
+    }
+
+    fn tree(&self, path: &str) -> Result<Value> {
+        let mut nodes = Vec::new();
+        let mut from = 0;
+        loop {
+            let request = StoreRequest::Ls { path: path.to_string(), from };
+            let Reply::Tree { nodes: part, next } = self.dom0.call(Request::Xenstore(request))? else {
+                return Err(strange());
+            };
+            nodes.extend(part.into_iter().map(|node| json!({"path": node.path, "value": shown(&node.value), "permissions": node.permissions})));
+            match next {
+                Some(next) if next > from => from = next,
+                _ => return Ok(Value::from(nodes)),
+            }
+        }
+    }
+
+    fn console(&self, client: UnixStream, domain: &str, replay: bool) {
+        match self.consoles.has(domain) {
+            Ok(()) => {
+                answer(&client, Ok(Value::Null));
+                // It can only fail when the domain has ended in between; the client then sees the end.
+                let _ = self.consoles.attach(domain, client, replay);
+            }
+            Err(failure) => answer(&client, Err(failure)),
+        }
+    }
+
+    fn watch(&self, client: UnixStream, paths: Vec<String>) {
+        let mut watches = Vec::new();
+        let mut news = Vec::new();
+        for path in paths {
+            let watch = self.watches.fetch_add(1, Ordering::Relaxed);
+            news.push(self.dom0.watch(watch));
+            if let Err(failure) = self.dom0.call(Request::Xenstore(StoreRequest::Watch { path, watch })) {
+                answer(&client, Err(failure));
+                break;
+            }
+            watches.push(watch);
+        }
+        if watches.len() == news.len() {
+            answer(&client, Ok(Value::Null));
+            report(&client, &news);
+        }
+        for watch in watches {
+            let _ = self.dom0.call(Request::Xenstore(StoreRequest::Unwatch { watch }));
+        }
+    }
+}
+
+/// Sends each change as a line, until the client or the platform goes.
+fn report(mut client: &UnixStream, news: &[std::sync::mpsc::Receiver<String>]) {
+    let _ = client.set_nonblocking(true);
+    loop {
+        for receiver in news {
+            match receiver.recv_timeout(Duration::from_millis(20)) {
+                Ok(path) => {
+                    if writeln!(client, "{}", json!(path)).is_err() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        let mut byte = [0];
+        match std::io::Read::read(&mut client, &mut byte) {
+            Ok(0) => return,
+            Err(e) if e.kind() != ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+    }
+}
+
+fn answer(mut client: &UnixStream, result: Result<Value>) {
+    let answer = result.map_or_else(Answer::from, Answer::Done);
+    if let Ok(line) = serde_json::to_string(&answer) {
+        let _ = writeln!(client, "{line}");
+    }
+}
+
+/// Bytes of the store as text; what is not printable is written as `\xNN`.
+fn shown(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') => text.to_string(),
+        _ => bytes
+            .iter()
+            .map(|byte| {
+                if (b' '..=b'~').contains(byte) {
+                    char::from(*byte).to_string()
+                } else {
+                    format!("\\x{byte:02x}")
+                }
+            })
+            .collect(),
+    }
+}
+
+fn strange() -> Failure {
+    Failure::new(
+        Status::Platform,
+        "dom0 answered with something else than was asked for; are its version and this tool's the same?",
+    )
+}

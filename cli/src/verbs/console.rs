@@ -1,0 +1,54 @@
+//! `trunnion console`.
+
+use crate::console::terminal::{Raw, typed};
+use crate::control::ask::Ask;
+use crate::control::client::Client;
+use crate::failure::{Result, Status};
+use crate::say;
+use clap::Args;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+/// Attach this terminal to a domain's console; Ctrl-] leaves
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trunnion console debian
+  trunnion console rust --replay
+  trunnion console debian </dev/null   # shows, and types nothing")]
+pub(crate) struct Arguments {
+    /// Name or id
+    pub(crate) domain: String,
+    /// Print what the console said before
+    #[arg(long)]
+    pub(crate) replay: bool,
+}
+
+/// Attaches to `domain` until the user leaves or the console ends. The domain lives on.
+pub(crate) fn attach(mut client: Client, domain: &str, replay: bool) -> Result<Status> {
+    client.ask(&Ask::Console { domain: domain.to_string(), replay })?;
+    let (mut reader, mut writer) = client.into_parts();
+    let raw = Raw::enter();
+    if raw.is_some() {
+        say::progress("attached; Ctrl-] leaves\r");
+    }
+    let interactive = raw.is_some();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
+            let (bytes, leaves) = typed(buffer.get(..count).unwrap_or_default());
+            if writer.write_all(bytes).is_err() || (leaves && interactive) {
+                let _ = writer.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    });
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = reader.read(&mut buffer) {
+        let mut out = std::io::stdout().lock();
+        if out.write_all(buffer.get(..count).unwrap_or_default()).and_then(|()| out.flush()).is_err() {
+            break;
+        }
+    }
+    drop(raw);
+    Ok(Status::Done)
+}

@@ -1,0 +1,13 @@
+//! The verbs that talk to a running instance, and the ones that are not there yet.
+
+pub(crate) mod bench;
+pub(crate) mod console;
+pub(crate) mod xenstore;
+pub(crate) mod xl;
+
+use crate::failure::{Failure, Result, Status};
+
+/// A verb that is not there yet says so; it never pretends.
+pub(crate) fn not_yet<T>(verb: &str) -> Result<T> {
+    Err(Failure::new(Status::Usage, format!("`trunnion {verb}` is not there yet")))
+}

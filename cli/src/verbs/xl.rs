@@ -1,0 +1,239 @@
+//! `trunnion xl`: the verbs of `xl(1)`.
+
+use crate::control::ask::{Ask, Row};
+use crate::control::client::Client;
+use crate::failure::{Failure, Result, Status};
+use crate::verbs::not_yet;
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Manage the domains of a running platform, as xl(1) does
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trunnion xl list
+  trunnion xl create linux.cfg
+  trunnion xl shutdown --wait debian
+  trunnion --instance ci xl list --json
+
+Not there yet (they say so and exit 2): top, vcpu-list, vcpu-set, mem-set, sched-credit, trigger, sysrq, block-attach, block-detach,
+block-list, network-attach, network-detach, network-list, device-attach, rename, uptime, screenshot, sendkeys, save, restore, migrate, debug-keys")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The verbs of xl that are there.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create a domain from a file in the syntax of xl.cfg(5)
+    Create {
+        /// The file
+        #[arg(value_name = "DOMAIN.cfg")]
+        file: PathBuf,
+        /// Leave it paused
+        #[arg(short, long)]
+        paused: bool,
+        /// Attach to its console
+        #[arg(short, long)]
+        console: bool,
+    },
+    /// List domains: id, memory, processors, state, time
+    List {
+        /// Only this one
+        domain: Option<String>,
+        /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a domain at once
+    Destroy {
+        /// Name or id
+        domain: String,
+    },
+    /// Ask a domain to power off
+    Shutdown {
+        /// Name or id
+        domain: String,
+        /// Return when it has
+        #[arg(short, long)]
+        wait: bool,
+    },
+    /// Ask a domain to reboot
+    Reboot {
+        /// Name or id
+        domain: String,
+        /// Return when it has
+        #[arg(short, long)]
+        wait: bool,
+    },
+    /// Let a domain run no more until `unpause`
+    Pause {
+        /// Name or id
+        domain: String,
+    },
+    /// Let a paused domain run
+    Unpause {
+        /// Name or id
+        domain: String,
+    },
+    /// Attach to a domain's console; Ctrl-] leaves
+    Console {
+        /// Name or id
+        domain: String,
+    },
+    /// Show the machine: processors, memory, versions
+    Info {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the hypervisor's messages
+    Dmesg,
+    /// Show the id of a domain
+    Domid {
+        /// Its name
+        domain: String,
+    },
+    /// Show the name of a domain
+    Domname {
+        /// Its id
+        domain: u16,
+    },
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// The verbs of xl that will be there.
+const LATER: [&str; 22] = [
+    "top",
+    "vcpu-list",
+    "vcpu-set",
+    "mem-set",
+    "sched-credit",
+    "trigger",
+    "sysrq",
+    "block-attach",
+    "block-detach",
+    "block-list",
+    "network-attach",
+    "network-detach",
+    "network-list",
+    "device-attach",
+    "rename",
+    "uptime",
+    "screenshot",
+    "sendkeys",
+    "save",
+    "restore",
+    "migrate",
+    "debug-keys",
+];
+
+/// Does it on the instance `instance`.
+pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
+    if let Verb::Other(words) = &arguments.verb {
+        return other(words);
+    }
+    if let Verb::Create { file, .. } = &arguments.verb
+        && !file.is_file()
+    {
+        return Err(Failure::usage(format!("there is no domain file {}", file.display())));
+    }
+    let mut client = Client::connect(instance)?;
+    match arguments.verb {
+        Verb::Create { file, paused, console } => {
+            let file = absolute(&file)?;
+            let name: String = client.ask_for(&Ask::Create { file, paused })?;
+            if console {
+                return super::console::attach(client, &name, true);
+            }
+        }
+        Verb::List { domain, json } => list(&select(&rows(&mut client)?, domain.as_deref())?, json),
+        Verb::Destroy { domain } => drop(client.ask(&Ask::Destroy { domain })?),
+        Verb::Shutdown { domain, wait } => end(&mut client, &domain, false, wait)?,
+        Verb::Reboot { domain, wait } => end(&mut client, &domain, true, wait)?,
+        Verb::Pause { domain } => drop(client.ask(&Ask::Pause { domain, paused: true })?),
+        Verb::Unpause { domain } => drop(client.ask(&Ask::Pause { domain, paused: false })?),
+        Verb::Console { domain } => return super::console::attach(client, &domain, false),
+        Verb::Info { json } => info(&client.ask(&Ask::Info)?, json),
+        Verb::Dmesg => print!("{}", client.ask_for::<String>(&Ask::Dmesg)?),
+        Verb::Domid { domain } => {
+            select(&rows(&mut client)?, Some(&domain))?.iter().for_each(|row| println!("{}", row.domid));
+        }
+        Verb::Domname { domain } => {
+            select(&rows(&mut client)?, Some(&domain.to_string()))?
+                .iter()
+                .for_each(|row| println!("{}", row.name));
+        }
+        Verb::Other(_) => {}
+    }
+    Ok(Status::Done)
+}
+
+fn rows(client: &mut Client) -> Result<Vec<Row>> {
+    client.ask_for(&Ask::List)
+}
+
+/// The rows of one domain, by name or id, or all of them.
+fn select(rows: &[Row], domain: Option<&str>) -> Result<Vec<Row>> {
+    let Some(domain) = domain else { return Ok(rows.to_vec()) };
+    let found: Vec<Row> =
+        rows.iter().filter(|row| row.name == domain || row.domid.to_string() == domain).cloned().collect();
+    if found.is_empty() {
+        let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        return Err(Failure::new(
+            Status::Domain,
+            format!("there is no domain \"{domain}\"; there are: {}", names.join(", ")),
+        ));
+    }
+    Ok(found)
+}
+
+fn list(rows: &[Row], json: bool) {
+    if json {
+        println!("{:#}", serde_json::json!(rows));
+        return;
+    }
+    println!("{:<32} {:>5} {:>6} {:>5}  {:<8} {:>9}", "Name", "ID", "Mem", "VCPUs", "State", "Time(s)");
+    for row in rows {
+        let (seconds, tenths) = (row.cpu_ns / 1_000_000_000, row.cpu_ns / 100_000_000 % 10);
+        println!(
+            "{:<32} {:>5} {:>6} {:>5}  {:<8} {:>7}.{tenths}",
+            row.name, row.domid, row.memory_mib, row.vcpus, row.state, seconds
+        );
+    }
+}
+
+fn info(value: &serde_json::Value, json: bool) {
+    if json {
+        println!("{value:#}");
+        return;
+    }
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        println!("{key:<24}: {text}");
+    }
+}
+
+fn end(client: &mut Client, domain: &str, reboot: bool, wait: bool) -> Result<()> {
+    let before = select(&rows(client)?, Some(domain))?;
+    client.ask(&Ask::Shutdown { domain: domain.to_string(), reboot })?;
+    while wait && rows(client)?.iter().any(|row| before.iter().any(|old| old.domid == row.domid)) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(path).map_err(|e| Failure::file("read the domain file", path, &e))
+}
+
+/// Refuses a verb that is not there, in different words when it never will be.
+fn other(words: &[String]) -> Result<Status> {
+    let verb = words.first().map_or("", String::as_str);
+    if LATER.contains(&verb) {
+        return not_yet(&format!("xl {verb}"));
+    }
+    Err(Failure::usage(format!("xl has no verb \"{verb}\"; `trunnion xl --help` lists them")))
+}
