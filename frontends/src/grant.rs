@@ -70,6 +70,9 @@ impl References {
     }
 }
 
+/// Dropped buffers, with the references by which peers still reach them.
+type Remains<P> = [Option<(References, Buffer<P>)>; REAPER];
+
 /// The peer still maps the page; here is the grant again.
 #[derive(Debug)]
 pub struct StillMapped<G>(pub G);
@@ -81,7 +84,7 @@ pub struct GrantTable<'p, P: Platform> {
     entries: u32,
     taken: RefCell<[u32; WORDS]>,
     next: Cell<usize>,
-    reaper: RefCell<[Option<(References, Buffer<P>)>; REAPER]>,
+    reaper: RefCell<Remains<P>>,
     lost: Cell<usize>,
 }
 
@@ -184,12 +187,11 @@ impl<'p, P: Platform> GrantTable<'p, P> {
             return;
         }
         self.reap();
-        match self.reaper.borrow_mut().iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some((references, buffer)),
-            None => {
-                self.lost.set(self.lost.get() + references.count);
-                core::mem::forget(buffer);
-            }
+        if let Some(place) = self.reaper.borrow_mut().iter_mut().find(|place| place.is_none()) {
+            *place = Some((references, buffer));
+        } else {
+            self.lost.set(self.lost.get() + references.count);
+            core::mem::forget(buffer);
         }
     }
 

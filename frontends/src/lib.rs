@@ -33,6 +33,8 @@ pub mod hypercall;
 pub mod page;
 pub mod platform;
 pub mod store;
+#[cfg(test)]
+mod tests;
 pub mod text;
 pub mod wait;
 pub mod xenbus;

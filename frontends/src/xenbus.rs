@@ -179,13 +179,12 @@ mod tests {
         for _ in 0..32 {
             let before = (own, back);
             own = match front_step(own, back) {
-                FrontStep::Stay => own,
                 FrontStep::Negotiate => State::Initialised,
                 FrontStep::Connect => State::Connected,
                 FrontStep::Close => State::Closing,
                 FrontStep::Release => State::Closed,
                 FrontStep::Reopen if wanted => State::Initialising,
-                FrontStep::Reopen => own,
+                FrontStep::Stay | FrontStep::Reopen => own,
             };
             back = match back_step(back, own) {
                 BackStep::Stay => back,

@@ -30,7 +30,7 @@ impl Guest {
 
     fn introduced(daemon: &Daemon, number: u32) -> Self {
         let guest = Self::new(daemon, number);
-        let payload = format!("{number}\01\09\0");
+        let payload = format!("{number}\x001\x009\0");
         assert_eq!(daemon.client().ask(Kind::Introduce, 0, payload.as_bytes()).unwrap(), b"OK\0");
         guest
     }
@@ -121,7 +121,7 @@ fn a_domain_talks_through_its_ring() {
     assert_eq!(guest.ask(Kind::Read, b"device\0"), value);
     assert_eq!(tools.ask(Kind::Read, 0, b"/local/domain/7/device\0").unwrap(), value);
     assert_eq!(guest.ask(Kind::GetPerms, b"device\0"), b"n7\0");
-    assert_eq!(guest.ask(Kind::Introduce, b"8\01\01\0"), b"EACCES\0");
+    assert_eq!(guest.ask(Kind::Introduce, b"8\x001\x001\0"), b"EACCES\0");
 }
 
 #[test]
@@ -148,11 +148,11 @@ fn watches_cross_domains() {
     let daemon = Daemon::machine();
     let mut tools = daemon.client();
     let mut guest = Guest::introduced(&daemon, 4);
-    tools.ask(Kind::Write, 0, b"/local/domain/4/x\01").unwrap();
+    tools.ask(Kind::Write, 0, b"/local/domain/4/x\x001").unwrap();
     tools.ask(Kind::SetPerms, 0, b"/local/domain/4/x\0r4\0").unwrap();
     assert_eq!(guest.ask(Kind::Watch, b"x\0token\0"), b"OK\0");
     assert_eq!(guest.message(), (Kind::WatchEvent, b"x\0token\0".to_vec()));
-    tools.ask(Kind::Write, 0, b"/local/domain/4/x\02").unwrap();
+    tools.ask(Kind::Write, 0, b"/local/domain/4/x\x002").unwrap();
     assert_eq!(guest.message(), (Kind::WatchEvent, b"x\0token\0".to_vec()));
     assert_eq!(guest.ask(Kind::Watch, b"@releaseDomain\0r\0"), b"OK\0");
     assert_eq!(guest.message().1, b"@releaseDomain\0r\0");
@@ -178,7 +178,7 @@ fn death_takes_nodes_and_rights() {
     }
     tools.ask(Kind::SetPerms, 0, b"/local/domain/6\0n6\0").unwrap();
     tools.ask(Kind::SetPerms, 0, b"/shared\0n0\0b6\0").unwrap();
-    assert_eq!(guest.ask(Kind::Write, b"mine\01"), b"OK\0");
+    assert_eq!(guest.ask(Kind::Write, b"mine\x001"), b"OK\0");
     assert_eq!(tools.ask(Kind::SetPerms, 0, b"/shared\0n99\0"), Err("ENOENT".into()));
     fs::write(daemon.directory.path().join("dead.6"), "").unwrap();
     guest.events.write_all(&2u32.to_le_bytes()).unwrap();
@@ -210,7 +210,7 @@ fn faults_of_the_ring_end_the_connection_alone() {
     guest.send(&header.to_bytes());
     wait("the error word", || guest.word(page::ERROR) == 3);
     assert_eq!(tools.ask(Kind::Read, 0, b"/tool\0").unwrap(), b"");
-    assert_eq!(tools.ask(Kind::Introduce, 0, b"8\01\09\0").unwrap(), b"OK\0");
+    assert_eq!(tools.ask(Kind::Introduce, 0, b"8\x001\x009\0").unwrap(), b"OK\0");
     assert_eq!(guest.ask(Kind::GetDomainPath, b"8\0"), b"/local/domain/8\0");
 }
 

@@ -17,6 +17,9 @@ use crate::platform::Platform;
 /// now.
 type Submission<P> = Result<Ticket, (Option<BlockError>, Buffer<P>)>;
 
+/// A request's end: the buffer, if it had one, and what became of it.
+type Landing<P> = (Option<Buffer<P>>, Result<(), BlockError>);
+
 /// Names a request in flight; of no use for a later one in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
@@ -110,11 +113,7 @@ impl<P: Platform> Flights<P> {
     }
 
     /// Buffer and outcome of a request, once it is answered and the peer has let go of the pages.
-    fn take(
-        &mut self,
-        ticket: Ticket,
-        grants: &GrantTable<'_, P>,
-    ) -> Option<(Option<Buffer<P>>, Result<(), BlockError>)> {
+    fn take(&mut self, ticket: Ticket, grants: &GrantTable<'_, P>) -> Option<Landing<P>> {
         let place = self.place(ticket)?;
         let flight = place.as_mut()?;
         let outcome = flight.outcome?;
@@ -181,20 +180,16 @@ impl<P: Platform> Disk<'_, '_, P> {
             let count = references.as_slice().len() as u8;
             Request::Transfer(Transfer { operation, handle: self.shape.handle, id, sector, count, segments })
         } else {
-            match self.indirect_request(ticket, &references, buffer.len()) {
-                Some(page) => {
-                    let mut pages = [GrantRef(0); INDIRECT_PAGES];
-                    pages[0] = page;
-                    let count = references.as_slice().len() as u16;
-                    let (inner, handle) = (operation.number(), self.shape.handle);
-                    let operation = Operation::Indirect.number();
-                    Request::Indirect(Indirect { operation, inner, count, id, sector, handle, pages })
-                }
-                None => {
-                    references.end(self.grants);
-                    return Err((Some(BlockError::TooLarge), buffer));
-                }
-            }
+            let Some(page) = self.indirect_request(ticket, &references, buffer.len()) else {
+                references.end(self.grants);
+                return Err((Some(BlockError::TooLarge), buffer));
+            };
+            let mut pages = [GrantRef(0); INDIRECT_PAGES];
+            pages[0] = page;
+            let count = references.as_slice().len() as u16;
+            let (inner, handle) = (operation.number(), self.shape.handle);
+            let operation = Operation::Indirect.number();
+            Request::Indirect(Indirect { operation, inner, count, id, sector, handle, pages })
         };
         self.flights.borrow_mut().insert(ticket, Flight::new(Some(buffer), references, operation));
         self.put(&request);
@@ -273,7 +268,7 @@ impl<P: Platform> Disk<'_, '_, P> {
         }
     }
 
-    pub(super) fn take(&self, ticket: Ticket) -> Option<(Option<Buffer<P>>, Result<(), BlockError>)> {
+    pub(super) fn take(&self, ticket: Ticket) -> Option<Landing<P>> {
         self.flights.borrow_mut().take(ticket, self.grants)
     }
 }

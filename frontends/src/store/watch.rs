@@ -54,12 +54,12 @@ impl Registry {
         (u32::from(place.uses) == token >> 16).then_some(place)
     }
 
-    fn reserve(&mut self, path: Path) -> Option<u32> {
+    fn reserve(&mut self, path: &Path) -> Option<u32> {
         let free = |place: &Option<Place>| place.is_none_or(|place| place.state == State::Free);
         let index = self.0.iter().position(free)?;
         let place = self.0.get_mut(index)?;
         let uses = place.map_or(0, |place| place.uses).wrapping_add(1);
-        *place = Some(Place { uses, state: State::Used, marked: false, path });
+        *place = Some(Place { uses, state: State::Used, marked: false, path: *path });
         Some(u32::from(uses) << 16 | index as u32)
     }
 
@@ -88,7 +88,7 @@ impl<'p, P: Platform> Store<'p, P> {
     /// Watches a path and all below it. It is marked as changed from the start.
     pub async fn watch(&self, path: &str) -> Result<Watch<'_, 'p, P>, Error> {
         self.forget_orphans().await?;
-        let token = self.wire.borrow_mut().watches.reserve(Text::copy(path)?).ok_or(Error::OutOfMemory)?;
+        let token = self.wire.borrow_mut().watches.reserve(&Text::copy(path)?).ok_or(Error::OutOfMemory)?;
         let watch = Watch { store: self, token };
         let text = Text::<12>::format(format_args!("{token}"))?;
         let pieces = [path.as_bytes(), b"\0", text.as_str().as_bytes(), b"\0"];
