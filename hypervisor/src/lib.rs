@@ -8,6 +8,7 @@ pub mod frames;
 pub mod inject;
 pub mod length;
 pub mod lock;
+pub mod machine;
 pub mod pages;
 pub mod policy;
 pub mod seam;

@@ -1,0 +1,155 @@
+//! The seam's machine on a PC, for either vendor.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use spin::Once;
+use trunnion_protocol::address::Mfn;
+use trunnion_protocol::shared::SharedPage;
+
+use super::boot::ranges::Ranges;
+use super::cpu::percpu::PerCpu;
+use super::cpu::{self, apic, clock};
+use super::vendor::Vendor;
+use super::{crash, irq, serial};
+use crate::seam::{
+    Cpu, CpuidResult, EntryFormat, Exit, HostInterrupt, HostTime, Machine, Message, NoSuchLine, OutOfHeap,
+};
+
+/// A PC whose processors run guests the way of `V`.
+pub struct Pc<V> {
+    vendor: V,
+    ram: Ranges,
+    wall_clock_base: u64,
+    tsc_is_stable: bool,
+}
+
+/// APIC ids of the CPUs that run domains, by number.
+static APIC_IDS: [AtomicU32; 1] = [const { AtomicU32::new(0) }; 1];
+
+impl<V: Vendor> Pc<V> {
+    /// The machine: `ram` holds what [`Machine::page`] may reach, as byte addresses.
+    pub fn new(vendor: V, ram: Ranges) -> Self {
+        let tsc_is_stable =
+            cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0007 && cpu::cpuid(0x8000_0007, 0).edx & 1 << 8 != 0;
+        let now = clock::now();
+        let wall_clock_base = super::rtc::seconds().saturating_mul(1_000_000_000).saturating_sub(now);
+        APIC_IDS[0].store(apic::id(), Ordering::Relaxed);
+        Self { vendor, ram, wall_clock_base, tsc_is_stable }
+    }
+}
+
+impl<V: Vendor> Machine for Pc<V> {
+    type Context = V::Context;
+
+    #[inline]
+    fn page(&self, frame: Mfn) -> Option<&SharedPage> {
+        let address = frame.checked_address()?.0;
+        let inside = |&(from, to): &(u64, u64)| address >= from && address < to;
+        if !self.ram.as_slice().iter().any(inside) {
+            return None;
+        }
+        // SAFETY: the address is that of a whole page of RAM, mapped one to one and writable for ever; the caller holds a
+        // reference to the frame; a shared page consists of atomics, so that guests and devices may write it meanwhile.
+        Some(unsafe { &*(address as *const SharedPage) })
+    }
+
+    fn format(&self) -> &'static EntryFormat {
+        self.vendor.format()
+    }
+
+    #[inline]
+    fn this_cpu(&self) -> Cpu {
+        Cpu(PerCpu::get().index.load(Ordering::Relaxed))
+    }
+
+    fn cpus(&self) -> u32 {
+        1
+    }
+
+    #[inline]
+    fn now(&self) -> HostTime {
+        HostTime(clock::now())
+    }
+
+    #[inline]
+    fn tsc(&self) -> u64 {
+        cpu::tsc()
+    }
+
+    fn tsc_khz(&self) -> u64 {
+        (clock::frequency() / 1000).max(1)
+    }
+
+    fn tsc_is_stable(&self) -> bool {
+        self.tsc_is_stable
+    }
+
+    fn wall_clock_base(&self) -> u64 {
+        self.wall_clock_base
+    }
+
+    fn kick(&self, cpu: Cpu) {
+        if cpu != self.this_cpu()
+            && let Some(id) = APIC_IDS.get(cpu.0 as usize)
+        {
+            apic::send(id.load(Ordering::Relaxed), apic::KICK);
+        }
+    }
+
+    #[inline]
+    fn arm(&self, deadline: Option<HostTime>) {
+        apic::arm(deadline.map(|at| at.0.saturating_sub(clock::now())));
+    }
+
+    fn idle(&self) {
+        let cpu = PerCpu::get();
+        while !cpu.has_noted() {
+            // SAFETY: STI holds interrupts back until HLT waits for them, so none slips through in between; the handlers only note
+            // them.
+            unsafe { core::arch::asm!("sti", "hlt", "cli", options(nostack)) };
+        }
+    }
+
+    fn take_interrupt(&self) -> Option<HostInterrupt> {
+        irq::next(PerCpu::get())
+    }
+
+    #[inline]
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let answer = cpu::cpuid(leaf, subleaf);
+        CpuidResult { eax: answer.eax, ebx: answer.ebx, ecx: answer.ecx, edx: answer.edx }
+    }
+
+    fn new_context(&self, hardware: bool) -> Result<Self::Context, OutOfHeap> {
+        self.vendor.context(hardware)
+    }
+
+    #[inline]
+    fn enter(&self, context: &mut Self::Context, root: Mfn, epoch: u64) -> Exit {
+        self.vendor.enter(PerCpu::get(), context, root, epoch)
+    }
+
+    fn message(&self, slot: u8) -> Message {
+        irq::message(slot)
+    }
+
+    fn route_line(&self, line: u32, slot: u8) -> Result<(), NoSuchLine> {
+        irq::route(line, slot)
+    }
+
+    fn unmask_line(&self, line: u32) {
+        irq::unmask(line);
+    }
+
+    fn console(&self, text: &[u8]) {
+        serial::write(text);
+    }
+
+    fn power_off(&self, ok: bool) -> ! {
+        crash::exit(u8::from(!ok))
+    }
+}
+
+/// The machine that this boot found, by vendor; one of the two is filled.
+pub static SVM: Once<Pc<super::svm::Svm>> = Once::new();
+/// As [`SVM`].
+pub static VMX: Once<Pc<super::vmx::Vmx>> = Once::new();

@@ -1,0 +1,64 @@
+//! COM1, by polling: it must work when nothing else does.
+
+use core::fmt;
+use spin::Mutex;
+
+use super::cpu::port::{in8, out8};
+
+const COM1: u16 = 0x3f8;
+const LINE_STATUS: u16 = COM1 + 5;
+const CAN_SEND: u8 = 0x20;
+const ALL_SENT: u8 = 0x40;
+/// Polls before a byte is given up: a machine without a UART answers all ones or nothing at all.
+const PATIENCE: u32 = 1_000_000;
+
+static LOCK: Mutex<()> = Mutex::new(());
+
+/// 115200 baud, 8N1, no interrupts, FIFO on.
+pub fn init() {
+    for (offset, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 0xc7), (4, 3)] {
+        out8(COM1 + offset, value);
+    }
+}
+
+fn send(byte: u8) {
+    for _ in 0..PATIENCE {
+        if in8(LINE_STATUS) & CAN_SEND != 0 {
+            out8(COM1, byte);
+            return;
+        }
+    }
+}
+
+/// Writes bytes as they are.
+pub fn write(bytes: &[u8]) {
+    let _guard = LOCK.lock();
+    for byte in bytes {
+        send(*byte);
+    }
+}
+
+/// Waits until the last byte is on the wire.
+pub fn drain() {
+    for _ in 0..PATIENCE {
+        if in8(LINE_STATUS) & ALL_SENT != 0 {
+            return;
+        }
+    }
+}
+
+/// Takes the lock from whoever holds it: for the crash screen, after which nobody writes any more.
+pub fn force_unlock() {
+    // SAFETY: the holder never runs again.
+    unsafe { LOCK.force_unlock() };
+}
+
+/// COM1 for formatted text.
+pub struct Console;
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write(text.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! One vCPU: its control block, the registers that the block has no room for, and the extended state.
+
+use trunnion_protocol::control::{Gpr, VcpuState};
+
+use super::control::{self as field, Field, Int, Place};
+use super::features::Svm;
+use crate::machine::cpu::{debug, msr};
+use crate::machine::page::Block;
+use crate::machine::xstate::Xstate;
+use crate::seam::{CodeMode, Context, Event, Interruptibility, OutOfHeap};
+
+/// One vCPU under SVM.
+pub struct SvmContext {
+    pub(super) block: Block,
+    /// In encoding order; RAX and RSP are in the block, and their places here are unused.
+    pub(super) gpr: [u64; 16],
+    pub(super) debug: [u64; 4],
+    pub(super) tsc_aux: u64,
+    pub(super) xstate: Xstate,
+    /// Loaded into the processor.
+    pub(super) is_in: bool,
+    /// An NMI handler runs: from the injection to the next IRET.
+    pub(super) nmi_blocked: bool,
+    pub(super) nmi_wanted: bool,
+    pub(super) has_tsc_aux: bool,
+    /// What the tag in the block was made for.
+    pub(super) generation: u64,
+    pub(super) epoch: u64,
+    pub(super) root: u64,
+}
+
+impl SvmContext {
+    pub(super) fn new(svm: &Svm, hardware: bool) -> Result<Self, OutOfHeap> {
+        let context = Self {
+            block: Block::pages(1)?,
+            gpr: [0; 16],
+            debug: [0; 4],
+            tsc_aux: 0,
+            xstate: Xstate::new()?,
+            is_in: false,
+            nmi_blocked: false,
+            nmi_wanted: false,
+            has_tsc_aux: svm.features.tsc_aux,
+            generation: 0,
+            epoch: 0,
+            root: 0,
+        };
+        let mut c = context;
+        // #UD: the other vendor's call instruction. #DB and #AC: their delivery can loop for ever. #MC: the host's business.
+        c.set(field::INTERCEPT_EXCEPTIONS, 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18);
+        let mut first = field::first::ALWAYS;
+        if svm.features.pause_filter {
+            first |= field::first::PAUSE;
+            c.set(field::PAUSE_COUNT, 3000);
+            c.set(field::PAUSE_THRESHOLD, 128);
+        }
+        c.set(field::INTERCEPT_1, first);
+        c.set(field::INTERCEPT_2, field::second::ALWAYS);
+        if svm.features.decode_assists {
+            // Without decode assists the exit would not say which register was meant: CR8 is then the block's own virtual one.
+            let cr4 = if svm.features.wide_cr4 { 1 << 20 } else { 0 };
+            c.set(field::INTERCEPT_CR, 1 << 8 | 1 << 24 | cr4);
+        }
+        c.set(field::IO_MAP, if hardware { svm.ports_hardware } else { svm.ports_guest });
+        c.set(field::MSR_MAP, svm.msr_map);
+        c.set(field::VIRTUAL_INTERRUPT, field::V_MASKING);
+        c.set(field::NESTED, 1);
+        c.set(field::EFER, msr::EFER_SVME);
+        Ok(c)
+    }
+
+    /// Reads a field of the block.
+    #[inline]
+    pub(super) fn get<T: Int>(&self, field: Field<T>) -> T {
+        // SAFETY: the field lies inside the block (asserted where it is defined), aligned by the manual's layout; the
+        // processor writes the block only while the guest runs.
+        unsafe { self.block.pointer().add(field.offset).cast::<T>().read() }
+    }
+
+    /// Writes a field of the block.
+    #[inline]
+    pub(super) fn set<T: Int>(&mut self, field: Field<T>, value: T) {
+        // SAFETY: as in `get`; `&mut self` makes this the only access.
+        unsafe { self.block.pointer().add(field.offset).cast::<T>().write(value) }
+    }
+}
+
+impl Context for SvmContext {
+    #[inline]
+    fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rax => self.get(field::RAX),
+            Gpr::Rsp => self.get(field::RSP),
+            other => self.gpr[other as usize & 15],
+        }
+    }
+
+    #[inline]
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rax => self.set(field::RAX, value),
+            Gpr::Rsp => self.set(field::RSP, value),
+            other => self.gpr[other as usize & 15] = value,
+        }
+    }
+
+    #[inline]
+    fn rip(&self) -> u64 {
+        self.get(field::RIP)
+    }
+
+    #[inline]
+    fn set_rip(&mut self, value: u64) {
+        self.set(field::RIP, value);
+        self.set(field::SHADOW, 0);
+    }
+
+    #[inline]
+    fn rflags(&self) -> u64 {
+        self.get(field::RFLAGS)
+    }
+
+    #[inline]
+    fn cr0(&self) -> u64 {
+        self.get(field::CR0)
+    }
+
+    #[inline]
+    fn cr3(&self) -> u64 {
+        self.get(field::CR3)
+    }
+
+    #[inline]
+    fn cr4(&self) -> u64 {
+        self.get(field::CR4)
+    }
+
+    #[inline]
+    fn efer(&self) -> u64 {
+        self.get(field::EFER) & !msr::EFER_SVME
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        self.set(field::EFER, value | msr::EFER_SVME);
+    }
+
+    fn set_cr2(&mut self, value: u64) {
+        self.set(field::CR2, value);
+    }
+
+    #[inline]
+    fn cpl(&self) -> u8 {
+        self.get(field::CPL) & 3
+    }
+
+    #[inline]
+    fn mode(&self) -> CodeMode {
+        let cs = self.get(Place::Cs.attributes());
+        if cs & 1 << 9 != 0 && self.get(field::EFER) & msr::EFER_LMA != 0 {
+            CodeMode::Bits64
+        } else if self.get(field::CR0) & 1 == 0 || self.get(field::RFLAGS) & 1 << 17 != 0 {
+            CodeMode::Real
+        } else if cs & 1 << 10 != 0 {
+            CodeMode::Bits32
+        } else {
+            CodeMode::Bits16
+        }
+    }
+
+    #[inline]
+    fn code_base(&self) -> u64 {
+        if self.mode() == CodeMode::Bits64 { 0 } else { self.get(Place::Cs.base()) }
+    }
+
+    #[inline]
+    fn interruptibility(&self) -> Interruptibility {
+        Interruptibility {
+            interrupts_enabled: self.get(field::RFLAGS) & 1 << 9 != 0,
+            shadow: self.get(field::SHADOW) & 1 != 0,
+            nmi_blocked: self.nmi_blocked,
+            event_set: self.get(field::INJECT) & field::EVENT_VALID != 0,
+        }
+    }
+
+    fn inject(&mut self, event: Event) {
+        super::inject::inject(self, event);
+    }
+
+    #[inline]
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        super::inject::interrupt_window(self, wanted);
+    }
+
+    fn set_nmi_window(&mut self, wanted: bool) {
+        self.nmi_wanted = wanted;
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.set(field::TSC_OFFSET, offset);
+    }
+
+    fn msr(&self, msr: u32) -> Option<u64> {
+        super::state::msr(self, msr)
+    }
+
+    fn set_msr(&mut self, msr: u32, value: u64) -> Option<()> {
+        super::state::set_msr(self, msr, value)
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.xstate.set_xcr0(value, self.is_in);
+    }
+
+    fn set_control(&mut self, register: u8, value: u64) {
+        match register {
+            0 => {
+                let efer: u64 = self.get(field::EFER);
+                let long = value & 1 << 31 != 0 && efer & msr::EFER_LME != 0;
+                self.set(field::EFER, efer & !msr::EFER_LMA | if long { msr::EFER_LMA } else { 0 });
+                self.set(field::CR0, value);
+                // The translations of another paging mode must go.
+                self.epoch = 0;
+                self.generation = 0;
+            }
+            3 => self.set(field::CR3, value),
+            4 => {
+                self.set(field::CR4, value);
+                self.generation = 0;
+            }
+            8 => {
+                let old: u64 = self.get(field::VIRTUAL_INTERRUPT);
+                self.set(field::VIRTUAL_INTERRUPT, old & !0xff | value & 0xf);
+            }
+            _ => {}
+        }
+    }
+
+    fn instruction_bytes(&self) -> &[u8] {
+        let count = usize::from(self.get(field::FETCHED) & 15);
+        // SAFETY: up to 15 bytes behind the counter are part of the block; nobody writes them while this borrow lives.
+        unsafe { core::slice::from_raw_parts(self.block.pointer().add(field::FETCHED.offset + 1), count) }
+    }
+
+    fn save(&self) -> VcpuState {
+        super::state::save(self)
+    }
+
+    fn load(&mut self, state: &VcpuState) {
+        super::state::load(self, state);
+    }
+
+    fn switch_in(&mut self) {
+        self.xstate.restore();
+        debug::write(self.debug);
+        if self.has_tsc_aux {
+            // SAFETY: the register exists, and the host does not use it; the value was read from it or checked for it.
+            unsafe { msr::write(msr::TSC_AUX, self.tsc_aux) };
+        }
+        self.is_in = true;
+    }
+
+    fn switch_out(&mut self) {
+        self.xstate.save();
+        self.debug = debug::read();
+        if self.has_tsc_aux {
+            self.tsc_aux = msr::read(msr::TSC_AUX);
+        }
+        self.is_in = false;
+    }
+}

@@ -1,0 +1,110 @@
+//! From exit codes (APM 2, appendix C) to the words both vendors share.
+
+use core::arch::asm;
+use trunnion_protocol::address::{Gpa, Gva};
+use trunnion_protocol::control::Gpr;
+
+use super::context::SvmContext;
+use super::control::{self as field, Snapshot};
+use super::features::Svm;
+use super::inject;
+use crate::machine::check;
+use crate::machine::cpu::percpu::PerCpu;
+use crate::seam::{Context, ControlAccess, Exit, PortAccess, SecondLevelFault};
+
+/// Lets the interrupts that made the guest leave reach the IDT, whose handler notes them.
+fn take_interrupts() {
+    // SAFETY: the handlers run on this stack and only note the interrupt; nothing here depends on IF.
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
+}
+
+#[inline]
+pub(super) fn decode(svm: &Svm, cpu: &PerCpu, context: &mut SvmContext) -> Exit {
+    let code: u64 = context.get(field::EXIT_CODE);
+    let length = || {
+        let distance = context.get(field::NEXT_RIP).wrapping_sub(context.get(field::RIP));
+        // Exits at instructions have their end; a processor that does not say it leaves what was there.
+        if svm.features.next_rip && (1..=15).contains(&distance) { Some(distance as u8) } else { None }
+    };
+    match code {
+        0x81 => Exit::Hypercall { length: length() },
+        0x400 => memory(context),
+        0x7b => port(context),
+        0x7c => Exit::Msr { write: context.get(field::EXIT_INFO_1) & 1 != 0, length: length() },
+        0x72 => Exit::Cpuid { length: length() },
+        0x78 => Exit::Halt { length: length() },
+        // NMIs that came meanwhile were taken when the global interrupt flag went up.
+        0x60..=0x62 => {
+            let _ = cpu;
+            take_interrupts();
+            Exit::Interrupt
+        }
+        0x64 => {
+            inject::interrupt_window(context, false);
+            Exit::InterruptWindow
+        }
+        0x74 => {
+            inject::end_of_nmi(context);
+            context.nmi_wanted = false;
+            Exit::NmiWindow
+        }
+        0x77 => Exit::Pause,
+        0x00..=0x1f => control_register(context, code, length()),
+        0x20..=0x3f => Exit::DebugRegister { register: code as u8 & 15, length: length() },
+        0x52 | 0x63 | 0x7e => Exit::Shutdown,
+        0x40..=0x5f => exception(context, code as u8 - 0x40),
+        0x76 | 0x89 => Exit::CacheControl { length: length() },
+        0x7d => Exit::TaskSwitch,
+        0x7f => Exit::TripleFault,
+        0x8d => Exit::Xsetbv { length: length() },
+        0x6f | 0x73 | 0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e => Exit::Forbidden,
+        // -1, whatever the width the processor writes.
+        0xffff_ffff | u64::MAX => refused(context),
+        _ => Exit::Unknown(code),
+    }
+}
+
+fn memory(context: &SvmContext) -> Exit {
+    let info: u64 = context.get(field::EXIT_INFO_1);
+    Exit::Memory(SecondLevelFault {
+        gpa: Gpa(context.get(field::EXIT_INFO_2)),
+        write: info & 2 != 0,
+        execute: info & 16 != 0,
+        walk: info & 1 << 33 != 0,
+    })
+}
+
+fn port(context: &SvmContext) -> Exit {
+    let info: u64 = context.get(field::EXIT_INFO_1);
+    let end: u64 = context.get(field::EXIT_INFO_2);
+    Exit::Port(PortAccess {
+        port: (info >> 16) as u16,
+        size: (info >> 4) as u8 & 7,
+        read: info & 1 != 0,
+        string: info & 4 != 0,
+        repeat: info & 8 != 0,
+        length: end.wrapping_sub(context.get(field::RIP)) as u8,
+    })
+}
+
+/// Intercepted only with decode assists, which give the register.
+fn control_register(context: &SvmContext, code: u64, length: Option<u8>) -> Exit {
+    let gpr = Gpr::from_encoding(context.get(field::EXIT_INFO_1) as u8);
+    let access = if code >= 0x10 { ControlAccess::Write(context.gpr(gpr)) } else { ControlAccess::Read(gpr) };
+    Exit::ControlRegister { register: code as u8 & 15, access, length }
+}
+
+fn exception(context: &SvmContext, vector: u8) -> Exit {
+    let error =
+        matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30).then(|| context.get(field::EXIT_INFO_1) as u32);
+    Exit::Exception { vector, error, address: Gva(context.get(field::EXIT_INFO_2)) }
+}
+
+#[cold]
+fn refused(context: &SvmContext) -> Exit {
+    let mut block = Snapshot([0; 4096]);
+    // SAFETY: the block is 4096 bytes that the processor does not write now.
+    unsafe { core::ptr::copy_nonoverlapping(context.block.pointer(), block.0.as_mut_ptr(), 4096) };
+    let host = check::svm::Host::of_this_cpu();
+    Exit::EntryRefused(check::svm::diagnose(&check::svm::View { block, host }))
+}

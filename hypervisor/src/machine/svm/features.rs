@@ -1,0 +1,152 @@
+//! What this processor's SVM can do, and switching it on.
+
+use super::context::SvmContext;
+use super::format;
+use crate::machine::cpu::percpu::PerCpu;
+use crate::machine::cpu::{cpuid, msr};
+use crate::machine::page::Block;
+use crate::machine::vendor::{OPEN_MSRS, Refusal, Vendor, fill_ports};
+use crate::seam::{EntryFormat, Exit, OutOfHeap};
+use trunnion_protocol::address::Mfn;
+
+/// Optional parts (CPUID 0x8000_000A EDX) that are used where they exist.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Features {
+    /// The address behind an intercepted instruction.
+    pub next_rip: bool,
+    /// Register numbers and instruction bytes with exits.
+    pub decode_assists: bool,
+    /// Flushing one address space.
+    pub flush_by_asid: bool,
+    /// Exits after many PAUSEs.
+    pub pause_filter: bool,
+    /// RDTSCP, and with it TSC_AUX.
+    pub tsc_aux: bool,
+    /// 1 GiB pages.
+    pub gigabyte_pages: bool,
+    /// A guest could set CR4 bits that the core's page walk does not know (LA57).
+    pub wide_cr4: bool,
+}
+
+/// SVM, switched on.
+pub struct Svm {
+    pub(super) features: Features,
+    format: &'static EntryFormat,
+    pub(super) ports_guest: u64,
+    pub(super) ports_hardware: u64,
+    pub(super) msr_map: u64,
+}
+
+static FORMAT: spin::Once<EntryFormat> = spin::Once::new();
+
+/// Whether the processor has SVM.
+pub fn is_present() -> bool {
+    cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpuid(0x8000_0001, 0).ecx & 4 != 0
+}
+
+fn heap(_: OutOfHeap) -> Refusal {
+    Refusal { missing: "heap for SVM's pages", advice: "this is a bug" }
+}
+
+impl Vendor for Svm {
+    type Context = SvmContext;
+
+    fn new(cpu: &PerCpu) -> Result<Self, Refusal> {
+        if !is_present() {
+            return Err(Refusal::no("SVM"));
+        }
+        let leaf = cpuid(0x8000_000a, 0);
+        let has = |bit: u32| leaf.edx & 1 << bit != 0;
+        if !has(0) {
+            return Err(Refusal::no("nested paging (SVM feature NP)"));
+        }
+        // Bochs has SVM without VM_CR and reads it as zero where unknown MSRs are ignored.
+        if msr::read(msr::VM_CR) & 1 << 4 != 0 {
+            return Err(Refusal {
+                missing: "permission to use SVM (VM_CR.SVMDIS)",
+                advice: "switch it on in the firmware's setup",
+            });
+        }
+        let extended = cpuid(0x8000_0001, 0).edx;
+        let features = Features {
+            next_rip: has(3),
+            flush_by_asid: has(6),
+            decode_assists: has(7),
+            pause_filter: has(10) && has(12),
+            tsc_aux: extended & 1 << 27 != 0,
+            gigabyte_pages: extended & 1 << 26 != 0,
+            wide_cr4: cpuid(0, 0).eax >= 7 && cpuid(7, 0).ecx & 1 << 16 != 0,
+        };
+        let host_page = Block::pages(1).map_err(heap)?.leak();
+        let save_area = Block::pages(1).map_err(heap)?.leak();
+        // SAFETY: SVM exists and is not locked out; the save area is a page of its own for ever.
+        unsafe {
+            msr::write(msr::EFER, msr::read(msr::EFER) | msr::EFER_SVME | msr::EFER_NXE);
+            msr::write(msr::VM_HSAVE_PA, save_area);
+            core::arch::asm!("vmsave rax", in("rax") host_page, options(nostack, preserves_flags));
+        }
+        cpu.switch.host_page.set(host_page);
+        cpu.switch.set_tags(leaf.ebx);
+        let mut ports = [0; 2];
+        for (address, hardware) in ports.iter_mut().zip([false, true]) {
+            let mut block = Block::pages(3).map_err(heap)?;
+            fill_ports(block.bytes(), hardware);
+            *address = block.leak();
+        }
+        let mut msr_map = Block::pages(2).map_err(heap)?;
+        fill_msrs(msr_map.bytes(), features);
+        let format = FORMAT.call_once(|| format::format(features.gigabyte_pages));
+        log::info!(
+            "SVM revision={} asids={} nested-paging=yes next-rip={} decode-assists={} flush-by-asid={} pause-filter={} 1g-pages={}",
+            leaf.eax & 0xff,
+            leaf.ebx,
+            yes(features.next_rip),
+            yes(features.decode_assists),
+            yes(features.flush_by_asid),
+            yes(features.pause_filter),
+            yes(features.gigabyte_pages),
+        );
+        Ok(Self {
+            features,
+            format,
+            ports_guest: ports[0],
+            ports_hardware: ports[1],
+            msr_map: msr_map.leak(),
+        })
+    }
+
+    fn format(&self) -> &'static EntryFormat {
+        self.format
+    }
+
+    fn context(&self, hardware: bool) -> Result<SvmContext, OutOfHeap> {
+        SvmContext::new(self, hardware)
+    }
+
+    fn enter(&self, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
+        super::enter::enter(self, cpu, context, root, epoch)
+    }
+}
+
+fn yes(flag: bool) -> &'static str {
+    if flag { "yes" } else { "no" }
+}
+
+/// Opens the MSRs that are switched with the vCPU (APM 2, 15.11: two bits for each, read and write).
+fn fill_msrs(map: &mut [u8], features: Features) {
+    map.fill(0xff);
+    for msr in OPEN_MSRS {
+        if msr == msr::TSC_AUX && !features.tsc_aux {
+            continue;
+        }
+        let (range, index) = match msr {
+            0..0x2000 => (0, msr),
+            0xc000_0000..0xc000_2000 => (0x800, msr - 0xc000_0000),
+            0xc001_0000..0xc001_2000 => (0x1000, msr - 0xc001_0000),
+            _ => continue,
+        };
+        if let Some(byte) = map.get_mut(range + index as usize / 4) {
+            *byte &= !(3 << (index % 4 * 2));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the two vendor folders have in common: the closed set of operations that the rest of `machine` uses.
+
+use trunnion_protocol::address::Mfn;
+
+use super::cpu::percpu::PerCpu;
+use crate::seam::{Context, EntryFormat, Exit, OutOfHeap};
+
+/// A processor's way to run guests.
+pub trait Vendor: Sync + Sized + 'static {
+    /// One vCPU's registers and control block.
+    type Context: Context;
+
+    /// Reads the features and switches the extension on, on this CPU; an error names what is missing.
+    fn new(cpu: &PerCpu) -> Result<Self, Refusal>;
+
+    /// The entry format of second-level tables.
+    fn format(&self) -> &'static EntryFormat;
+
+    /// A context for a new vCPU.
+    fn context(&self, hardware: bool) -> Result<Self::Context, OutOfHeap>;
+
+    /// Runs the guest to its next exit.
+    fn enter(&self, cpu: &PerCpu, context: &mut Self::Context, root: Mfn, epoch: u64) -> Exit;
+}
+
+/// Why guests cannot run on this processor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// What is missing or off.
+    pub missing: &'static str,
+    /// What could be done about it.
+    pub advice: &'static str,
+}
+
+impl Refusal {
+    /// Nothing below this can be done without the part `missing`.
+    pub const fn no(missing: &'static str) -> Self {
+        Self { missing, advice: "this processor is too old for this hypervisor" }
+    }
+}
+
+/// Ports that the hypervisor keeps to itself, also from dom0: the 8259s, the PIT, COM1, the reset register.
+pub const OWN_PORTS: [(u16, u16); 7] = [
+    (0x20, 0x21),
+    (0xa0, 0xa1),
+    (0x40, 0x43),
+    (0x3f8, 0x3ff),
+    (0xcf9, 0xcf9),
+    (0xf4, 0xf4),
+    (0x8900, 0x8900),
+];
+
+/// MSRs that guests read and write without an exit: each is switched with the vCPU, and none reaches beyond it.
+pub const OPEN_MSRS: [u32; 11] = [
+    super::cpu::msr::SYSENTER_CS,
+    super::cpu::msr::SYSENTER_ESP,
+    super::cpu::msr::SYSENTER_EIP,
+    super::cpu::msr::STAR,
+    super::cpu::msr::LSTAR,
+    super::cpu::msr::CSTAR,
+    super::cpu::msr::SFMASK,
+    super::cpu::msr::FS_BASE,
+    super::cpu::msr::GS_BASE,
+    super::cpu::msr::KERNEL_GS_BASE,
+    super::cpu::msr::TSC_AUX,
+];
+
+/// Fills an I/O bitmap: a set bit is an exit. Guests exit at every port; dom0 at the hypervisor's own.
+pub fn fill_ports(bitmap: &mut [u8], hardware: bool) {
+    bitmap.fill(if hardware { 0 } else { 0xff });
+    if hardware {
+        for (from, to) in OWN_PORTS {
+            for port in from..=to {
+                if let Some(byte) = bitmap.get_mut(port as usize / 8) {
+                    *byte |= 1 << (port % 8);
+                }
+            }
+        }
+    }
+}

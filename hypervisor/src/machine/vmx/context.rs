@@ -1,0 +1,418 @@
+//! One vCPU: its control structure, the registers that the structure has no room for, and the extended state.
+//!
+//! A VMCS can be read and written only while it is the CPU's current one. While the vCPU is switched in, it is. For a look at
+//! one that is not, it is made current for a moment and put back into memory.
+
+use core::arch::asm;
+use core::cell::Cell;
+use trunnion_protocol::control::{Gpr, VcpuState};
+
+use super::control as field;
+use super::features::Vmx;
+use super::instruction::{self, vmread, vmwrite};
+use crate::machine::cpu::percpu::PerCpu;
+use crate::machine::cpu::{msr, tables};
+use crate::machine::page::Block;
+use crate::machine::xstate::Xstate;
+use crate::seam::{CodeMode, Context, Event, Interruptibility, OutOfHeap};
+
+/// MSRs that stay in the processor while a vCPU is switched in.
+pub(super) const SWITCHED: [u32; 6] =
+    [msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::KERNEL_GS_BASE, msr::TSC_AUX];
+
+/// The VMCS that this CPU has current because its vCPU is switched in; 0 for none. One CPU runs domains.
+pub(super) static CURRENT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+/// CR0 bits that a guest changes without an exit: PE, MP, EM, TS, ET, WP, AM, PG. NE is fixed under VMX, and the cache bits
+/// do nothing there.
+const CR0_OPEN: u64 = 0x8005_001f;
+
+/// CR4 bits that a guest changes without an exit, as far as the processor has them: those that the core's page walk and
+/// policy know. VMXE, SMXE, LA57, CET and what is to come are the host's.
+const CR4_OPEN: u64 = 0x0077_0fff;
+
+/// One vCPU under VMX.
+pub struct VmxContext {
+    pub(super) block: Block,
+    /// In encoding order; the place of RSP is unused.
+    pub(super) gpr: [u64; 16],
+    pub(super) cr2: u64,
+    pub(super) dr6: u64,
+    pub(super) debug: [u64; 4],
+    pub(super) switched: [u64; SWITCHED.len()],
+    pub(super) has_tsc_aux: bool,
+    pub(super) xstate: Xstate,
+    pub(super) is_in: bool,
+    /// VMRESUME instead of VMLAUNCH.
+    pub(super) is_launched: Cell<bool>,
+    pub(super) cr0_fixed: (u64, u64),
+    pub(super) cr4_fixed: (u64, u64),
+    pub(super) has_virtual_nmi: bool,
+    pub(super) has_vpid: bool,
+    pub(super) generation: u64,
+    pub(super) epoch: u64,
+    pub(super) root: u64,
+}
+
+impl VmxContext {
+    pub(super) fn new(vmx: &Vmx, hardware: bool) -> Result<Self, OutOfHeap> {
+        let mut block = Block::pages(1)?;
+        if let Some(start) = block.bytes().first_chunk_mut::<4>() {
+            *start = vmx.revision.to_le_bytes();
+        }
+        let context = Self {
+            block,
+            gpr: [0; 16],
+            cr2: 0,
+            dr6: 0xffff_0ff0,
+            debug: [0; 4],
+            switched: [0; SWITCHED.len()],
+            has_tsc_aux: vmx.has_tsc_aux,
+            xstate: Xstate::new()?,
+            is_in: false,
+            is_launched: Cell::new(false),
+            cr0_fixed: vmx.cr0_fixed,
+            cr4_fixed: vmx.cr4_fixed,
+            has_virtual_nmi: vmx.pin & field::pin::VIRTUAL_NMI != 0,
+            has_vpid: vmx.secondary & field::secondary::VPID != 0,
+            generation: 0,
+            epoch: 0,
+            root: 0,
+        };
+        // SAFETY: a VMCS that was never used must be cleared before anything else.
+        if unsafe { instruction::vmclear(context.block.address()) }.is_err() {
+            return Err(OutOfHeap);
+        }
+        context.with(|| {
+            controls(vmx, hardware);
+            host();
+        });
+        Ok(context)
+    }
+
+    /// Runs `f` with this VMCS current.
+    #[inline]
+    pub(super) fn with<R>(&self, f: impl FnOnce() -> R) -> R {
+        if self.is_in { f() } else { self.with_other(f) }
+    }
+
+    #[cold]
+    fn with_other<R>(&self, f: impl FnOnce() -> R) -> R {
+        let ours = self.block.address();
+        // SAFETY: the page is a cleared VMCS of this processor's revision that no CPU has current.
+        let _ = unsafe { instruction::vmptrld(ours) };
+        let result = f();
+        // SAFETY: as above; afterwards it is back in memory, and the one of the switched-in vCPU is current again.
+        unsafe {
+            let _ = instruction::vmclear(ours);
+            let current = CURRENT.load(core::sync::atomic::Ordering::Relaxed);
+            if current != 0 {
+                let _ = instruction::vmptrld(current);
+            }
+        }
+        self.is_launched.set(false);
+        result
+    }
+
+    pub(super) fn get(&self, field: u32) -> u64 {
+        self.with(|| vmread(field))
+    }
+
+    pub(super) fn set(&mut self, field: u32, value: u64) {
+        self.with(|| vmwrite(field, value));
+    }
+
+    /// A CR0 of the guest's wishes, as the processor must have it.
+    pub(super) fn real_cr0(&self, value: u64) -> u64 {
+        (value | self.cr0_fixed.0) & self.cr0_fixed.1
+    }
+
+    pub(super) fn real_cr4(&self, value: u64) -> u64 {
+        (value | self.cr4_fixed.0) & self.cr4_fixed.1
+    }
+
+    /// Long mode is active when paging and LME are both on; the entry controls must agree.
+    pub(super) fn set_long_mode(&mut self, efer: u64, cr0: u64) {
+        let active = efer & msr::EFER_LME != 0 && cr0 & 1 << 31 != 0;
+        self.set(field::GUEST_EFER, efer & !msr::EFER_LMA | if active { msr::EFER_LMA } else { 0 });
+        let entry = self.get(field::ENTRY_CONTROLS) & !u64::from(field::entry::LONG_MODE);
+        let bit = if active { u64::from(field::entry::LONG_MODE) } else { 0 };
+        self.set(field::ENTRY_CONTROLS, entry | bit);
+    }
+}
+
+/// The controls that never change.
+fn controls(vmx: &Vmx, hardware: bool) {
+    let io = if hardware { vmx.io_hardware } else { vmx.io_guest };
+    // #UD: the other vendor's call instruction. #DB and #AC: their delivery can loop for ever. #MC: the host's business.
+    let exceptions = 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18;
+    for (place, value) in [
+        (field::PIN_CONTROLS, vmx.pin as u64),
+        (field::PROCESSOR_CONTROLS, vmx.primary as u64),
+        (field::SECONDARY_CONTROLS, vmx.secondary as u64),
+        (field::EXIT_CONTROLS, vmx.exit as u64),
+        (field::ENTRY_CONTROLS, vmx.entry as u64),
+        (field::EXCEPTION_BITMAP, exceptions),
+        (field::PAGE_FAULT_MASK, 0),
+        (field::PAGE_FAULT_MATCH, 0),
+        (field::CR3_TARGETS, 0),
+        (field::EXIT_STORE_COUNT, 0),
+        (field::EXIT_LOAD_COUNT, 0),
+        (field::ENTRY_LOAD_COUNT, 0),
+        (field::IO_BITMAP_A, io),
+        (field::IO_BITMAP_B, io + 4096),
+        (field::MSR_BITMAPS, vmx.msr_bitmaps),
+        (field::LINK_POINTER, u64::MAX),
+        (field::GUEST_DEBUGCTL, 0),
+        (field::CR0_MASK, !CR0_OPEN),
+        (field::CR4_MASK, !(CR4_OPEN & vmx.cr4_fixed.1)),
+        (field::TSC_OFFSET, 0),
+    ] {
+        vmwrite(place, value);
+    }
+    if vmx.secondary & field::secondary::PAUSE_LOOP != 0 {
+        vmwrite(field::PAUSE_GAP, 128);
+        vmwrite(field::PAUSE_WINDOW, 4096);
+    }
+}
+
+/// The host half: the CPU as it is.
+fn host() {
+    let cpu = PerCpu::get();
+    let (gdt, tss) = cpu.tables.addresses();
+    let (cr0, cr3, cr4): (u64, u64, u64);
+    // SAFETY: reads registers.
+    unsafe {
+        asm!("mov {}, cr0", "mov {}, cr3", "mov {}, cr4", out(reg) cr0, out(reg) cr3, out(reg) cr4, options(nostack));
+    }
+    for (place, value) in [
+        (field::HOST_ES, tables::DATA as u64),
+        (field::HOST_CS, tables::CODE as u64),
+        (field::HOST_SS, tables::DATA as u64),
+        (field::HOST_DS, tables::DATA as u64),
+        (field::HOST_FS, 0),
+        (field::HOST_GS, 0),
+        (field::HOST_TR, tables::TSS as u64),
+        (field::HOST_CR0, cr0),
+        (field::HOST_CR3, cr3),
+        (field::HOST_CR4, cr4),
+        (field::HOST_FS_BASE, 0),
+        (field::HOST_GS_BASE, core::ptr::from_ref(cpu) as u64),
+        (field::HOST_TR_BASE, tss),
+        (field::HOST_GDTR_BASE, gdt),
+        (field::HOST_IDTR_BASE, tables::idt_address()),
+        (field::HOST_SYSENTER_CS, 0),
+        (field::HOST_SYSENTER_ESP, 0),
+        (field::HOST_SYSENTER_EIP, 0),
+        (field::HOST_PAT, msr::read(msr::PAT)),
+        (field::HOST_EFER, msr::read(msr::EFER)),
+        (field::HOST_RIP, super::enter::exit_address()),
+    ] {
+        vmwrite(place, value);
+    }
+}
+
+impl Context for VmxContext {
+    #[inline]
+    fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rsp => self.get(field::GUEST_RSP),
+            other => self.gpr[other as usize & 15],
+        }
+    }
+
+    #[inline]
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rsp => self.set(field::GUEST_RSP, value),
+            other => self.gpr[other as usize & 15] = value,
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.get(field::GUEST_RIP)
+    }
+
+    fn set_rip(&mut self, value: u64) {
+        self.with(|| {
+            vmwrite(field::GUEST_RIP, value);
+            let old = vmread(field::INTERRUPTIBILITY);
+            if old & u64::from(field::SHADOW) != 0 {
+                vmwrite(field::INTERRUPTIBILITY, old & !u64::from(field::SHADOW));
+            }
+        });
+    }
+
+    fn rflags(&self) -> u64 {
+        self.get(field::GUEST_RFLAGS)
+    }
+
+    fn cr0(&self) -> u64 {
+        self.with(|| {
+            let mask = vmread(field::CR0_MASK);
+            vmread(field::GUEST_CR0) & !mask | vmread(field::CR0_SHADOW) & mask
+        })
+    }
+
+    fn cr3(&self) -> u64 {
+        self.get(field::GUEST_CR3)
+    }
+
+    fn cr4(&self) -> u64 {
+        self.with(|| {
+            let mask = vmread(field::CR4_MASK);
+            vmread(field::GUEST_CR4) & !mask | vmread(field::CR4_SHADOW) & mask
+        })
+    }
+
+    fn efer(&self) -> u64 {
+        self.get(field::GUEST_EFER)
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        let cr0 = self.get(field::GUEST_CR0);
+        self.set_long_mode(value, cr0);
+    }
+
+    fn set_cr2(&mut self, value: u64) {
+        self.cr2 = value;
+        if self.is_in {
+            // SAFETY: the host takes no page faults that it survives; CR2 is the guest's.
+            unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack)) };
+        }
+    }
+
+    fn cpl(&self) -> u8 {
+        (self.get(field::GUEST_SS_RIGHTS) >> 5) as u8 & 3
+    }
+
+    fn mode(&self) -> CodeMode {
+        self.with(|| {
+            let cs = vmread(field::GUEST_CS_RIGHTS);
+            if cs & 1 << 13 != 0 && vmread(field::GUEST_EFER) & msr::EFER_LMA != 0 {
+                CodeMode::Bits64
+            } else if vmread(field::GUEST_CR0) & 1 == 0 || vmread(field::GUEST_RFLAGS) & 1 << 17 != 0 {
+                CodeMode::Real
+            } else if cs & 1 << 14 != 0 {
+                CodeMode::Bits32
+            } else {
+                CodeMode::Bits16
+            }
+        })
+    }
+
+    fn code_base(&self) -> u64 {
+        if self.mode() == CodeMode::Bits64 { 0 } else { self.get(field::GUEST_CS_BASE) }
+    }
+
+    fn interruptibility(&self) -> Interruptibility {
+        self.with(|| {
+            let held = vmread(field::INTERRUPTIBILITY) as u32;
+            Interruptibility {
+                interrupts_enabled: vmread(field::GUEST_RFLAGS) & 1 << 9 != 0,
+                shadow: held & field::SHADOW != 0,
+                nmi_blocked: held & field::NMI_BLOCKED != 0,
+                event_set: vmread(field::ENTRY_EVENT) as u32 & field::EVENT_VALID != 0,
+            }
+        })
+    }
+
+    fn inject(&mut self, event: Event) {
+        super::inject::inject(self, event);
+    }
+
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        super::inject::window(self, field::primary::INTERRUPT_WINDOW, wanted);
+    }
+
+    fn set_nmi_window(&mut self, wanted: bool) {
+        if self.has_virtual_nmi {
+            super::inject::window(self, field::primary::NMI_WINDOW, wanted);
+        }
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.set(field::TSC_OFFSET, offset);
+    }
+
+    fn msr(&self, msr: u32) -> Option<u64> {
+        super::state::msr(self, msr)
+    }
+
+    fn set_msr(&mut self, msr: u32, value: u64) -> Option<()> {
+        super::state::set_msr(self, msr, value)
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.xstate.set_xcr0(value, self.is_in);
+    }
+
+    fn set_control(&mut self, register: u8, value: u64) {
+        match register {
+            0 => {
+                let old = self.get(field::GUEST_CR0);
+                self.set(field::GUEST_CR0, self.real_cr0(value));
+                self.set(field::CR0_SHADOW, value);
+                let efer = self.get(field::GUEST_EFER);
+                self.set_long_mode(efer, value);
+                if old & 1 << 31 == 0 && value & 1 << 31 != 0 {
+                    super::state::load_directory_pointers(self);
+                }
+            }
+            3 => {
+                self.set(field::GUEST_CR3, value);
+                super::state::load_directory_pointers(self);
+            }
+            4 => {
+                self.set(field::GUEST_CR4, self.real_cr4(value));
+                self.set(field::CR4_SHADOW, value);
+                super::state::load_directory_pointers(self);
+            }
+            // CR8 is the task priority, which the core keeps in its local APIC.
+            _ => return,
+        }
+        // Translations of the old mode must go.
+        self.generation = 0;
+    }
+
+    fn instruction_bytes(&self) -> &[u8] {
+        &[]
+    }
+
+    fn save(&self) -> VcpuState {
+        super::state::save(self)
+    }
+
+    fn load(&mut self, state: &VcpuState) {
+        super::state::load(self, state);
+    }
+
+    fn switch_in(&mut self) {
+        let ours = self.block.address();
+        // SAFETY: the page is this vCPU's VMCS, which no CPU has current; `switch_out` clears it before it may move.
+        let _ = unsafe { instruction::vmptrld(ours) };
+        CURRENT.store(ours, core::sync::atomic::Ordering::Relaxed);
+        self.is_in = true;
+        super::state::load_live(self);
+    }
+
+    fn switch_out(&mut self) {
+        super::state::save_live(self);
+        // SAFETY: as above.
+        let _ = unsafe { instruction::vmclear(self.block.address()) };
+        CURRENT.store(0, core::sync::atomic::Ordering::Relaxed);
+        self.is_launched.set(false);
+        self.is_in = false;
+    }
+}
+
+impl Drop for VmxContext {
+    fn drop(&mut self) {
+        // The processor may hold parts of a current VMCS: they must not be written to memory that is somebody else's by then.
+        // SAFETY: the page is a VMCS of ours.
+        let _ = unsafe { instruction::vmclear(self.block.address()) };
+        if self.is_in {
+            CURRENT.store(0, core::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
