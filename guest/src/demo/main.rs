@@ -1,21 +1,23 @@
-//! The demo guest.
+//! The demo guest: a kernel of two screens on this project's front ends. It greets on its PV console, reads the store,
+//! fills its PV disk with a pattern and verifies it, tells the time, and powers off; without the word `headless` on its
+//! command line it then offers a small shell first.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
-use trunnion_guest::{executor::Spawner, start::StartInfo};
+extern crate alloc;
+
 #[cfg(target_os = "none")]
-use trunnion_protocol::hypercall::sched::ShutdownReason;
+mod disk;
+#[cfg(target_os = "none")]
+mod kernel;
+#[cfg(target_os = "none")]
+mod shell;
+
+#[cfg(target_os = "none")]
+use kernel::main;
 
 #[cfg(target_os = "none")]
 trunnion_guest::entry!(main);
-
-#[cfg(target_os = "none")]
-async fn main(_spawner: Spawner, start: StartInfo) -> ShutdownReason {
-    log::info!("hello: {} MiB, command line \"{}\"", start.memory_bytes() >> 20, start.command_line);
-    trunnion_guest::clock::sleep(core::time::Duration::from_millis(10)).await;
-    log::info!("heap used {:?}", trunnion_guest::memory::heap_usage());
-    ShutdownReason::PowerOff
-}
 
 #[cfg(not(target_os = "none"))]
 fn main() {
