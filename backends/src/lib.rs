@@ -24,5 +24,7 @@ pub mod console;
 pub mod device;
 pub mod faulty;
 pub mod host;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod ram;
 pub mod share;

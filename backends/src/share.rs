@@ -46,6 +46,7 @@ impl<D: BlockDevice<P>, P> Share<D, P> {
     }
 
     /// Another share of the same device.
+    #[must_use]
     pub fn another(&self) -> Self {
         Self::join(Rc::clone(&self.common))
     }

@@ -68,6 +68,8 @@ pub enum Fault {
     NoSlots,
     /// The port cannot be joined.
     Port(Errno),
+    /// So many requests were taken and will never be answered: a mistake of this back end's.
+    Lost(u32),
 }
 
 impl fmt::Display for Fault {
@@ -77,6 +79,7 @@ impl fmt::Display for Fault {
             Self::RingPage(status) => write!(f, "the ring cannot be mapped: {status}"),
             Self::NoSlots => f.write_str("the ring has no room for a request"),
             Self::Port(errno) => write!(f, "the event channel cannot be joined: {errno}"),
+            Self::Lost(count) => write!(f, "{count} requests were taken and lost"),
         }
     }
 }
@@ -117,6 +120,22 @@ pub struct Backend<H: GrantMapper + Events, D: BlockDevice<H::Page>> {
     spare: Vec<Vec<Segment<H::Page>>>,
     statistics: Arc<Statistics>,
     logged: u32,
+    #[cfg(feature = "planted")]
+    planted: Option<crate::planted::Bug>,
+}
+
+/// True if this mistake is planted; always false, and gone, without the feature.
+macro_rules! planted {
+    ($backend:expr, $bug:ident) => {{
+        #[cfg(feature = "planted")]
+        {
+            $backend.planted == Some(crate::planted::Bug::$bug)
+        }
+        #[cfg(not(feature = "planted"))]
+        {
+            false
+        }
+    }};
 }
 
 impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
@@ -139,7 +158,15 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
             spare: Vec::new(),
             statistics: Arc::default(),
             logged: 0,
+            #[cfg(feature = "planted")]
+            planted: None,
         }
+    }
+
+    /// Makes the back end make a mistake from now on.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: crate::planted::Bug) {
+        self.planted = Some(bug);
     }
 
     /// The counters, which stay readable while the back end works.
@@ -233,9 +260,9 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
                 }
                 Poll::Pending
             }
-            Err(overrun) => {
+            Err(fault) => {
                 self.disconnect();
-                Poll::Ready(Fault::Ring(overrun))
+                Poll::Ready(fault)
             }
         }
     }
@@ -253,7 +280,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
     }
 
     /// One round: requests in, completions out, answers published. True if there is more to do at once.
-    fn step(&mut self, context: &mut Context<'_>) -> Result<bool, Overrun> {
+    fn step(&mut self, context: &mut Context<'_>) -> Result<bool, Fault> {
         let mut again = match &self.connection {
             Some(connection) => connection.port.poll_event(context).is_ready(),
             None => false,
@@ -263,13 +290,21 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         again |= self.complete(context);
         self.settle();
         // An impossible index ends the connection after honest work is done.
-        taken?;
+        taken.map_err(Fault::Ring)?;
+        if self.in_flight.is_empty()
+            && self.waiting.is_empty()
+            && let Some(lost) = self.connection.as_ref().map(|connection| connection.ring.outstanding())
+            && lost != 0
+        {
+            return Err(Fault::Lost(lost));
+        }
         // A device that is full without having anything of ours wakes nobody.
         again |= !self.waiting.is_empty() && self.in_flight.is_empty();
         if self.has_room()
+            && !planted!(self, ForgottenArm)
             && let Some(connection) = &mut self.connection
         {
-            again |= connection.ring.arm()?;
+            again |= connection.ring.arm().map_err(Fault::Ring)?;
         }
         Ok(again)
     }
@@ -321,6 +356,9 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
                 },
                 Some(Err(_)) | None => failed = true,
             }
+        }
+        if failed && planted!(self, LeakOnError) {
+            segments.drain(..).for_each(core::mem::forget);
         }
         if failed {
             self.unmap.extend(segments.drain(..).map(Segment::into_page));
@@ -396,6 +434,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
                 Status::Okay
             }
             Err(BlockError::Unsupported) => Status::Unsupported,
+            Err(_) if planted!(self, HiddenError) => Status::Okay,
             Err(error) => {
                 self.logged = self.logged.saturating_add(1);
                 if self.logged <= LOGGED_ERRORS {
@@ -410,8 +449,16 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
 
     /// Unmaps, then answers, then publishes, in this order.
     fn settle(&mut self) {
-        if !self.unmap.is_empty() {
+        if !self.unmap.is_empty() && !planted!(self, LateUnmap) {
             self.host.unmap(&mut self.unmap);
+        }
+        if planted!(self, LostAnswer) {
+            self.answers.truncate(1);
+        }
+        if planted!(self, RepeatedIdentity)
+            && let Some(id) = self.answers.first().map(|(duty, _)| duty.id)
+        {
+            self.answers.iter_mut().for_each(|(duty, _)| duty.id = id);
         }
         for (duty, status) in self.answers.drain(..) {
             if status != Status::Okay {
@@ -426,6 +473,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         }
         if let Some(connection) = &mut self.connection
             && connection.ring.publish().is_due()
+            && !planted!(self, ForgottenEvent)
         {
             connection.port.notify();
         }

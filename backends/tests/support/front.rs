@@ -132,6 +132,19 @@ impl Front {
         id
     }
 
+    /// A read of two pages of which only one is granted.
+    pub fn half_granted(&mut self, sector: u64) -> u64 {
+        let id = self.id();
+        let page = Rc::new(SharedPage::zeroed());
+        let references = vec![self.world.grant(&page, true)];
+        let mut segments = [Segment { reference: references[0], first: 0, last: 7 }; 11];
+        segments[1].reference = GrantRef(u32::MAX);
+        let request = Transfer { operation: Operation::Read, handle: 9, id, sector, count: 2, segments };
+        self.raw(&Request::Transfer(request));
+        self.in_flight.insert(id, Buffer { pages: vec![page], references, indirect: Vec::new() });
+        id
+    }
+
     pub fn kick(&mut self) {
         if self.ring.publish().is_due() {
             self.channel.kick();
