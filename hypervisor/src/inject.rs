@@ -125,7 +125,7 @@ mod tests {
             match decision.inject {
                 Some(Source::Nmi) => assert!(pending.nmi && !now.nmi_blocked),
                 Some(Source::Upcall(_)) => {
-                    assert!(now.interrupts_enabled && (!pending.nmi || now.nmi_blocked))
+                    assert!(now.interrupts_enabled && (!pending.nmi || now.nmi_blocked));
                 }
                 Some(Source::Lapic(_)) => assert!(now.interrupts_enabled && pending.upcall.is_none()),
                 None => {}

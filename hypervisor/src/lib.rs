@@ -3,12 +3,15 @@
 
 extern crate alloc;
 
+pub mod clock;
 pub mod decode;
 pub mod frames;
 pub mod inject;
+pub mod lapic;
 pub mod length;
 pub mod lock;
 pub mod machine;
+pub mod mov;
 pub mod pages;
 pub mod policy;
 pub mod seam;

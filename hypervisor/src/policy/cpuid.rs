@@ -20,8 +20,6 @@ use crate::seam::CpuidResult;
 
 /// Leaf 1 ECX: XSAVE.
 const XSAVE: u32 = 1 << 26;
-/// Leaf 1 ECX: CR4.OSXSAVE is set.
-const OSXSAVE: u32 = 1 << 27;
 /// CR4.OSXSAVE.
 const CR4_OSXSAVE: u64 = 1 << 18;
 /// Leaf 1 EDX: more than one processor in the package.
@@ -133,7 +131,7 @@ impl Cpuid {
                 let mut result = self.at(BASIC + 1);
                 result.ebx |= apic_id(now.vcpu) << 24;
                 if now.cr4 & CR4_OSXSAVE != 0 {
-                    result.ecx |= result.ecx << 1 & OSXSAVE;
+                    result.ecx |= (result.ecx & XSAVE) << 1;
                 }
                 result
             }

@@ -6,13 +6,13 @@
 
 pub mod control;
 pub mod cpuid;
-mod features;
+pub mod features;
 pub mod msr;
 
 /// The version of the ABI, as CPUID and `XENVER_version` report it: 4.17.
-pub const VERSION: u32 = 4 << 16 | 17;
+pub const VERSION: u32 = 0x0004_0011;
 
 /// The local APIC's number of a vCPU. The ACPI tables say the same.
 pub const fn apic_id(vcpu: u32) -> u32 {
-    vcpu * 2
+    2 * vcpu
 }
