@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod build;
 pub mod config;
 pub mod control;
 pub mod cpio;

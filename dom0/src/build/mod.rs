@@ -1,0 +1,140 @@
+//! Building a domain: a [`Plan`](crate::plan::Plan) carried out as a transaction. Every step that has an effect says what undoes it; when one fails, what was done is
+//! undone in reverse, and the host is as it was. A domain that was built keeps the same list, and ends by it.
+
+mod host;
+mod steps;
+mod undo;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use host::{DiskRefusal, Host, POPULATE_MAX, WRITE_MAX};
+pub use undo::Domain;
+
+use crate::control::manifest::Source;
+use crate::plan::Plan;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use trunnion_protocol::errno::Errno;
+
+/// The files that a plan speaks of.
+#[derive(Clone, Debug, Default)]
+pub struct Files<'a> {
+    /// The kernel's ELF.
+    pub kernel: &'a [u8],
+    /// The RAM disk.
+    pub ramdisk: &'a [u8],
+    /// Where each disk's content is, in the plan's order.
+    pub disks: Vec<Option<Source>>,
+}
+
+/// A step of building.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Making the empty domain.
+    Create,
+    /// Weight and cap.
+    Schedule,
+    /// Giving it memory.
+    Populate,
+    /// Telling the hypervisor the memory map.
+    MemoryMap,
+    /// Loading kernel, RAM disk and tables.
+    Load,
+    /// Opening the event channels of store and console.
+    Ports,
+    /// Setting the parameters by which the guest finds them.
+    Params,
+    /// Granting their ring pages.
+    Grants,
+    /// Setting up the first vCPU.
+    State,
+    /// Joining the console.
+    Console,
+    /// Writing a group of store nodes.
+    Store(String),
+    /// Joining the store's ring.
+    Introduce,
+    /// Starting a disk's back end and waiting until it is ready for the guest.
+    Disk(String),
+    /// Letting it run.
+    Unpause,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create => f.write_str("making the domain"),
+            Self::Schedule => f.write_str("setting weight and cap"),
+            Self::Populate => f.write_str("giving it memory"),
+            Self::MemoryMap => f.write_str("setting its memory map"),
+            Self::Load => f.write_str("loading it"),
+            Self::Ports => f.write_str("opening its event channels"),
+            Self::Params => f.write_str("setting its parameters"),
+            Self::Grants => f.write_str("granting its ring pages"),
+            Self::State => f.write_str("setting up its first vCPU"),
+            Self::Console => f.write_str("joining its console"),
+            Self::Store(group) => write!(f, "writing its store nodes ({group})"),
+            Self::Introduce => f.write_str("joining its store ring"),
+            Self::Disk(name) => write!(f, "attaching disk {name}"),
+            Self::Unpause => f.write_str("starting it"),
+        }
+    }
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The hypervisor or the store said so.
+    Errno(Errno),
+    /// A disk cannot be served.
+    Disk(DiskRefusal),
+    /// The plan and the files do not belong together.
+    Files,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errno(errno) => f.write_str(errno.name()),
+            Self::Disk(refusal) => fmt::Display::fmt(refusal, f),
+            Self::Files => f.write_str("the files are not those that were planned with"),
+        }
+    }
+}
+
+impl From<Errno> for Cause {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+/// A failed build, of which nothing is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// Where it stopped.
+    pub step: Step,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed: {}", self.step, self.cause)
+    }
+}
+
+/// Builds a domain, paused, with its devices ready. On failure everything is given back before this returns.
+pub async fn build<H: Host>(plan: Plan, files: &Files<'_>, host: &H) -> Result<Domain, Error> {
+    let mut domain = Domain::nothing(plan);
+    match steps::all(&mut domain, files, host).await {
+        Ok(()) => Ok(domain),
+        Err(error) => {
+            domain.end(host).await;
+            Err(error)
+        }
+    }
+}
