@@ -28,11 +28,6 @@ pub const BOCHS_IVY_BRIDGE: Outer = Outer { machine: "bochs-vmx", cpu: "corei7_i
 /// SVM under Bochs.
 pub const BOCHS_RYZEN: Outer = Outer { machine: "bochs-svm", cpu: "" };
 
-/// True when the slow tests are wanted (`TRUNNION_TIER=full`).
-pub fn full_tier() -> bool {
-    std::env::var("TRUNNION_TIER").is_ok_and(|tier| tier == "full")
-}
-
 /// A run in preparation: a folder with its files.
 #[derive(Debug)]
 pub struct Run {
