@@ -8,7 +8,7 @@ mod args;
 pub mod bundle;
 mod console;
 mod control;
-mod demo;
+pub mod demo;
 mod dev;
 mod doctor;
 pub mod failure;

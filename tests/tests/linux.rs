@@ -102,7 +102,8 @@ fn linux_with_four_vcpus() {
 
 #[test]
 fn two_linux_guests_and_a_rust_guest_at_once() {
-    let demo = trunnion_cli::images::build("trunnion-guest", "trunnion-demo").unwrap_or_else(|f| panic!("{f:?}"));
+    let demo =
+        trunnion_cli::images::build("trunnion-guest", "trunnion-demo").unwrap_or_else(|f| panic!("{f:?}"));
     let run = linux(linux(Run::new(DRIVER, QEMU_SVM), "first", 1, ""), "second", 1, "");
     let disk = run.path().join("rust.img");
     fs::write(&disk, vec![0; 8 << 20]).expect("the disk can be written");

@@ -14,6 +14,17 @@ echo "time:    $(date -u '+%Y-%m-%d %H:%M:%S') UTC, clock source $(cat /sys/devi
 echo "store:   domain $(xenstore-read domid), name $(xenstore-read name), disk state $(xenstore-read device/vbd/51712/state)"
 echo
 
+# trunnion.script=DISK: a shell script that fills a raw disk from its first byte, padded with zeroes; then power-off.
+script=
+for word in $(cat /proc/cmdline); do
+    case $word in trunnion.script=*) script=${word#*=} ;; esac
+done
+if [ -n "$script" ]; then
+    tr -d '\000' <"$script" >/run/script
+    sh /run/script
+    exec poweroff
+fi
+
 case " $(cat /proc/cmdline) " in
 *" trunnion.demo=1 "*) ;;
 *)

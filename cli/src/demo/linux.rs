@@ -11,11 +11,15 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Where the parts are.
-pub(super) struct Parts {
-    pub(super) kernel: PathBuf,
-    pub(super) ramdisk: PathBuf,
-    pub(super) disk: PathBuf,
+/// Where the parts of a Linux domain are.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Debian's kernel as it comes in its package, a bzImage.
+    pub kernel: PathBuf,
+    /// The RAM disk that finds the root.
+    pub ramdisk: PathBuf,
+    /// The root: a raw image with an ext4 file system.
+    pub disk: PathBuf,
 }
 
 /// The first program of the RAM disk: loads the drivers in the order of the file names, waits for the root, and goes there.

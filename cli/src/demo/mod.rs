@@ -3,6 +3,8 @@
 mod linux;
 mod modules;
 
+pub use linux::Parts;
+
 use crate::failure::{Failure, Result};
 use crate::setup::{Permission, Tool};
 use crate::{images, say, workspace};
@@ -49,6 +51,13 @@ pub(crate) fn prepare(alone: bool, permission: Permission) -> Result<Vec<PathBuf
         ),
     )?;
     Ok(vec![rust, linux])
+}
+
+/// The parts of a Linux domain, made when they are missing: Debian's kernel, a RAM disk, and an ext4 root to be copied by whoever writes to
+/// it. `trunnion.script=DISK` on the kernel's command line runs a script from a disk.
+pub fn linux_parts() -> Result<Parts> {
+    let _lock = workspace::lock("demo.lock", "waiting for another process that makes the demo domains")?;
+    linux::make(&workspace::target("demo")?.join("pristine"), Permission::Install)
 }
 
 /// What a person at a terminal is told before the consoles begin.
