@@ -29,7 +29,6 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one value in the whole process")]
 enum Verb {
     Run(RunArguments),
     Xl(xl::Arguments),
@@ -76,8 +75,8 @@ pub(crate) fn read() -> Result<Arguments, Status> {
 pub(crate) fn perform(arguments: Arguments) -> Result<Status> {
     let instance = arguments.instance;
     match arguments.verb {
-        None => run::perform(&instance, demo_options()?),
-        Some(Verb::Run(run)) => run::perform(run.instance.as_deref().unwrap_or(&instance), run.options),
+        None => run::perform(&instance, &demo_options()?),
+        Some(Verb::Run(run)) => run::perform(run.instance.as_deref().unwrap_or(&instance), &run.options),
         Some(Verb::Xl(arguments)) => xl::perform(&instance, arguments),
         Some(Verb::Console(arguments)) => console::attach(
             crate::control::client::Client::connect(&instance)?,
@@ -87,7 +86,7 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Status> {
         Some(Verb::Xenstore(arguments)) => xenstore::perform(&instance, arguments),
         Some(Verb::Bench(arguments)) => bench::perform(&arguments),
         Some(Verb::Image { .. }) => verbs::not_yet("image"),
-        Some(Verb::Doctor(arguments)) => crate::doctor::perform(&arguments),
+        Some(Verb::Doctor(arguments)) => Ok(crate::doctor::perform(&arguments)),
         Some(Verb::Dev(arguments)) => crate::dev::perform(arguments),
     }
 }

@@ -1,6 +1,6 @@
 //! `trunnion doctor`: what this machine has, which outer machine a run would use and why, what is missing and the command that brings it.
 
-use crate::failure::{Result, Status};
+use crate::failure::Status;
 use crate::machine::{Machine, choice};
 use crate::setup::{self, Tool};
 use clap::Args;
@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 }
 
 /// Looks, and tells; nothing is installed. Status 0 when a run could start now, else 2.
-pub(crate) fn perform(arguments: &Arguments) -> Result<Status> {
+pub(crate) fn perform(arguments: &Arguments) -> Status {
     let chosen = choice::choose();
     let target = setup::has_rust_target();
     let missing: Vec<Tool> = Tool::ALL.into_iter().filter(|tool| !tool.is_here()).collect();
@@ -58,7 +58,7 @@ pub(crate) fn perform(arguments: &Arguments) -> Result<Status> {
         }
     }
     let ready = target && Tool::of(chosen).iter().all(|tool| tool.is_here());
-    Ok(if ready { Status::Done } else { Status::Usage })
+    if ready { Status::Done } else { Status::Usage }
 }
 
 fn yes(here: bool) -> &'static str {

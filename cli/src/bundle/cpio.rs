@@ -61,9 +61,10 @@ impl<W: Write> Archive<W> {
         self.inode += 1;
         // Times are 0, so that equal content makes equal archives.
         let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name.len() as u32 + 1, 0];
+        use std::fmt::Write as _;
         let mut text = String::from("070701");
         for field in fields {
-            text += &format!("{field:08x}");
+            let _ = write!(text, "{field:08x}");
         }
         self.write(text.as_bytes())?;
         self.write(name.as_bytes())?;

@@ -18,20 +18,16 @@ impl Client {
     pub(crate) fn connect(instance: &str) -> Result<Self> {
         let socket = instance::control_socket(instance)?;
         let connected = UnixStream::connect(&socket).and_then(|stream| Ok((stream.try_clone()?, stream)));
-        match connected {
-            Ok((reader, writer)) => {
-                Ok(Self { instance: instance.to_string(), reader: BufReader::new(reader), writer })
-            }
-            Err(_) => {
-                let others = instance::running();
-                let advice = if others.is_empty() {
-                    "start one with `cargo run`, or `trunnion run`".to_string()
-                } else {
-                    format!("these run: {}; choose with --instance NAME before the verb", others.join(", "))
-                };
-                Err(Failure::usage(format!("no instance \"{instance}\" is running; {advice}")))
-            }
+        if let Ok((reader, writer)) = connected {
+            return Ok(Self { instance: instance.to_string(), reader: BufReader::new(reader), writer });
         }
+        let others = instance::running();
+        let advice = if others.is_empty() {
+            "start one with `cargo run`, or `trunnion run`".to_string()
+        } else {
+            format!("these run: {}; choose with --instance NAME before the verb", others.join(", "))
+        };
+        Err(Failure::usage(format!("no instance \"{instance}\" is running; {advice}")))
     }
 
     /// Asks, and waits for the answer.

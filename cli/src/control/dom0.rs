@@ -139,7 +139,7 @@ fn read(mut from: Box<dyn Read + Send>, shared: &Shared, said: &impl Fn(Said)) {
             Ok(count) => decoder.push(buffer.get(..count).unwrap_or_default()),
             // Nothing came for a while: whatever has begun will not continue.
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                decoder.resynchronise()
+                decoder.resynchronise();
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(_) => return,
@@ -259,7 +259,7 @@ mod tests {
         let (near, far) = UnixStream::pair().unwrap();
         let (sender, said) = mpsc::channel();
         let dom0 = Dom0::connect(Box::new(near.try_clone().unwrap()), Box::new(near), move |words| {
-            drop(sender.send(words))
+            drop(sender.send(words));
         });
         let caller = {
             let dom0 = dom0.clone();

@@ -83,8 +83,8 @@ fn make_ramdisk(path: &Path, busybox: &Path, kernel: &debian::Kernel) -> Result<
 
 fn make_root(folder: &Path, disk: &Path, busybox: &Path, permission: Permission) -> Result<()> {
     say::progress("making the root disk of the Linux domain");
-    let tree = tempfile::tempdir_in(folder).map_err(|e| Failure::file("make a folder in", folder, &e))?;
-    let root = tree.path();
+    let root = &folder.join("root");
+    let _ = fs::remove_dir_all(root);
     fill(root, busybox, permission)?;
     let program = which("mke2fs").unwrap_or_else(|| "mke2fs".into());
     let fresh = folder.join("root.new");
@@ -103,6 +103,7 @@ fn make_root(folder: &Path, disk: &Path, busybox: &Path, permission: Permission)
             fresh.display()
         )));
     }
+    let _ = fs::remove_dir_all(root);
     fs::rename(&fresh, disk).map_err(|e| Failure::file("put into place", disk, &e))
 }
 

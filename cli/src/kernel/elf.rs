@@ -24,10 +24,10 @@ pub fn check(bytes: &[u8]) -> Result<Range<u64>, String> {
         return Err(format!("it is an ELF for another processor (machine {machine}); x86 is wanted"));
     }
     let segments = file.segments().ok_or("the ELF has no program headers: it is not a kernel")?;
-    let mut span = u64::MAX..0;
+    let mut span = Range { start: u64::MAX, end: 0 };
     let mut has_entry = false;
     for segment in segments {
-        let end = segment.p_offset.checked_add(segment.p_filesz).unwrap_or(u64::MAX);
+        let end = segment.p_offset.saturating_add(segment.p_filesz);
         if matches!(segment.p_type, PT_LOAD | PT_NOTE) && end > bytes.len() as u64 {
             return Err(format!(
                 "the ELF is truncated: a segment ends at byte {end}, the file at byte {}",

@@ -265,10 +265,10 @@ impl Engine {
             }
             Event::AllEnded => seen.all_ended = true,
             Event::Log { at_ns, level, subsystem, message } => {
-                self.record.log(at_ns, level, &subsystem, &message)
+                self.record.log(at_ns, level, &subsystem, &message);
             }
             Event::ConsoleLost { channel, bytes } => {
-                say::warning(&format!("{bytes} bytes of the console on channel {channel} were lost"))
+                say::warning(&format!("{bytes} bytes of the console on channel {channel} were lost"));
             }
             Event::Text(bytes) => self.record.text(&bytes),
             Event::ConsoleClosed { .. } | Event::Store { .. } => {}
@@ -302,7 +302,7 @@ impl Engine {
             match note {
                 Note::Said(Said::Console(channel, bytes)) => drop(self.consoles.output(channel, &bytes)),
                 Note::Said(Said::Event(Event::Log { at_ns, level, subsystem, message })) => {
-                    self.record.log(at_ns, level, &subsystem, &message)
+                    self.record.log(at_ns, level, &subsystem, &message);
                 }
                 _ => {}
             }
@@ -323,10 +323,11 @@ impl Engine {
 
     /// The words for a machine that ended unasked: the last that the hypervisor and the emulator said.
     fn died(&mut self, how: &str) -> Failure {
+        use std::fmt::Write as _;
         let mut text = String::new();
         for (name, path) in [("hypervisor", &self.course.serial), ("emulator", &self.course.errors)] {
             for line in tail(path, 12) {
-                text += &format!("  {name}: {line}\n");
+                let _ = writeln!(text, "  {name}: {line}");
             }
         }
         Failure::platform(format!(

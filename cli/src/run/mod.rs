@@ -36,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use trunnion_dom0::control::{Manifest, Request, VERSION};
 
 /// Does it: status 0 when every domain ended by power-off, or the user left.
-pub fn perform(instance: &str, options: Options) -> Result<Status> {
+pub fn perform(instance: &str, options: &Options) -> Result<Status> {
     options.check()?;
     let machine = match &options.machine {
         Some(name) => name.parse::<Machine>().map_err(Failure::usage)?,
@@ -60,14 +60,14 @@ pub fn perform(instance: &str, options: Options) -> Result<Status> {
     if is_demo {
         plan = Plan::read(&demo::prepare(alone, permission)?, machine)?;
     }
-    let prepared = Prepared::make(&instance, machine, &options, plan)?;
+    let prepared = Prepared::make(&instance, machine, options, plan)?;
     if !alone && is_demo {
         demo::hints(instance.name());
     }
     let foreground = (!alone).then(|| {
         if is_demo { demo::SHELL.to_string() } else { prepared.names.first().cloned().unwrap_or_default() }
     });
-    prepared.start(&instance, &options, foreground)
+    prepared.start(&instance, options, foreground)
 }
 
 /// A machine that is ready to be started.

@@ -297,7 +297,7 @@ mod tests {
             place.domain(
                 "b.cfg",
                 "b",
-                "disk = [ \"disk,raw,xvda,r\", \"vdev=xvdb,access=ro,backendtype=ram,target=disk\" ]",
+                "disk = [ \"disk,raw,xvda,r\", \"target=disk,vdev=xvdb,access=ro,backendtype=ram\" ]",
             ),
         ];
         let mut plan = Plan::read(&paths, Machine::QemuSvm).unwrap();

@@ -63,7 +63,7 @@ impl Server {
             match ask {
                 // Both take the connection over.
                 Ask::Console { domain, replay } => return self.console(client, &domain, replay),
-                Ask::Watch { paths } => return self.watch(client, paths),
+                Ask::Watch { paths } => return self.watch(&client, paths),
                 ask => answer(&client, self.perform(ask)),
             }
             line.clear();
@@ -182,21 +182,21 @@ impl Server {
         }
     }
 
-    fn watch(&self, client: UnixStream, paths: Vec<String>) {
+    fn watch(&self, client: &UnixStream, paths: Vec<String>) {
         let mut watches = Vec::new();
         let mut news = Vec::new();
         for path in paths {
             let watch = self.watches.fetch_add(1, Ordering::Relaxed);
             news.push(self.dom0.watch(watch));
             if let Err(failure) = self.dom0.call(Request::Xenstore(StoreRequest::Watch { path, watch })) {
-                answer(&client, Err(failure));
+                answer(client, Err(failure));
                 break;
             }
             watches.push(watch);
         }
         if watches.len() == news.len() {
-            answer(&client, Ok(Value::Null));
-            report(&client, &news);
+            answer(client, Ok(Value::Null));
+            report(client, &news);
         }
         for watch in watches {
             let _ = self.dom0.call(Request::Xenstore(StoreRequest::Unwatch { watch }));

@@ -27,13 +27,12 @@ pub fn cloud_kernel(permission: Permission) -> Result<Kernel> {
 /// The kernel that the meta-package `meta` depends on.
 pub fn kernel(meta: &str, permission: Permission) -> Result<Kernel> {
     let known = workspace::target("debian")?.join(format!("{meta}.name"));
-    let name = match fs::read_to_string(&known) {
-        Ok(name) => name,
-        Err(_) => {
-            let name = resolve(meta, permission)?;
-            fs::write(&known, &name).map_err(|e| Failure::file("write", &known, &e))?;
-            name
-        }
+    let name = if let Ok(name) = fs::read_to_string(&known) {
+        name
+    } else {
+        let name = resolve(meta, permission)?;
+        fs::write(&known, &name).map_err(|e| Failure::file("write", &known, &e))?;
+        name
     };
     let folder = unpacked(&name, permission)?;
     let release = name.strip_prefix("linux-image-").unwrap_or(&name).to_string();
@@ -74,9 +73,12 @@ pub fn unpacked(name: &str, permission: Permission) -> Result<PathBuf> {
             )));
         }
     }
-    let work = tempfile::tempdir_in(&debian).map_err(|e| Failure::file("make a folder in", &debian, &e))?;
-    let archive = download(name, work.path(), permission)?;
-    let tree = work.path().join("tree");
+    // Always the same one, so that what an interrupted set-up leaves does not pile up.
+    let work = debian.join(".work");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir(&work).map_err(|e| Failure::file("make the folder", &work, &e))?;
+    let archive = download(name, &work, permission)?;
+    let tree = work.join("tree");
     let mut unpack = Command::new("dpkg-deb");
     let status = unpack.arg("-x").arg(&archive).arg(&tree).stdin(Stdio::null()).status();
     if !status.is_ok_and(|status| status.success()) {
@@ -87,6 +89,7 @@ pub fn unpacked(name: &str, permission: Permission) -> Result<PathBuf> {
     }
     // Whole or not at all: a set-up that is interrupted leaves nothing half-done behind.
     fs::rename(&tree, &folder).map_err(|e| Failure::file("put into place", &folder, &e))?;
+    let _ = fs::remove_dir_all(&work);
     Ok(folder)
 }
 

@@ -134,7 +134,7 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
             }
         }
         Verb::Chmod { path, permissions } => {
-            drop(client.ask(&Ask::Store(Store::Chmod { path, permissions }))?)
+            drop(client.ask(&Ask::Store(Store::Chmod { path, permissions }))?);
         }
         Verb::Watch { paths, number } => {
             client.ask(&Ask::Watch { paths })?;

@@ -157,13 +157,23 @@ pub(super) fn read(text: &str, span: Span, log: &mut Log<'_>) -> Option<Disk> {
     let mut draft = Draft::default();
     let mut position = 0;
     let whole = Part { text, span: Span::new(span.start + 1, span.end) };
+    let mut target_end = 0;
     for part in parts(text, span) {
-        // `target=` takes all that is left, so that a path may have commas.
+        if part.span.start < target_end {
+            continue;
+        }
+        // `target=` takes all that is left up to the next key, so that a path may have commas.
         if let Some(("target", value)) = part.pair() {
             let rest =
                 whole.text.get(value.span.start.saturating_sub(whole.span.start)..).unwrap_or(value.text);
-            draft.target = Some(rest.trim()).filter(|t| !t.is_empty());
-            break;
+            let is_key = |at: usize| {
+                let key = rest.get(at + 1..).and_then(|next| next.split_once('=')).map(|(key, _)| key.trim());
+                key.is_some_and(|key| KEYS.contains(&key))
+            };
+            let end = rest.match_indices(',').map(|(at, _)| at).find(|at| is_key(*at)).unwrap_or(rest.len());
+            draft.target = rest.get(..end).map(str::trim).filter(|t| !t.is_empty());
+            target_end = value.span.start + end;
+            continue;
         }
         match part.pair() {
             Some((key, value)) if KEYS.contains(&key) || position > 0 => draft.keyword(key, value, part, log),
