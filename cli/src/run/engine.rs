@@ -31,6 +31,8 @@ pub(crate) enum Note {
 
 /// What the engine has to know of the run.
 pub(crate) struct Course {
+    /// How long dom0 has for a last word (the summary, the power-off) before the machine is stopped.
+    pub patience: Duration,
     /// The time limit.
     pub limit: Option<Duration>,
     /// Stay up when the last domain has ended.
@@ -42,11 +44,6 @@ pub(crate) struct Course {
     /// What the emulator itself says.
     pub errors: PathBuf,
 }
-
-/// How long dom0 has for a last word (the summary, the power-off) before the machine is stopped.
-const LAST_WORD: Duration = Duration::from_secs(10);
-/// The same after Ctrl-C, with somebody waiting.
-const HASTY_WORD: Duration = Duration::from_secs(3);
 
 /// A run in its course.
 pub(crate) struct Engine {
@@ -97,7 +94,8 @@ impl Engine {
         };
         let outcome =
             if matches!(cause, Cause::TimeLimit) { PlatformOutcome::Timeout } else { PlatformOutcome::Ok };
-        let patience = if matches!(cause, Cause::Ended) { LAST_WORD } else { HASTY_WORD };
+        // Less when somebody waits for the end.
+        let patience = if matches!(cause, Cause::Ended) { self.course.patience } else { self.course.patience / 3 };
         let summary = if seen.ready { self.last_words(patience) } else { None };
         let complete = summary.is_some();
         self.record.finish(summary, outcome);
@@ -364,3 +362,6 @@ fn word(outcome: Outcome) -> &'static str {
 fn seconds(ns: u64) -> String {
     format!("{}.{:03} s", ns / 1_000_000_000, ns / 1_000_000 % 1000)
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,6 +168,7 @@ impl Prepared {
         }
         let _folder = Byproducts { folder: self.folder, keep: options.log.is_none() };
         let course = Course {
+            patience: LAST_WORD,
             limit: options.timeout.map(Duration::from_secs),
             keep: options.keep,
             foreground,
@@ -177,6 +178,9 @@ impl Prepared {
         Engine { emulator: started.emulator, dom0, consoles, record, course, notes, begin }.follow()
     }
 }
+
+/// How long dom0 has for a last word before the machine is stopped.
+const LAST_WORD: Duration = Duration::from_secs(10);
 
 /// The run's folder under `target/`, which a run leaves without the large files; altogether when its logs are elsewhere.
 struct Byproducts {
