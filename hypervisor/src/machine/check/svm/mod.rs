@@ -1,5 +1,8 @@
 //! VMRUN's checks (APM volume 2, 15.5.1 and 15.20).
 
+#[cfg(test)]
+mod tests;
+
 use super::{Rule, first_broken, is_pat, when};
 use crate::machine::svm::control::{self as field, Place, Snapshot, second};
 use crate::seam::Diagnosis;

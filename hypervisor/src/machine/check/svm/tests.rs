@@ -1,0 +1,90 @@
+//! One block that breaks no rule, and for each rule a change that breaks it.
+
+use super::{CONTROLS, Host, STATE, View, diagnose};
+use crate::machine::check::Rule;
+use crate::machine::svm::control::{self as field, EVENT_VALID, Place, Snapshot, second};
+
+const HOST: Host = Host { asids: 16, address_bits: 40, efer: 0x3f_fd01, cr4: 0x0fff_ffff };
+
+/// 64-bit code.
+fn sound() -> View {
+    let mut block = Snapshot([0; 4096]);
+    block.set(field::EFER, 0x1500);
+    block.set(field::CR0, 0x8001_0033);
+    block.set(field::CR4, 0x20);
+    block.set(field::CR3, 0x6000);
+    block.set(field::DR6, 0xffff_0ff0);
+    block.set(field::DR7, 0x400);
+    block.set(field::PAT, 0x0007_0406_0007_0406);
+    block.set(field::NESTED, 1);
+    block.set(field::NESTED_CR3, 0x5000);
+    block.set(field::ASID, 1);
+    block.set(field::INTERCEPT_2, second::ALWAYS);
+    block.set(field::IO_MAP, 0x1000);
+    block.set(field::MSR_MAP, 0x4000);
+    block.set(Place::Cs.attributes(), 0xa9b);
+    View { block, host: HOST }
+}
+
+/// A rule's field, and the change that breaks the rule.
+type Row = (&'static str, fn(&mut Snapshot));
+
+fn expect(table: &[Rule<View>], rows: &[Row]) {
+    assert_eq!(table.len(), rows.len(), "each rule has its row");
+    for (rule, (name, change)) in table.iter().zip(rows) {
+        assert_eq!(rule.field, *name);
+        assert_eq!((rule.broken)(&sound()), None, "{name}: {}", rule.rule);
+        let mut view = sound();
+        change(&mut view.block);
+        assert!((rule.broken)(&view).is_some(), "{name}: {}", rule.rule);
+        assert_ne!(diagnose(&view).field, "", "{name}");
+    }
+}
+
+#[test]
+fn a_sound_block_breaks_nothing() {
+    assert_eq!(diagnose(&sound()).field, "");
+}
+
+#[test]
+fn each_state_rule_is_broken_by_its_row() {
+    expect(
+        STATE,
+        &[
+            ("EFER", |b| b.set(field::EFER, 0x500)),
+            ("EFER", |b| b.set(field::EFER, 0x1502)),
+            ("CR0", |b| b.set(field::CR0, 0xa001_0033)),
+            ("CR0", |b| b.set(field::CR0, 0x1_8001_0033)),
+            ("CR3", |b| b.set(field::CR3, 1 << 45)),
+            ("CR4", |b| b.set(field::CR4, 1 << 40 | 0x20)),
+            ("CR4", |b| {
+                b.set(field::CR4, 1 << 23 | 0x20);
+                b.set(field::CR0, 0x8000_0033);
+            }),
+            ("DR6", |b| b.set(field::DR6, 1 << 32)),
+            ("DR7", |b| b.set(field::DR7, 1 << 32)),
+            ("CR4", |b| b.set(field::CR4, 0)),
+            ("CR0", |b| b.set(field::CR0, 0x8001_0032)),
+            ("CS attributes", |b| b.set(Place::Cs.attributes(), 0xe9b)),
+            ("G_PAT", |b| b.set(field::PAT, 0x0200)),
+        ],
+    );
+}
+
+#[test]
+fn each_control_rule_is_broken_by_its_row() {
+    expect(
+        CONTROLS,
+        &[
+            ("VMRUN intercept", |b| b.set(field::INTERCEPT_2, 0)),
+            ("guest ASID", |b| b.set(field::ASID, 0)),
+            ("guest ASID", |b| b.set(field::ASID, 16)),
+            ("IOPM_BASE_PA", |b| b.set(field::IO_MAP, 1 << 40)),
+            ("MSRPM_BASE_PA", |b| b.set(field::MSR_MAP, (1 << 40) - 4096)),
+            ("N_CR3", |b| b.set(field::NESTED_CR3, 1 << 41)),
+            ("EVENTINJ", |b| b.set(field::INJECT, EVENT_VALID | 0x141)),
+            ("EVENTINJ", |b| b.set(field::INJECT, EVENT_VALID | 0x302)),
+            ("EVENTINJ", |b| b.set(field::INJECT, EVENT_VALID | 0x305)),
+        ],
+    );
+}

@@ -1,0 +1,293 @@
+//! One structure that breaks no rule, and for each rule a change that breaks it.
+
+use super::{Host, View, controls, diagnose, guest, host, segments};
+use crate::machine::check::Rule;
+use crate::machine::vmx::control::{self as field, entry, exit, pin, primary, secondary};
+
+const HOST: Host = Host {
+    controls: [
+        0x0000_00ff_0000_0016,
+        0xffff_ffff_0401_e172,
+        0x0fff_ffff_0000_0000,
+        0x01ff_ffff_0003_6dff,
+        0x0003_ffff_0000_11ff,
+    ],
+    cr0: (0x8000_0021, 0xffff_ffff),
+    cr4: (0x2000, 0x0077_2fff),
+    ept: 0x0613_4141,
+    address_bits: 40,
+};
+
+/// 64-bit code on a 64-bit host.
+fn sound() -> View {
+    let segment = |index: u32, selector: u64, rights: u64, limit: u64| {
+        [
+            (field::GUEST_ES + 2 * index, selector),
+            (field::GUEST_ES_RIGHTS + 2 * index, rights),
+            (field::GUEST_ES_LIMIT + 2 * index, limit),
+            (field::GUEST_ES_BASE + 2 * index, 0),
+        ]
+    };
+    let mut values = vec![
+        (field::PIN_CONTROLS, u64::from(0x16 | pin::INTERRUPT | pin::NMI | pin::VIRTUAL_NMI)),
+        (
+            field::PROCESSOR_CONTROLS,
+            u64::from(0x0401_e172 | primary::SECONDARY | primary::IO_BITMAPS | primary::MSR_BITMAPS),
+        ),
+        (field::SECONDARY_CONTROLS, u64::from(secondary::EPT | secondary::VPID | secondary::UNRESTRICTED)),
+        (field::EXIT_CONTROLS, u64::from(0x3_6dff | exit::HOST_64 | exit::LOAD_EFER | exit::LOAD_PAT)),
+        (field::ENTRY_CONTROLS, u64::from(0x11ff | entry::LONG_MODE | entry::LOAD_EFER | entry::LOAD_PAT)),
+        (field::IO_BITMAP_A, 0x1000),
+        (field::IO_BITMAP_B, 0x2000),
+        (field::MSR_BITMAPS, 0x3000),
+        (field::VPID, 1),
+        (field::EPT_POINTER, 0x501e),
+        (field::LINK_POINTER, u64::MAX),
+        (field::HOST_CR0, 0x8001_0033),
+        (field::HOST_CR4, 0x2020),
+        (field::HOST_CR3, 0x9000),
+        (field::HOST_PAT, 0x0007_0406_0007_0406),
+        (field::HOST_EFER, 0xd00),
+        (field::HOST_CS, 8),
+        (field::HOST_SS, 16),
+        (field::HOST_TR, 24),
+        (field::HOST_RIP, 0x10_0000),
+        (field::GUEST_CR0, 0x8001_0033),
+        (field::GUEST_CR3, 0x6000),
+        (field::GUEST_CR4, 0x2020),
+        (field::GUEST_EFER, 0x500),
+        (field::GUEST_PAT, 0x0007_0406_0007_0406),
+        (field::GUEST_DR7, 0x400),
+        (field::GUEST_RFLAGS, 0x202),
+        (field::GUEST_RIP, 0x1000),
+    ];
+    values.extend(segment(1, 8, 0xa09b, 0xffff_ffff));
+    for index in [0, 2, 3, 4, 5] {
+        values.extend(segment(index, 16, 0xc093, 0xffff_ffff));
+    }
+    values.extend(segment(6, 0, 0x1_0000, 0));
+    values.extend(segment(7, 0, 0x8b, 0x67));
+    View { values, host: HOST }
+}
+
+fn with(changes: &[(u32, u64)]) -> View {
+    let mut view = sound();
+    for (field, value) in changes {
+        view.values.retain(|known| known.0 != *field);
+        view.values.push((*field, *value));
+    }
+    view
+}
+
+fn or(field: u32, bits: u64) -> (u32, u64) {
+    (field, sound().get(field) | bits)
+}
+
+fn not(field: u32, bits: u64) -> (u32, u64) {
+    (field, sound().get(field) & !bits)
+}
+
+/// Virtual-8086 mode, sound but for what is added.
+fn v86(changes: &[(u32, u64)]) -> Vec<(u32, u64)> {
+    let mut all =
+        vec![not(field::ENTRY_CONTROLS, 0x200), (field::GUEST_EFER, 0), (field::GUEST_RFLAGS, 0x2_0202)];
+    for index in 0..6 {
+        all.push((field::GUEST_ES + 2 * index, 0x100));
+        all.push((field::GUEST_ES_BASE + 2 * index, 0x1000));
+        all.push((field::GUEST_ES_LIMIT + 2 * index, 0xffff));
+        all.push((field::GUEST_ES_RIGHTS + 2 * index, 0xf3));
+    }
+    all.extend(changes);
+    all
+}
+
+const VALID: u64 = 1 << 31;
+
+/// Each row breaks the rule of the same place in the table: `(field's name, changes)`.
+fn expect(table: &[Rule<View>], rows: &[(&str, Vec<(u32, u64)>)]) {
+    assert_eq!(table.len(), rows.len(), "each rule has its row");
+    for (rule, (name, changes)) in table.iter().zip(rows) {
+        assert_eq!(rule.field, *name);
+        assert_eq!((rule.broken)(&sound()), None, "{name}: {}", rule.rule);
+        assert!((rule.broken)(&with(changes)).is_some(), "{name}: {}", rule.rule);
+        // Whatever comes first, something is found.
+        assert_ne!(diagnose(&with(changes), 7).field, "", "{name}");
+    }
+}
+
+#[test]
+fn a_sound_structure_breaks_nothing() {
+    let diagnosis = diagnose(&sound(), 7);
+    assert_eq!((diagnosis.field, diagnosis.code), ("", 7), "{diagnosis:?}");
+    let diagnosis = diagnose(&with(&v86(&[])), 0);
+    assert_eq!(diagnosis.field, "", "{diagnosis:?}");
+}
+
+#[test]
+fn each_control_rule_is_broken_by_its_row() {
+    use field::{ENTRY_CONTROLS, ENTRY_EVENT, EPT_POINTER, EXIT_CONTROLS, PIN_CONTROLS, PROCESSOR_CONTROLS};
+    let second = |bits: u32| or(field::SECONDARY_CONTROLS, bits.into());
+    expect(
+        controls::RULES,
+        &[
+            ("pin-based controls", vec![not(PIN_CONTROLS, 2)]),
+            ("primary processor-based controls", vec![not(PROCESSOR_CONTROLS, 2)]),
+            ("secondary processor-based controls", vec![second(1 << 31)]),
+            ("CR3-target count", vec![(field::CR3_TARGETS, 5)]),
+            ("I/O-bitmap address A", vec![(field::IO_BITMAP_A, 0x1001)]),
+            ("I/O-bitmap address B", vec![(field::IO_BITMAP_B, 1 << 50)]),
+            ("MSR-bitmap address", vec![(field::MSR_BITMAPS, 0x10)]),
+            ("virtual NMIs", vec![not(PIN_CONTROLS, 8)]),
+            (
+                "NMI-window exiting",
+                vec![or(PROCESSOR_CONTROLS, primary::NMI_WINDOW.into()), not(PIN_CONTROLS, 0x20)],
+            ),
+            ("APIC virtualization", vec![second(secondary::APIC_REGISTERS)]),
+            ("virtualize x2APIC mode", vec![second(secondary::VIRTUAL_X2APIC | secondary::VIRTUAL_APIC)]),
+            ("virtual-interrupt delivery", vec![second(secondary::INTERRUPT_DELIVERY), not(PIN_CONTROLS, 1)]),
+            ("process posted interrupts", vec![or(PIN_CONTROLS, pin::POSTED.into())]),
+            ("VPID", vec![(field::VPID, 0)]),
+            ("EPTP", vec![(EPT_POINTER, 0x5019)]),
+            ("EPTP", vec![(EPT_POINTER, 0x5026)]),
+            ("EPTP", vec![(EPT_POINTER, 0x505e)]),
+            ("EPTP", vec![(EPT_POINTER, 0x511e)]),
+            ("enable PML", vec![(field::SECONDARY_CONTROLS, u64::from(secondary::PML))]),
+            ("unrestricted guest", vec![(field::SECONDARY_CONTROLS, u64::from(secondary::UNRESTRICTED))]),
+            ("VM-exit controls", vec![not(EXIT_CONTROLS, 1)]),
+            ("save VMX-preemption timer", vec![or(EXIT_CONTROLS, exit::SAVE_TIMER.into())]),
+            ("VM-entry controls", vec![not(ENTRY_CONTROLS, 1)]),
+            ("VM-entry controls", vec![or(ENTRY_CONTROLS, entry::SMM.into())]),
+            ("VM-entry interruption information", vec![(ENTRY_EVENT, VALID | 0x140)]),
+            ("VM-entry interruption information", vec![(ENTRY_EVENT, VALID | 0x203)]),
+            ("VM-entry interruption information", vec![(ENTRY_EVENT, VALID | 0x1041)]),
+            ("VM-entry interruption information", vec![(ENTRY_EVENT, VALID | 0x30d)]),
+            (
+                "VM-entry exception error code",
+                vec![(ENTRY_EVENT, VALID | 0xb0d), (field::ENTRY_ERROR, 0x1_0000)],
+            ),
+            ("VM-entry instruction length", vec![(ENTRY_EVENT, VALID | 0x441), (field::ENTRY_LENGTH, 16)]),
+        ],
+    );
+}
+
+#[test]
+fn each_host_rule_is_broken_by_its_row() {
+    expect(
+        host::RULES,
+        &[
+            ("host CR0", vec![not(field::HOST_CR0, 0x20)]),
+            ("host CR4", vec![not(field::HOST_CR4, 0x2000)]),
+            ("host CR3", vec![(field::HOST_CR3, 1 << 41)]),
+            ("host IA32_SYSENTER_ESP", vec![(field::HOST_SYSENTER_ESP, 1 << 47)]),
+            ("host IA32_SYSENTER_EIP", vec![(field::HOST_SYSENTER_EIP, 1 << 47)]),
+            ("host IA32_PAT", vec![(field::HOST_PAT, 2)]),
+            ("host IA32_EFER", vec![(field::HOST_EFER, 0x100)]),
+            ("host segment selectors", vec![(field::HOST_DS, 0x13)]),
+            ("host CS selector", vec![(field::HOST_CS, 0)]),
+            ("host TR selector", vec![(field::HOST_TR, 0)]),
+            ("host segment bases", vec![(field::HOST_GS_BASE, 1 << 63)]),
+            ("host address-space size", vec![not(field::EXIT_CONTROLS, exit::HOST_64.into())]),
+            ("host CR4", vec![not(field::HOST_CR4, 0x20)]),
+            ("host RIP", vec![(field::HOST_RIP, 1 << 48)]),
+        ],
+    );
+}
+
+#[test]
+fn each_guest_rule_is_broken_by_its_row() {
+    let legacy = || [not(field::ENTRY_CONTROLS, 0x200), (field::GUEST_EFER, 0)];
+    let plus = |changes: &[(u32, u64)]| [&legacy()[..], changes].concat();
+    expect(
+        guest::RULES,
+        &[
+            ("guest CR0", vec![not(field::GUEST_CR0, 0x20)]),
+            ("guest CR0", vec![not(field::GUEST_CR0, 1)]),
+            ("guest CR4", vec![not(field::GUEST_CR4, 0x2000)]),
+            ("guest IA32_DEBUGCTL", vec![(field::GUEST_DEBUGCTL, 4)]),
+            ("guest CR0", vec![not(field::GUEST_CR0, 1 << 31)]),
+            ("guest CR4", vec![not(field::GUEST_CR4, 0x20)]),
+            ("guest CR4", plus(&[or(field::GUEST_CR4, 1 << 17)])),
+            ("guest CR3", vec![(field::GUEST_CR3, 1 << 45)]),
+            ("guest DR7", vec![(field::GUEST_DR7, 1 << 32)]),
+            ("guest IA32_SYSENTER_ESP", vec![(field::GUEST_SYSENTER_ESP, 1 << 47)]),
+            ("guest IA32_SYSENTER_EIP", vec![(field::GUEST_SYSENTER_EIP, 1 << 47)]),
+            ("guest IA32_PAT", vec![(field::GUEST_PAT, 0x0300)]),
+            ("guest IA32_EFER", vec![(field::GUEST_EFER, 0x1500)]),
+            ("guest IA32_EFER", vec![(field::GUEST_EFER, 0x100)]),
+            ("guest IA32_EFER", vec![(field::GUEST_EFER, 0x400)]),
+            ("guest GDTR base", vec![(field::GUEST_GDTR_BASE, 1 << 47)]),
+            ("guest IDTR base", vec![(field::GUEST_IDTR_BASE, 1 << 47)]),
+            ("guest GDTR limit", vec![(field::GUEST_GDTR_LIMIT, 0x1_0000)]),
+            ("guest IDTR limit", vec![(field::GUEST_IDTR_LIMIT, 0x1_0000)]),
+            ("guest RIP", plus(&[(field::GUEST_RIP, 1 << 32)])),
+            ("guest RFLAGS", vec![(field::GUEST_RFLAGS, 0)]),
+            ("guest RFLAGS", vec![(field::GUEST_RFLAGS, 0x2_0002)]),
+            ("guest RFLAGS", vec![(field::GUEST_RFLAGS, 2), (field::ENTRY_EVENT, VALID | 0x41)]),
+            ("guest activity state", vec![(field::ACTIVITY, 4)]),
+            ("guest activity state", vec![(field::ACTIVITY, 1), (field::INTERRUPTIBILITY, 1)]),
+            ("guest interruptibility", vec![(field::INTERRUPTIBILITY, 0x20)]),
+            ("guest interruptibility", vec![(field::INTERRUPTIBILITY, 3)]),
+            ("guest interruptibility", vec![(field::INTERRUPTIBILITY, 1), (field::GUEST_RFLAGS, 2)]),
+            (
+                "guest interruptibility",
+                vec![(field::INTERRUPTIBILITY, 2), (field::ENTRY_EVENT, VALID | 0x41)],
+            ),
+            (
+                "guest interruptibility",
+                vec![(field::INTERRUPTIBILITY, 2), (field::ENTRY_EVENT, VALID | 0x202)],
+            ),
+            (
+                "guest interruptibility",
+                vec![(field::INTERRUPTIBILITY, 8), (field::ENTRY_EVENT, VALID | 0x202)],
+            ),
+            ("guest pending debug exceptions", vec![(field::PENDING_DEBUG, 0x10)]),
+            ("VMCS link pointer", vec![(field::LINK_POINTER, 0x10)]),
+            ("guest PDPTEs", plus(&[(field::GUEST_PDPTE0 + 4, 0x7003)])),
+        ],
+    );
+}
+
+#[test]
+fn each_segment_rule_is_broken_by_its_row() {
+    const fn rights(index: u32) -> u32 {
+        field::GUEST_ES_RIGHTS + 2 * index
+    }
+    const fn limit(index: u32) -> u32 {
+        field::GUEST_ES_LIMIT + 2 * index
+    }
+    const fn base(index: u32) -> u32 {
+        field::GUEST_ES_BASE + 2 * index
+    }
+    let restricted = not(field::SECONDARY_CONTROLS, secondary::UNRESTRICTED.into());
+    expect(
+        segments::RULES,
+        &[
+            ("guest TR selector", vec![(field::GUEST_TR, 4)]),
+            ("guest LDTR selector", vec![(field::GUEST_LDTR, 4), (rights(6), 0x82)]),
+            ("guest SS selector", vec![restricted, (field::GUEST_SS, 0x13)]),
+            ("guest segment bases", v86(&[(base(3), 0x1010)])),
+            ("guest TR, FS and GS bases", vec![(base(4), 1 << 47)]),
+            ("guest LDTR base", vec![(base(6), 1 << 47), (rights(6), 0x82)]),
+            ("guest CS base", vec![(base(1), 1 << 32)]),
+            ("guest SS, DS and ES bases", vec![(base(0), 1 << 32)]),
+            ("guest segment limits", v86(&[(limit(2), 0xfffe)])),
+            ("guest segment rights", v86(&[(rights(5), 0x93)])),
+            ("guest CS rights", vec![(rights(1), 0xa098)]),
+            ("guest SS rights", vec![(rights(2), 0xc091)]),
+            ("guest DS, ES, FS and GS rights", vec![(rights(3), 0xc099)]),
+            ("guest segment rights", vec![(rights(0), 0xc083)]),
+            ("guest CS rights", vec![(rights(1), 0xa0fb)]),
+            ("guest SS rights", vec![restricted, (rights(2), 0xc0f3)]),
+            ("guest SS rights", vec![not(field::GUEST_CR0, 1), (rights(2), 0xc0f3)]),
+            ("guest segment rights", vec![(rights(4), 0xc013)]),
+            ("guest segment rights", vec![(rights(4), 0xc193)]),
+            ("guest CS rights", vec![(rights(1), 0xe09b)]),
+            ("guest segment rights", vec![(limit(2), 0xffff_f000)]),
+            ("guest TR rights", vec![(rights(7), 0x89)]),
+            ("guest TR rights", vec![(rights(7), 0x1_008b)]),
+            ("guest TR rights", vec![(limit(7), 0x10_0000)]),
+            ("guest LDTR rights", vec![(rights(6), 0x81)]),
+            ("guest LDTR rights", vec![(rights(6), 0x82), (limit(6), 0x10_0000)]),
+        ],
+    );
+}
