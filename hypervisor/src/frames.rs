@@ -78,8 +78,10 @@ pub struct FrameTable {
     frames: Box<[Frame]>,
     buddies: Lock<Buddies>,
     free: AtomicU64,
-    /// Frames by owner; the last entry counts those whose owner is no guest.
+    /// Frames of memory by owner; the last entry counts those whose owner is no guest.
     owned: Box<[AtomicU32]>,
+    /// Frames of every kind by owner.
+    all_owned: Box<[AtomicU32]>,
     scrub_at: AtomicU64,
 }
 
@@ -116,14 +118,18 @@ impl FrameTable {
             a: AtomicU32::new(0),
             b: AtomicU32::new(0),
         });
-        let mut owned = Vec::new();
-        owned.try_reserve_exact(DOMAINS + 1).map_err(|_| OutOfHeap)?;
-        owned.resize_with(DOMAINS + 1, || AtomicU32::new(0));
+        let counts = || {
+            let mut counts = Vec::new();
+            counts.try_reserve_exact(DOMAINS + 1).map_err(|_| OutOfHeap)?;
+            counts.resize_with(DOMAINS + 1, || AtomicU32::new(0));
+            Ok(counts.into_boxed_slice())
+        };
         let table = Self {
             frames: frames.into_boxed_slice(),
             buddies: Lock::new(Rank::Frames, Buddies::new()),
             free: AtomicU64::new(0),
-            owned: owned.into_boxed_slice(),
+            owned: counts()?,
+            all_owned: counts()?,
             scrub_at: AtomicU64::new(0),
         };
         for range in free {
@@ -156,7 +162,7 @@ impl FrameTable {
                 && FrameKind::from_bits(frame.state.load(Ordering::Relaxed)) == FrameKind::Reserved
             {
                 self.begin(frame, owner, kind);
-                self.owner_count(owner).fetch_add(1, Ordering::Relaxed);
+                self.count(owner, kind, 1);
             }
         }
     }
@@ -172,7 +178,7 @@ impl FrameTable {
         for frame in self.run(u64::from(start), order) {
             self.begin(frame, owner, kind);
         }
-        self.owner_count(owner).fetch_add(1 << order, Ordering::Relaxed);
+        self.count(owner, kind, 1 << order);
         Some(Run { start: Mfn(u64::from(start)), order })
     }
 
@@ -284,9 +290,14 @@ impl FrameTable {
         self.free.load(Ordering::Relaxed)
     }
 
-    /// Frames a domain owns, of every kind, also those that only others still hold.
+    /// Frames of memory a domain owns, also those that only others still hold.
     pub fn owned(&self, owner: DomainId) -> u32 {
-        self.owner_count(owner).load(Ordering::Relaxed)
+        owner_count(&self.owned, owner).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Frames a domain owns, of every kind: memory, tables, what the hypervisor shares with it.
+    pub fn all_owned(&self, owner: DomainId) -> u32 {
+        owner_count(&self.all_owned, owner).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// One past the highest frame of the host.
@@ -294,9 +305,14 @@ impl FrameTable {
         Mfn(self.frames.len() as u64)
     }
 
-    fn owner_count(&self, owner: DomainId) -> &AtomicU32 {
-        let index = usize::from(owner.0).min(DOMAINS).min(self.owned.len() - 1);
-        &self.owned[index]
+    /// Adds to an owner's counts, modulo 2^32.
+    fn count(&self, owner: DomainId, kind: FrameKind, frames: u32) {
+        let counts = (kind == FrameKind::Ram).then_some(&self.owned);
+        for counts in counts.into_iter().chain([&self.all_owned]) {
+            if let Some(count) = owner_count(counts, owner) {
+                count.fetch_add(frames, Ordering::Relaxed);
+            }
+        }
     }
 
     fn run(&self, start: u64, order: u32) -> &[Frame] {
@@ -313,13 +329,17 @@ impl FrameTable {
 
     #[cold]
     fn end(&self, mfn: Mfn, frame: &Frame) {
-        let owner = DomainId((frame.state.load(Ordering::Relaxed) >> OWNER_SHIFT) as u16);
-        self.owner_count(owner).fetch_sub(1, Ordering::Relaxed);
+        let state = frame.state.load(Ordering::Relaxed);
+        self.count(DomainId((state >> OWNER_SHIFT) as u16), FrameKind::from_bits(state), 1u32.wrapping_neg());
         let mut buddies = self.buddies.lock();
         frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
         buddies.free(&self.frames, mfn.0 as u32);
         self.free.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn owner_count(counts: &[AtomicU32], owner: DomainId) -> Option<&AtomicU32> {
+    counts.get(usize::from(owner.0).min(DOMAINS))
 }
 
 impl<'f> Held<'f> {

@@ -22,16 +22,20 @@ pub enum Rank {
     Ports = 5,
     /// The global virtual and physical interrupts.
     Interrupts = 6,
-    /// A vCPU's context and local interrupt controller.
+    /// A vCPU's context, while no CPU runs it.
     Vcpu = 7,
-    /// A CPU's run queue.
-    Queue = 8,
-    /// A CPU's timers.
+    /// A vCPU's local interrupt controller and memory areas.
+    Local = 8,
+    /// A vCPU's timers.
     Timers = 9,
+    /// A CPU's queue of deadlines.
+    Deadlines = 10,
+    /// A CPU's run queue.
+    Queue = 11,
     /// The frame allocator.
-    Frames = 10,
+    Frames = 12,
     /// The log and crash reports.
-    Log = 11,
+    Log = 13,
 }
 
 /// Data behind a spin lock of a fixed rank.

@@ -11,6 +11,7 @@ use core::ops::ControlFlow;
 
 use trunnion_protocol::address::{Gpa, Gva, Mfn};
 use trunnion_protocol::control::{ExitKind, Gpr, VcpuState};
+use trunnion_protocol::hypercall::page::Opcode;
 use trunnion_protocol::shared::SharedPage;
 
 /// A physical CPU, from 0.
@@ -32,6 +33,9 @@ pub trait Machine: Sync + Sized + 'static {
 
     /// The entry format of second-level tables on this host.
     fn format(&self) -> &'static EntryFormat;
+
+    /// The vendor's hypercall instruction, for the hypercall page.
+    fn opcode(&self) -> Opcode;
 
     /// The physical CPU that executes this.
     fn this_cpu(&self) -> Cpu;

@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Once;
 use trunnion_protocol::address::Mfn;
+use trunnion_protocol::hypercall::page::Opcode;
 use trunnion_protocol::shared::SharedPage;
 
 use super::boot::ranges::Ranges;
@@ -54,6 +55,11 @@ impl<V: Vendor> Machine for Pc<V> {
 
     fn format(&self) -> &'static EntryFormat {
         self.vendor.format()
+    }
+
+    #[inline]
+    fn opcode(&self) -> Opcode {
+        V::OPCODE
     }
 
     #[inline]

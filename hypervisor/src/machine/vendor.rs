@@ -1,6 +1,7 @@
 //! What the two vendor folders have in common: the closed set of operations that the rest of `machine` uses.
 
 use trunnion_protocol::address::Mfn;
+use trunnion_protocol::hypercall::page::Opcode;
 
 use super::cpu::percpu::PerCpu;
 use crate::seam::{Context, EntryFormat, Exit, OutOfHeap};
@@ -15,6 +16,9 @@ pub trait Vendor: Sync + Sized + 'static {
 
     /// The entry format of second-level tables.
     fn format(&self) -> &'static EntryFormat;
+
+    /// Its hypercall instruction.
+    const OPCODE: Opcode;
 
     /// A context for a new vCPU.
     fn context(&self, hardware: bool) -> Result<Self::Context, OutOfHeap>;

@@ -8,6 +8,7 @@ use crate::machine::page::Block;
 use crate::machine::vendor::{OPEN_MSRS, Refusal, Vendor, fill_ports};
 use crate::seam::{EntryFormat, Exit, OutOfHeap};
 use trunnion_protocol::address::Mfn;
+use trunnion_protocol::hypercall::page::Opcode;
 
 /// Optional parts (CPUID 0x8000_000A EDX) that are used where they exist.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +50,7 @@ fn heap(_: OutOfHeap) -> Refusal {
 }
 
 impl Vendor for Svm {
+    const OPCODE: Opcode = Opcode::Vmmcall;
     type Context = SvmContext;
 
     fn new(cpu: &PerCpu) -> Result<Self, Refusal> {

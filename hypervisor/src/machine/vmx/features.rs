@@ -11,6 +11,7 @@ use crate::machine::cpu::{cpuid, msr};
 use crate::machine::page::Block;
 use crate::machine::vendor::{OPEN_MSRS, Refusal, Vendor, fill_ports};
 use crate::seam::{EntryFormat, Exit, OutOfHeap};
+use trunnion_protocol::hypercall::page::Opcode;
 
 const FIXED: u32 = msr::VMX_BASIC + 6;
 const EPT_VPID: u32 = msr::VMX_BASIC + 12;
@@ -96,6 +97,7 @@ const EXIT: u32 = exit::SAVE_DEBUG
 const ENTRY: u32 = entry::LOAD_DEBUG | entry::LOAD_PAT | entry::LOAD_EFER;
 
 impl Vendor for Vmx {
+    const OPCODE: Opcode = Opcode::Vmcall;
     type Context = VmxContext;
 
     fn new(cpu: &PerCpu) -> Result<Self, Refusal> {

@@ -1,0 +1,197 @@
+//! Making a domain: paused, with no memory, its vCPUs down.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use trunnion_protocol::address::Gfn;
+use trunnion_protocol::control::NAME_BYTES;
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::hypercall::hvm::Param;
+use trunnion_protocol::hypercall::sched::ShutdownReason;
+use trunnion_protocol::id::{DomainId, VcpuId};
+use trunnion_protocol::shared_info;
+
+use crate::debug::DebugLine;
+use crate::domain::{Domain, stop};
+use crate::events::Ports;
+use crate::frames::{DOMAINS, FrameKind};
+use crate::granting;
+use crate::host::Host;
+use crate::life::Life;
+use crate::lock::{Lock, Rank};
+use crate::memory::Memory;
+use crate::policy::control;
+use crate::policy::cpuid::{Cpuid, Shape};
+use crate::schedule::DEFAULT_WEIGHT;
+use crate::seam::{Cpu, Machine};
+use crate::second_level::SecondLevel;
+use crate::time;
+use crate::vcpu::Vcpu;
+
+/// Most vCPUs of a domain: those with a place in the shared info page.
+pub const VCPUS: u32 = shared_info::VCPUS;
+
+/// What a new domain is like.
+#[derive(Clone, Copy)]
+pub struct Wanted {
+    /// Number, or `None` for any that is free.
+    pub id: Option<DomainId>,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Limit of its memory in pages.
+    pub max_pages: u64,
+    /// UUID.
+    pub uuid: [u8; 16],
+    /// Name.
+    pub name: [u8; NAME_BYTES],
+    /// It gets the hardware and the authority: dom0.
+    pub privileged: bool,
+}
+
+/// Makes a domain and puts it on the list.
+pub fn create<M: Machine>(host: &Host<M>, wanted: &Wanted) -> Result<Arc<Domain<M>>, Errno> {
+    if wanted.vcpus == 0 || wanted.vcpus > VCPUS {
+        return Err(Errno::Inval);
+    }
+    let mut last = host.creation.lock();
+    let id = match wanted.id {
+        Some(id) if !id.is_guest() || usize::from(id.0) >= DOMAINS => return Err(Errno::Inval),
+        Some(id) => host.domain(id).is_none().then_some(id).ok_or(Errno::Exist)?,
+        None => free_id(host, *last).ok_or(Errno::NoSpc)?,
+    };
+    let mut made = Made { host, id, armed: true };
+    let domain = build(host, wanted, id)?;
+    if !host.enlist(domain.clone()) {
+        return Err(Errno::Exist);
+    }
+    made.armed = false;
+    if wanted.id.is_none() {
+        *last = DomainId(id.0 + 1);
+    }
+    Ok(domain)
+}
+
+/// The next free number at or after `from`, going round; 0 is dom0's. Numbers are not used again at once, so that what
+/// still names an old domain finds nothing rather than its successor.
+fn free_id<M: Machine>(host: &Host<M>, from: DomainId) -> Option<DomainId> {
+    let count = DOMAINS as u16 - 1;
+    (0..count)
+        .map(|step| DomainId((from.0.wrapping_sub(1).wrapping_add(step)) % count + 1))
+        .find(|&id| host.domain(id).is_none())
+}
+
+/// Says so when something is left of a domain that could not be made.
+struct Made<'h, M: Machine> {
+    host: &'h Host<M>,
+    id: DomainId,
+    armed: bool,
+}
+
+impl<M: Machine> Drop for Made<'_, M> {
+    fn drop(&mut self) {
+        if self.armed {
+            debug_assert_eq!(self.host.frames.all_owned(self.id), 0, "frames of a domain that was not made");
+        }
+    }
+}
+
+/// Frames that go back unless the domain is made.
+struct Undo<'h, M: Machine> {
+    host: &'h Host<M>,
+    frames: Vec<trunnion_protocol::address::Mfn>,
+}
+
+impl<M: Machine> Drop for Undo<'_, M> {
+    fn drop(&mut self) {
+        for &frame in &self.frames {
+            self.host.frames.put(frame);
+        }
+    }
+}
+
+fn build<M: Machine>(host: &Host<M>, wanted: &Wanted, id: DomainId) -> Result<Arc<Domain<M>>, Errno> {
+    let mut undo = Undo { host, frames: Vec::new() };
+    undo.frames.try_reserve(8).map_err(|_| Errno::NoMem)?;
+    let mut pool = host.table_pool(id);
+    let tables = SecondLevel::new(host.machine.format(), &mut pool).ok_or(Errno::NoMem)?;
+    let root = tables.root();
+    undo.frames.push(root);
+    let shared_info = host.allocate_frame(id, FrameKind::Shared).ok_or(Errno::NoMem)?;
+    undo.frames.push(shared_info);
+    let grants = granting::new_table(host, id)?;
+    undo.frames.extend(granting::frames(&grants));
+    let mut vcpus = Vec::new();
+    vcpus.try_reserve_exact(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
+    for index in 0..wanted.vcpus {
+        let context = host.machine.new_context(wanted.privileged).map_err(|_| Errno::NoMem)?;
+        let info = shared_info::vcpu_info(index).ok_or(Errno::Inval)?;
+        let vcpu = Vcpu::new(VcpuId(index), context, shared_info.address().0 | info as u64);
+        vcpu.state.assign(Cpu((u32::from(id.0) + index) % host.machine.cpus().max(1)));
+        vcpus.push(vcpu);
+    }
+    for cpu in host.cpus() {
+        cpu.queue.reserve(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
+        cpu.deadlines.reserve(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
+    }
+    // The heap is asked first, because making an `Arc` cannot fail.
+    let mut probe: Vec<u8> = Vec::new();
+    probe.try_reserve_exact(size_of::<Domain<M>>() + 64).map_err(|_| Errno::NoMem)?;
+    drop(probe);
+    let params = [const { AtomicU64::new(0) }; Param::COUNT as usize];
+    if let Some(param) = params.get(Param::TripleFaultReason.number() as usize) {
+        param.store(u64::from(ShutdownReason::Reboot.number()), Ordering::Relaxed);
+    }
+    let machine = &host.machine;
+    let cpuid = Cpuid::new(
+        |leaf, subleaf| machine.cpuid(leaf, subleaf),
+        Shape {
+            domain: id,
+            vcpus: wanted.vcpus,
+            tsc_khz: machine.tsc_khz(),
+            tsc_is_stable: machine.tsc_is_stable(),
+        },
+    );
+    let domain = Arc::new(Domain {
+        cr4_allowed: control::cr4_allowed(&cpuid),
+        cpuid,
+        id,
+        name: wanted.name,
+        uuid: wanted.uuid,
+        control: if wanted.privileged { Some(host.mint.control().ok_or(Errno::Exist)?) } else { None },
+        vcpus: vcpus.into_boxed_slice(),
+        root,
+        epoch: AtomicU64::new(1),
+        memory: Lock::new(
+            Rank::Memory,
+            Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: wanted.privileged },
+        ),
+        max_pages: AtomicU64::new(wanted.max_pages),
+        shared_info,
+        shared_place: Lock::new(Rank::Life, None),
+        narrow: AtomicBool::new(false),
+        ports: Ports::new(),
+        grants,
+        params,
+        callback: AtomicU32::new(0),
+        life: Lock::new(Rank::Life, Life { pauses: 1, ..Life::default() }),
+        stopped: AtomicU32::new(stop::PAUSED),
+        tsc_offset: host.machine.tsc().wrapping_neg(),
+        runstate_flag: AtomicBool::new(false),
+        debug: Lock::new(Rank::Life, DebugLine::new()),
+        weight: AtomicU32::new(DEFAULT_WEIGHT),
+        cap: AtomicU32::new(0),
+    });
+    undo.frames.clear();
+    time::new_domain(host, &domain);
+    Ok(domain)
+}
+
+/// A name as the domain keeps it: cut off and padded.
+pub fn name(text: &str) -> [u8; NAME_BYTES] {
+    let mut name = [0; NAME_BYTES];
+    for (to, from) in name.iter_mut().take(NAME_BYTES - 1).zip(text.bytes()) {
+        *to = from;
+    }
+    name
+}

@@ -1,0 +1,227 @@
+//! Setting a port pending, and the upcall.
+
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::address::Mfn;
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::event;
+use trunnion_protocol::id::{DomainId, Port, VcpuId, Virq, VirqScope};
+use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDING_BYTE};
+
+use super::channel::Channel;
+use crate::domain::Domain;
+use crate::host::Host;
+use crate::local;
+use crate::schedule;
+use crate::seam::Machine;
+use crate::vcpu::{POLL_MANY, Running, Vcpu, VcpuRef};
+
+use alloc::sync::Arc;
+
+/// `EVTCHNOP_send`.
+#[inline]
+pub fn send<M: Machine>(running: &Running<'_, M>, port: Port) -> Result<(), Errno> {
+    running.vcpu.tally.sent.add(1);
+    let (channel, vcpu) = running.domain.ports.get(port);
+    match channel {
+        Channel::Interdomain(remote, remote_port) => {
+            notify(running.host, running.domain, port, remote, remote_port);
+            Ok(())
+        }
+        Channel::Ipi => {
+            set_pending(running.host, running.domain, port, vcpu);
+            Ok(())
+        }
+        Channel::Unbound(_) => Ok(()),
+        _ => Err(Errno::Inval),
+    }
+}
+
+/// Sends from a port of a domain to its peer. Does nothing when the peer has gone or no longer names the sender.
+pub fn notify<M: Machine>(
+    host: &Host<M>,
+    from: &Arc<Domain<M>>,
+    port: Port,
+    remote: DomainId,
+    remote_port: Port,
+) {
+    let found;
+    let domain = if remote == from.id {
+        from
+    } else {
+        match host.domain(remote) {
+            Some(domain) => {
+                found = domain;
+                &found
+            }
+            None => return,
+        }
+    };
+    let (channel, vcpu) = domain.ports.get(remote_port);
+    if channel == Channel::Interdomain(from.id, port) {
+        set_pending(host, domain, remote_port, vcpu);
+    }
+}
+
+/// Raises a virtual interrupt of one vCPU or of its domain.
+pub fn raise_virq<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>, virq: Virq) {
+    if let Some(port) = vcpu.virq(virq) {
+        let (_, vcpu) = domain.ports.get(port);
+        set_pending(host, domain, port, vcpu);
+    }
+}
+
+/// Raises a virtual interrupt of the host for the domain that has bound it.
+pub fn raise_global<M: Machine>(host: &Host<M>, virq: Virq) {
+    debug_assert_eq!(virq.scope(), Some(VirqScope::Global));
+    if let Some(owner) = host.virq_owner(virq)
+        && let Some(domain) = host.domain(owner)
+        && let Some(vcpu) = domain.vcpus.first()
+    {
+        raise_virq(host, &domain, vcpu, virq);
+    }
+}
+
+/// The sender's order of [`trunnion_protocol::event`].
+pub(super) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port, target: VcpuId) {
+    let width = domain.width();
+    let (Some(place), Some(page), Some(vcpu)) =
+        (event::place(port, width), host.machine.page(domain.shared_info), domain.vcpu(target))
+    else {
+        return;
+    };
+    let (Some(pending), Some(mask)) = (page.word_at(place.pending), page.word_at(place.mask)) else { return };
+    if pending.fetch_or(place.bit, Ordering::SeqCst) & place.bit != 0 {
+        return;
+    }
+    if mask.load(Ordering::SeqCst) & place.bit == 0 {
+        select(host, domain, vcpu, place.selector, place.selector_bit);
+    }
+    if domain.ports.pollers.load(Ordering::SeqCst) != 0 {
+        wake_pollers(host, domain, port);
+    }
+}
+
+/// Sets the selector bit and, if that is new, the upcall.
+fn select<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>, selector: usize, bit: u32) {
+    let (frame, offset) = vcpu.info_place();
+    let Some(page) = host.machine.page(frame) else { return };
+    let Some(word) = page.word_at(offset + selector) else { return };
+    if word.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+        mark(host, domain, vcpu, page, offset);
+    }
+}
+
+fn mark<M: Machine>(
+    host: &Host<M>,
+    domain: &Arc<Domain<M>>,
+    vcpu: &Vcpu<M>,
+    page: &SharedPage,
+    offset: usize,
+) {
+    let Some(word) = page.word_at(offset + UPCALL) else { return };
+    if word.fetch_or(UPCALL_PENDING, Ordering::SeqCst) & UPCALL_PENDING_BYTE == 0 {
+        deliver_upcall(host, domain, vcpu);
+    }
+}
+
+/// Tells a vCPU that its pending flag is set: by its own vector through the local interrupt controller, or by making it
+/// look before it goes on.
+pub fn deliver_upcall<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>) {
+    let vector = vcpu.upcall_vector.load(Ordering::Acquire);
+    let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
+    if vector != 0 {
+        local::post(host, &at, vcpu, vector as u8);
+    }
+    schedule::wake(host, &at);
+}
+
+/// Whether a vCPU's pending flag is set.
+#[inline]
+pub fn upcall_waits<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) -> bool {
+    let (frame, offset) = vcpu.info_place();
+    host.machine
+        .page(frame)
+        .and_then(|page| page.word_at(offset + UPCALL))
+        .is_some_and(|word| word.load(Ordering::Acquire) & UPCALL_PENDING_BYTE != 0)
+}
+
+/// Moves a vCPU's info structure: copies the old contents, then makes everything pending, so that no event is lost in
+/// between (`VCPUOP_register_vcpu_info`).
+pub fn place_info<M: Machine>(
+    host: &Host<M>,
+    domain: &Arc<Domain<M>>,
+    vcpu: &Vcpu<M>,
+    frame: Mfn,
+    offset: usize,
+) {
+    use trunnion_protocol::shared_info::VCPU_INFO_SIZE;
+    let (old_frame, old_offset) = vcpu.info_place();
+    let (Some(old), Some(page)) = (host.machine.page(old_frame), host.machine.page(frame)) else { return };
+    let _ = page.copy_between(offset, old, old_offset, VCPU_INFO_SIZE);
+    vcpu.info.store(frame.address().0 | offset as u64, Ordering::SeqCst);
+    let selector = offset + trunnion_protocol::shared_info::vcpu::pending_sel(domain.width());
+    let words = domain.width().word() / 4;
+    for word in 0..words {
+        if let Some(word) = page.word_at(selector + word * 4) {
+            word.store(u32::MAX, Ordering::SeqCst);
+        }
+    }
+    if let Some(word) = page.word_at(offset + UPCALL) {
+        word.fetch_or(UPCALL_PENDING, Ordering::SeqCst);
+    }
+    deliver_upcall(host, domain, vcpu);
+}
+
+#[cold]
+fn wake_pollers<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) {
+    let mut waiting = domain.ports.pollers.load(Ordering::SeqCst);
+    while waiting != 0 {
+        let index = waiting.trailing_zeros();
+        waiting &= waiting - 1;
+        let Some(vcpu) = domain.vcpu(VcpuId(index)) else { continue };
+        let polled = vcpu.polled.load(Ordering::SeqCst);
+        if polled == port.0 || polled == POLL_MANY {
+            schedule::wake(host, &VcpuRef { domain: domain.clone(), index });
+        }
+    }
+}
+
+/// Whether a port's pending bit is set.
+pub fn is_pending<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) -> Option<bool> {
+    let place = event::place(port, domain.width())?;
+    let word = host.machine.page(domain.shared_info)?.word_at(place.pending)?;
+    Some(word.load(Ordering::SeqCst) & place.bit != 0)
+}
+
+/// `EVTCHNOP_unmask`.
+pub fn unmask<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) -> Result<(), Errno> {
+    let (channel, target) = domain.ports.get(port);
+    if channel == Channel::Free {
+        return Err(Errno::Inval);
+    }
+    let place = event::place(port, domain.width()).ok_or(Errno::Inval)?;
+    let page = host.machine.page(domain.shared_info).ok_or(Errno::Inval)?;
+    let (Some(pending), Some(mask)) = (page.word_at(place.pending), page.word_at(place.mask)) else {
+        return Err(Errno::Inval);
+    };
+    let was_masked = mask.fetch_and(!place.bit, Ordering::SeqCst) & place.bit != 0;
+    if was_masked
+        && pending.load(Ordering::SeqCst) & place.bit != 0
+        && let Some(vcpu) = domain.vcpu(target)
+    {
+        select(host, domain, vcpu, place.selector, place.selector_bit);
+    }
+    Ok(())
+}
+
+/// Forgets that a port is pending, when it gets a new meaning.
+pub(super) fn clear_pending<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) {
+    if let Some(place) = event::place(port, domain.width())
+        && let Some(page) = host.machine.page(domain.shared_info)
+        && let Some(pending) = page.word_at(place.pending)
+    {
+        pending.fetch_and(!place.bit, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,184 @@
+//! What the core does about each way out of a guest. Nothing here knows a vendor.
+
+mod halt;
+mod instruction;
+mod memory;
+mod port;
+
+use trunnion_protocol::hypercall::sched::ShutdownReason;
+
+use crate::hypercall;
+use crate::length::{self, Expected};
+use crate::life;
+use crate::seam::{CodeMode, Context, Event, Exit, Machine, Verdict};
+use crate::vcpu::Running;
+use trunnion_protocol::address::Gva;
+
+/// Exception vectors (SDM 6.3.1).
+pub mod vector {
+    /// Debug.
+    pub const DB: u8 = 1;
+    /// Invalid opcode.
+    pub const UD: u8 = 6;
+    /// Double fault.
+    pub const DF: u8 = 8;
+    /// General protection.
+    pub const GP: u8 = 13;
+    /// Page fault.
+    pub const PF: u8 = 14;
+    /// Alignment check.
+    pub const AC: u8 = 17;
+}
+
+/// Deals with an exit. Afterwards the vCPU's registers say where it goes on.
+pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: Exit) -> Verdict {
+    match exit {
+        Exit::Hypercall { length } => match length_of(running, &exit, length) {
+            Some(length) => hypercall::dispatch(running, length),
+            None => undefined(running),
+        },
+        Exit::Interrupt | Exit::InterruptWindow | Exit::NmiWindow | Exit::Timer | Exit::DirtyLogFull => {
+            Verdict::Resume
+        }
+        Exit::Port(access) => port::access(running, access),
+        Exit::Memory(fault) => memory::fault(running, fault),
+        Exit::Cpuid { length } => skip(running, &exit, length, instruction::cpuid),
+        Exit::Msr { write, length } => {
+            skip(running, &exit, length, if write { instruction::write_msr } else { instruction::read_msr })
+        }
+        Exit::Xsetbv { length } => skip(running, &exit, length, instruction::xsetbv),
+        Exit::ControlRegister { register, access, length } => {
+            skip(running, &exit, length, |running| instruction::control_register(running, register, access))
+        }
+        Exit::Halt { length } => match length_of(running, &exit, length) {
+            Some(length) => halt::halt(running, length),
+            None => undefined(running),
+        },
+        Exit::Pause => Verdict::Reschedule,
+        Exit::CacheControl { length } => skip(running, &exit, length, |_| Done::Next),
+        Exit::Forbidden => undefined(running),
+        Exit::DebugRegister { .. } => undefined(running),
+        Exit::Exception { vector, error, address } => exception(running, vector, error, address),
+        Exit::TripleFault => triple_fault(running),
+        Exit::TaskSwitch => ends(running, format_args!("task switch, which is not emulated")),
+        Exit::Shutdown => ends(running, format_args!("shutdown condition")),
+        Exit::EntryRefused(diagnosis) => ends(
+            running,
+            format_args!(
+                "entry refused, error {:#x}: {} = {:#x}: {} ({})",
+                diagnosis.code, diagnosis.field, diagnosis.value, diagnosis.rule, diagnosis.section
+            ),
+        ),
+        Exit::Unknown(code) => ends(running, format_args!("unknown exit {code:#x}")),
+    }
+}
+
+/// How an instruction that was carried out for the guest ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Done {
+    /// Go on behind it.
+    Next,
+    /// It raises an exception.
+    Fault(u8, Option<u32>),
+}
+
+/// Carries an instruction out and goes on behind it.
+fn skip<M: Machine>(
+    running: &mut Running<'_, M>,
+    exit: &Exit,
+    length: Option<u8>,
+    work: impl FnOnce(&mut Running<'_, M>) -> Done,
+) -> Verdict {
+    let Some(length) = length_of(running, exit, length) else { return undefined(running) };
+    match work(running) {
+        Done::Next => advance(running, length),
+        Done::Fault(vector, error) => running.context.inject(Event::Exception(vector, error)),
+    }
+    Verdict::Resume
+}
+
+/// The length of the instruction that left the guest.
+#[inline]
+fn length_of<M: Machine>(running: &mut Running<'_, M>, exit: &Exit, length: Option<u8>) -> Option<u8> {
+    match length {
+        Some(length) => Some(length),
+        None => find_length(running, Expected::of(exit)?),
+    }
+}
+
+fn find_length<M: Machine>(running: &mut Running<'_, M>, expected: Expected) -> Option<u8> {
+    let mode = running.context.mode();
+    let saved = running.context.instruction_bytes();
+    if !saved.is_empty() {
+        return length::find(expected, mode, saved);
+    }
+    let at = code_address(running);
+    // Without prefixes the first bytes are enough; a longer copy is the exception.
+    let mut bytes = [0; 15];
+    let start = bytes.first_chunk_mut::<4>()?;
+    if running.with_memory(|memory| memory.read(at, start)).is_ok()
+        && let Some(length) = length::find(expected, mode, start)
+    {
+        return Some(length);
+    }
+    let count = running.with_memory(|memory| memory.fetch(at, &mut bytes).len());
+    length::find(expected, mode, bytes.get(..count)?)
+}
+
+/// Linear address of the instruction.
+pub(crate) fn code_address<M: Machine>(running: &Running<'_, M>) -> Gva {
+    let rip = running.context.rip();
+    match running.context.mode() {
+        CodeMode::Bits64 => Gva(rip),
+        _ => Gva(running.context.code_base().wrapping_add(rip) & 0xffff_ffff),
+    }
+}
+
+/// Goes on behind an instruction.
+#[inline]
+pub(crate) fn advance<M: Machine>(running: &mut Running<'_, M>, length: u8) {
+    let rip = running.context.rip().wrapping_add(u64::from(length));
+    let rip = if running.context.mode() == CodeMode::Bits64 { rip } else { rip & 0xffff_ffff };
+    running.context.set_rip(rip);
+}
+
+/// #UD for the guest.
+pub(crate) fn undefined<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
+    running.context.inject(Event::Exception(vector::UD, None));
+    Verdict::Resume
+}
+
+fn exception<M: Machine>(
+    running: &mut Running<'_, M>,
+    vector: u8,
+    error: Option<u32>,
+    address: Gva,
+) -> Verdict {
+    if vector == vector::UD
+        && let Some(length) = other_vendors_call(running)
+    {
+        return hypercall::dispatch(running, length);
+    }
+    if vector == vector::PF {
+        running.context.set_cr2(address.0);
+    }
+    running.context.inject(Event::Exception(vector, error));
+    Verdict::Resume
+}
+
+/// The other vendor's hypercall instruction raises #UD on this one. It means the same.
+fn other_vendors_call<M: Machine>(running: &mut Running<'_, M>) -> Option<u8> {
+    find_length(running, Expected::Hypercall)
+}
+
+fn triple_fault<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
+    let reason = running.domain.triple_fault_reason();
+    life::crash(running, reason, format_args!("triple fault"));
+    Verdict::Reschedule
+}
+
+/// Crashes the domain.
+pub(crate) fn ends<M: Machine>(running: &mut Running<'_, M>, why: core::fmt::Arguments<'_>) -> Verdict {
+    life::crash(running, ShutdownReason::Crash, why);
+    Verdict::Reschedule
+}

@@ -1,0 +1,46 @@
+//! Port accesses. There are no devices behind them in the core: what nobody claims reads all ones, and writes go nowhere.
+
+use trunnion_protocol::control::Gpr;
+
+use super::{advance, ends};
+use crate::seam::{Context, Machine, PortAccess, Verdict};
+use crate::vcpu::Running;
+
+/// Bytes written here are printed; reading it gives its own number.
+const DEBUG_CONSOLE: u16 = 0xe9;
+
+pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
+    if access.string {
+        return string(running, access);
+    }
+    let mask = match access.size {
+        1 => 0xff,
+        2 => 0xffff,
+        _ => 0xffff_ffff,
+    };
+    let rax = running.context.gpr(Gpr::Rax);
+    if access.read {
+        let value: u64 = if access.port == DEBUG_CONSOLE { u64::from(DEBUG_CONSOLE) } else { u64::MAX };
+        // A 32-bit result clears the upper half of the register, shorter ones leave the rest.
+        let kept = if access.size == 4 { 0 } else { rax & !mask };
+        running.context.set_gpr(Gpr::Rax, kept | value & mask);
+    } else if access.port == DEBUG_CONSOLE && access.size == 1 {
+        debug_byte(running, rax as u8);
+    }
+    advance(running, access.length);
+    Verdict::Resume
+}
+
+/// INS and OUTS need the emulator, which is not in the core.
+fn string<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
+    ends(running, format_args!("string access to port {:#x}, which is not emulated", access.port))
+}
+
+/// A byte for the log, by lines.
+fn debug_byte<M: Machine>(running: &mut Running<'_, M>, byte: u8) {
+    let now = running.now();
+    let line = running.domain.debug.lock().push(byte, now);
+    if let Some(line) = line {
+        running.host.say(format_args!("(d{}) {}", running.domain.id, line.text()));
+    }
+}

@@ -1,0 +1,221 @@
+//! The host: everything the core knows, under one roof. There is one in an image, and as many as a test wants.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use trunnion_protocol::address::Mfn;
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::id::{DomainId, Virq};
+
+use crate::authority::Mint;
+use crate::domain::Domain;
+use crate::events::Pirqs;
+use crate::frames::{DOMAINS, FrameKind, FrameTable, Run};
+use crate::journal::Journal;
+use crate::lock::{Lock, Rank};
+use crate::pages::TablePool;
+use crate::schedule::Queue;
+use crate::seam::{BootInfo, Cpu, HostTime, Machine, OutOfHeap};
+use crate::timers::Deadlines;
+use crate::vcpu::Vcpu;
+
+/// What belongs to one physical CPU.
+pub struct PerCpu<M: Machine> {
+    /// Which.
+    pub id: Cpu,
+    /// vCPUs that are ready.
+    pub queue: Queue<M>,
+    /// Timers.
+    pub deadlines: Deadlines<M>,
+    /// Counts entries and exits: odd while the CPU is in guest mode.
+    pub(crate) crossings: AtomicU64,
+}
+
+/// What does not change after boot.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Facts {
+    /// Bytes of RAM in the machine.
+    pub memory_bytes: u64,
+    /// Bytes of the hypervisor's image, heap and boot tables.
+    pub hypervisor_bytes: u64,
+}
+
+/// The host.
+pub struct Host<M: Machine> {
+    /// The hardware.
+    pub machine: M,
+    /// All frames.
+    pub frames: FrameTable,
+    /// Domains by number. Held for a moment only, and no other lock is taken inside.
+    list: spin::RwLock<Vec<Option<Arc<Domain<M>>>>>,
+    /// Serialises creation and removal of domains.
+    pub(crate) creation: Lock<DomainId>,
+    cpus: Box<[PerCpu<M>]>,
+    /// The domain that has bound each global virtual interrupt, plus one; 0 is none.
+    virqs: [AtomicU32; Virq::COUNT as usize],
+    /// Physical interrupts.
+    pub pirqs: Lock<Pirqs>,
+    pub(crate) mint: Mint,
+    /// The hypervisor's log.
+    pub journal: Journal,
+    /// What does not change.
+    pub facts: Facts,
+    /// Domains that are dead but have frames that others hold.
+    pub(crate) zombies: AtomicU32,
+    /// When the hypervisor was ready to start dom0.
+    pub ready: AtomicU64,
+    /// Bytes given to dom0, without the bundle.
+    pub dom0_bytes: AtomicU64,
+}
+
+impl<M: Machine> Host<M> {
+    /// The host of a machine, with no domains.
+    pub fn new(machine: M, boot: &BootInfo<'_>) -> Result<Self, OutOfHeap> {
+        let frames = FrameTable::new(boot.ram, boot.free)?;
+        let mut cpus = Vec::new();
+        let count = machine.cpus().max(1);
+        cpus.try_reserve_exact(count as usize).map_err(|_| OutOfHeap)?;
+        for id in 0..count {
+            cpus.push(PerCpu {
+                id: Cpu(id),
+                queue: Queue::new(),
+                deadlines: Deadlines::new(),
+                crossings: AtomicU64::new(0),
+            });
+        }
+        let mut list = Vec::new();
+        list.try_reserve_exact(DOMAINS).map_err(|_| OutOfHeap)?;
+        list.resize_with(DOMAINS, || None);
+        let pages: u64 = boot.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum();
+        Ok(Self {
+            machine,
+            frames,
+            list: spin::RwLock::new(list),
+            creation: Lock::new(Rank::Domains, DomainId(1)),
+            cpus: cpus.into_boxed_slice(),
+            virqs: [const { AtomicU32::new(0) }; Virq::COUNT as usize],
+            pirqs: Lock::new(Rank::Interrupts, Pirqs::new()),
+            mint: Mint::new(),
+            journal: Journal::new()?,
+            facts: Facts { memory_bytes: pages << 12, hypervisor_bytes: boot.hypervisor_bytes },
+            zombies: AtomicU32::new(0),
+            ready: AtomicU64::new(0),
+            dom0_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// The domain with a number, kept alive.
+    #[inline]
+    pub fn domain(&self, id: DomainId) -> Option<Arc<Domain<M>>> {
+        self.list.read().get(usize::from(id.0))?.clone()
+    }
+
+    /// The first domain at or after a number.
+    pub fn domain_from(&self, id: DomainId) -> Option<Arc<Domain<M>>> {
+        self.list.read().iter().skip(usize::from(id.0)).flatten().next().cloned()
+    }
+
+    /// Enters a new domain. False when the number is taken or out of range.
+    pub(crate) fn enlist(&self, domain: Arc<Domain<M>>) -> bool {
+        match self.list.write().get_mut(usize::from(domain.id.0)) {
+            Some(slot @ None) => {
+                *slot = Some(domain);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a domain off the list. The returned reference is dropped by the caller, outside the list's lock.
+    pub(crate) fn delist(&self, id: DomainId) -> Option<Arc<Domain<M>>> {
+        self.list.write().get_mut(usize::from(id.0))?.take()
+    }
+
+    /// A physical CPU's part; CPU 0's for a number that does not exist.
+    #[inline]
+    pub fn cpu(&self, cpu: Cpu) -> &PerCpu<M> {
+        // There is always a CPU 0.
+        self.cpus.get(cpu.0 as usize).unwrap_or(&self.cpus[0])
+    }
+
+    /// All CPUs.
+    pub fn cpus(&self) -> &[PerCpu<M>] {
+        &self.cpus
+    }
+
+    /// The CPU a vCPU belongs to.
+    #[inline]
+    pub fn cpu_of(&self, vcpu: &Vcpu<M>) -> &PerCpu<M> {
+        self.cpu(vcpu.state.cpu())
+    }
+
+    /// System time.
+    #[inline]
+    pub fn now(&self) -> HostTime {
+        self.machine.now()
+    }
+
+    /// Allocates 2^`order` frames full of zeroes.
+    pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
+        let run = self.frames.allocate(order, owner, kind)?;
+        self.frames.scrub_run(run, |mfn| {
+            if let Some(page) = self.machine.page(mfn) {
+                page.fill_zero();
+            }
+        });
+        Some(run)
+    }
+
+    /// One frame full of zeroes.
+    pub fn allocate_frame(&self, owner: DomainId, kind: FrameKind) -> Option<Mfn> {
+        self.allocate(0, owner, kind).map(|run| run.start)
+    }
+
+    /// Where a domain's second-level tables come from.
+    pub fn table_pool(&self, owner: DomainId) -> HostTables<'_, M> {
+        HostTables { host: self, owner }
+    }
+
+    /// Who has bound a global virtual interrupt.
+    pub(crate) fn virq_owner(&self, virq: Virq) -> Option<DomainId> {
+        let owner = self.virqs.get(virq.0 as usize)?.load(Ordering::Acquire);
+        owner.checked_sub(1).map(|id| DomainId(id as u16))
+    }
+
+    pub(crate) fn claim_virq(&self, virq: Virq, owner: DomainId) -> Result<(), Errno> {
+        let slot = self.virqs.get(virq.0 as usize).ok_or(Errno::Inval)?;
+        match slot.compare_exchange(0, u32::from(owner.0) + 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Errno::Busy),
+        }
+    }
+
+    pub(crate) fn release_virq(&self, virq: Virq, owner: DomainId) {
+        if let Some(slot) = self.virqs.get(virq.0 as usize) {
+            let _ = slot.compare_exchange(u32::from(owner.0) + 1, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// Writes a line to the log and the machine's console.
+    pub fn say(&self, text: core::fmt::Arguments<'_>) {
+        self.journal.line(&self.machine, text);
+    }
+}
+
+/// Table frames of one domain.
+pub struct HostTables<'h, M: Machine> {
+    host: &'h Host<M>,
+    owner: DomainId,
+}
+
+impl<M: Machine> TablePool for HostTables<'_, M> {
+    fn take(&mut self) -> Option<Mfn> {
+        self.host.allocate_frame(self.owner, FrameKind::Table)
+    }
+
+    fn give(&mut self, frame: Mfn) {
+        self.host.frames.put(frame);
+    }
+}

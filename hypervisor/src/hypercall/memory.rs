@@ -1,0 +1,228 @@
+//! `memory_op`.
+//!
+//! Calls on a list of extents return how many were done. They do [`BUDGET`] pages at a time and note their position in the
+//! high bits of argument 1, as the ABI lays down.
+
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::address::{Gfn, Gva};
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::hypercall::memory::{
+    AddToPhysmap, AddToPhysmapBatch, EXTENT_SHIFT, INDEX_GRANT_STATUS, MemoryMap, OP_MASK, Op, REGION_SIZE,
+    Region, RemoveFromPhysmap, Reservation, SetMemoryMap, Space,
+};
+use trunnion_protocol::id::DomainId;
+use trunnion_protocol::layout::Width;
+use trunnion_protocol::start_info::MEMORY_MAP_LIMIT;
+
+use super::{Arguments, Reply, Stop, target};
+use crate::domain::Domain;
+use crate::frames::LARGEST_ORDER;
+use crate::granting;
+use crate::memory::{self, BATCH};
+use crate::seam::Machine;
+use crate::second_level::Kind;
+use crate::vcpu::Running;
+
+/// Pages that are populated or freed in one go, and entries of a batch.
+const BUDGET: u64 = BATCH;
+/// Largest extent a guest may ask for itself: 2 MiB.
+const GUEST_ORDER: u32 = 9;
+
+pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
+    let op = Op::from_number((arguments.get(0) & OP_MASK) as u32).ok_or(Errno::NoSys)?;
+    let done = arguments.get(0) >> EXTENT_SHIFT;
+    let (width, at) = (arguments.width, arguments.pointer(1));
+    match op {
+        Op::PopulatePhysmap | Op::DecreaseReservation => extents(running, arguments, op, done),
+        // Memory without a place has no use for a guest with nested paging.
+        Op::IncreaseReservation => Ok(0),
+        Op::MaximumRamPage => Ok(running.host.frames.end_frame().0.saturating_sub(1)),
+        Op::CurrentReservation => {
+            let domain = of_pointer(running, at)?;
+            Ok(u64::from(running.host.frames.owned(domain.id)))
+        }
+        Op::MaximumReservation => Ok(of_pointer(running, at)?.max_pages.load(Ordering::Relaxed)),
+        Op::MaximumGpfn => Ok(of_pointer(running, at)?.memory.lock().highest.0),
+        Op::AddToPhysmap => {
+            let add: AddToPhysmap = running.get(width, at)?;
+            let domain = target(running, add.domain)?;
+            let space = Space::from_number(add.space).ok_or(Errno::Inval)?;
+            if space != Space::GmfnRange {
+                add_one(running, &domain, space, add.index, add.gfn)?;
+                return Ok(0);
+            }
+            let end = (done + BUDGET).min(u64::from(add.size));
+            for page in done..end {
+                let from = add.index.checked_add(page).ok_or(Errno::Inval)?;
+                let to = add.gfn.checked_add(page).ok_or(Errno::Inval)?;
+                memory::move_page(running.host, &domain, Gfn(from), to)?;
+            }
+            if end < u64::from(add.size) { again(arguments, end) } else { Ok(0) }
+        }
+        Op::AddToPhysmapBatch => {
+            let batch: AddToPhysmapBatch = running.get(width, at)?;
+            add_batch(running, arguments, batch, done)
+        }
+        Op::RemoveFromPhysmap => {
+            let remove: RemoveFromPhysmap = running.get(width, at)?;
+            let domain = target(running, remove.domain)?;
+            memory::remove(running.host, &domain, remove.gfn, &[Kind::Ram, Kind::Special, Kind::Foreign])?;
+            Ok(0)
+        }
+        Op::MemoryMap => memory_map(running, width, at),
+        Op::SetMemoryMap => {
+            let map: SetMemoryMap = running.get(width, at)?;
+            set_memory_map(running, map)
+        }
+        Op::SetPodTarget | Op::GetPodTarget | Op::AcquireResource => Err(Errno::NoSys.into()),
+    }
+}
+
+/// Stops to go on at extent `position`.
+fn again(arguments: &mut Arguments, position: u64) -> Reply {
+    let [first, ..] = &mut arguments.values;
+    *first = *first & OP_MASK | position << EXTENT_SHIFT;
+    Err(Stop::Again)
+}
+
+fn of_pointer<M: Machine>(
+    running: &mut Running<'_, M>,
+    at: Gva,
+) -> Result<alloc::sync::Arc<Domain<M>>, Errno> {
+    let mut id = [0; 2];
+    running.read(at, &mut id)?;
+    target(running, DomainId(u16::from_le_bytes(id)))
+}
+
+/// Populates or frees the extents of a reservation from `done` on.
+fn extents<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments, op: Op, done: u64) -> Reply {
+    let width = arguments.width;
+    let wanted: Reservation = running.get(width, arguments.pointer(1))?;
+    let domain = target(running, wanted.domain)?;
+    let largest = if running.domain.is_privileged() { LARGEST_ORDER } else { GUEST_ORDER };
+    // A position has to fit in argument 1.
+    let limit = (1u64 << (width.word() as u32 * 8 - EXTENT_SHIFT)) - 1;
+    if wanted.order > largest || wanted.count > limit || done > wanted.count {
+        return Ok(done.min(wanted.count));
+    }
+    let pages = 1u64 << wanted.order;
+    let mut budget = BUDGET;
+    for position in done..wanted.count {
+        // At least one extent each time, so that it gets on.
+        if budget < pages && position != done {
+            return again(arguments, position);
+        }
+        budget = budget.saturating_sub(pages);
+        let entry = Gva(wanted.extents.0.wrapping_add(position * width.word() as u64));
+        let Ok(gfn) = running.get_word(width, entry) else { return Ok(position) };
+        let result = if op == Op::PopulatePhysmap {
+            memory::populate(running.host, &domain, Gfn(gfn), wanted.order)
+        } else {
+            decrease(running, &domain, Gfn(gfn), pages)
+        };
+        if result.is_err() {
+            return Ok(position);
+        }
+    }
+    Ok(wanted.count)
+}
+
+fn decrease<M: Machine>(
+    running: &Running<'_, M>,
+    domain: &Domain<M>,
+    gfn: Gfn,
+    pages: u64,
+) -> Result<(), Errno> {
+    for page in 0..pages {
+        let gfn = gfn.checked_add(page).ok_or(Errno::Inval)?;
+        memory::remove(running.host, domain, gfn, &[Kind::Ram])?;
+    }
+    Ok(())
+}
+
+fn add_one<M: Machine>(
+    running: &Running<'_, M>,
+    domain: &alloc::sync::Arc<Domain<M>>,
+    space: Space,
+    index: u64,
+    gfn: Gfn,
+) -> Result<(), Errno> {
+    match space {
+        Space::SharedInfo if index == 0 => {
+            let mut place = domain.shared_place.lock();
+            memory::place_special(running.host, domain, domain.shared_info, &mut place, gfn)
+        }
+        Space::GrantTable if index & INDEX_GRANT_STATUS == 0 => {
+            granting::place_frame(running.host, domain, u32::try_from(index).map_err(|_| Errno::Inval)?, gfn)
+        }
+        Space::Gmfn => memory::move_page(running.host, domain, Gfn(index), gfn),
+        Space::SharedInfo | Space::GrantTable | Space::GmfnRange => Err(Errno::Inval),
+        // Another domain's frames are mapped by grant, or by dom0's control call.
+        Space::GmfnForeign | Space::DeviceMemory => Err(Errno::OpNotSupp),
+    }
+}
+
+fn add_batch<M: Machine>(
+    running: &mut Running<'_, M>,
+    arguments: &mut Arguments,
+    batch: AddToPhysmapBatch,
+    done: u64,
+) -> Reply {
+    let width = arguments.width;
+    let domain = target(running, batch.domain)?;
+    let space = Space::from_number(u32::from(batch.space)).ok_or(Errno::Inval)?;
+    let count = u64::from(batch.count);
+    let end = (done + BUDGET / 8).min(count);
+    for entry in done..end {
+        let word = entry * width.word() as u64;
+        let index = running.get_word(width, Gva(batch.indices.0.wrapping_add(word)))?;
+        let gfn = running.get_word(width, Gva(batch.gfns.0.wrapping_add(word)))?;
+        let result = add_one(running, &domain, space, index, Gfn(gfn));
+        let errno = result.err().map_or(0, |errno| i64::from(errno) as i32);
+        running.write(Gva(batch.errors.0.wrapping_add(entry * 4)), &errno.to_le_bytes())?;
+    }
+    if end < count { again(arguments, end) } else { Ok(0) }
+}
+
+fn memory_map<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
+    let mut map: MemoryMap = running.get(width, at)?;
+    let mut regions = [Region { address: Default::default(), length: 0, kind: 0 }; MEMORY_MAP_LIMIT as usize];
+    let count = {
+        let memory = running.domain.memory.lock();
+        for (to, from) in regions.iter_mut().zip(&memory.regions) {
+            *to = *from;
+        }
+        memory.regions.len()
+    };
+    if count == 0 {
+        return Err(Errno::NoSys.into());
+    }
+    let count = count.min(map.count as usize).min(regions.len());
+    for (index, region) in regions.iter().take(count).enumerate() {
+        let to = Gva(map.buffer.0.wrapping_add((index * REGION_SIZE) as u64));
+        running.write(to, &region.to_bytes())?;
+    }
+    map.count = count as u32;
+    running.put(width, at, &map)?;
+    Ok(0)
+}
+
+fn set_memory_map<M: Machine>(running: &mut Running<'_, M>, map: SetMemoryMap) -> Reply {
+    if !running.domain.is_privileged() {
+        return Err(Errno::Perm.into());
+    }
+    let domain = target(running, map.domain)?;
+    if map.count > MEMORY_MAP_LIMIT {
+        return Err(Errno::Inval.into());
+    }
+    let mut regions = alloc::vec::Vec::new();
+    regions.try_reserve_exact(map.count as usize).map_err(|_| Errno::NoMem)?;
+    for index in 0..map.count as usize {
+        let mut bytes = [0; REGION_SIZE];
+        running.read(Gva(map.buffer.0.wrapping_add((index * REGION_SIZE) as u64)), &mut bytes)?;
+        regions.push(Region::from_bytes(&bytes));
+    }
+    domain.memory.lock().regions = regions;
+    Ok(0)
+}

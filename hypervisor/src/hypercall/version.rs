@@ -1,0 +1,106 @@
+//! `xen_version`.
+
+use trunnion_protocol::address::{Gva, PAGE_SIZE};
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::hypercall::version::{
+    CAPABILITIES_SIZE, CHANGESET_SIZE, COMMANDLINE_SIZE, CompileInfo, EXTRAVERSION_SIZE, Feature,
+    FeatureInfo, Op, PlatformParameters, VarBuf,
+};
+
+use super::{Arguments, Reply};
+use crate::policy::VERSION;
+use crate::seam::Machine;
+use crate::vcpu::Running;
+
+const EXTRAVERSION: &str = ".0-trunnion";
+const CAPABILITIES: &str = "hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
+const CHANGESET: &str = concat!("trunnion ", env!("CARGO_PKG_VERSION"));
+const COMPILER: &str = "rustc";
+
+pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
+    let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;
+    let (width, at) = (arguments.width, arguments.pointer(1));
+    match op {
+        Op::Version => return Ok(u64::from(VERSION)),
+        Op::PageSize if at.is_null() => return Ok(PAGE_SIZE as u64),
+        Op::PageSize => return Err(Errno::Inval.into()),
+        Op::Extraversion => text::<M, EXTRAVERSION_SIZE>(running, at, EXTRAVERSION)?,
+        Op::Capabilities => text::<M, CAPABILITIES_SIZE>(running, at, CAPABILITIES)?,
+        Op::Changeset => text::<M, CHANGESET_SIZE>(running, at, CHANGESET)?,
+        Op::Commandline => text::<M, COMMANDLINE_SIZE>(running, at, "")?,
+        Op::CompileInfo => {
+            let mut info = [0; CompileInfo::SIZE];
+            for ((start, size), value) in [
+                (CompileInfo::COMPILER, COMPILER),
+                (CompileInfo::BY, "trunnion"),
+                (CompileInfo::DOMAIN, "trunnion"),
+                (CompileInfo::DATE, env!("CARGO_PKG_VERSION")),
+            ] {
+                if let Some(field) = info.get_mut(start..start + size) {
+                    fill(field, value);
+                }
+            }
+            running.write(at, &info)?;
+        }
+        Op::PlatformParameters => running.put(width, at, &PlatformParameters { virt_start: 0 })?,
+        Op::GetFeatures => {
+            let mut info: FeatureInfo = running.get(width, at)?;
+            if info.index != 0 {
+                return Err(Errno::Inval.into());
+            }
+            info.submap = features(running);
+            running.put(width, at, &info)?;
+        }
+        Op::GuestHandle => {
+            let uuid = running.domain.uuid;
+            running.write(at, &uuid)?;
+        }
+        Op::BuildId => return Err(Errno::NoData.into()),
+        Op::Extraversion2 => return variable(running, arguments, EXTRAVERSION),
+        Op::Capabilities2 => return variable(running, arguments, CAPABILITIES),
+        Op::Changeset2 => return variable(running, arguments, CHANGESET),
+        Op::Commandline2 => return variable(running, arguments, ""),
+    }
+    Ok(0)
+}
+
+fn features<M: Machine>(running: &Running<'_, M>) -> u32 {
+    if running.domain.is_privileged() {
+        Feature::GUEST & !Feature::NotDirectMapped.bit() | Feature::DirectMapped.bit() | Feature::Dom0.bit()
+    } else {
+        Feature::GUEST
+    }
+}
+
+fn fill(field: &mut [u8], text: &str) {
+    let room = field.len().saturating_sub(1);
+    for (to, from) in field.iter_mut().take(room).zip(text.bytes()) {
+        *to = from;
+    }
+}
+
+fn text<M: Machine, const SIZE: usize>(
+    running: &mut Running<'_, M>,
+    at: Gva,
+    text: &str,
+) -> Result<(), Errno> {
+    let mut bytes = [0; SIZE];
+    fill(&mut bytes, text);
+    running.write(at, &bytes)
+}
+
+/// A text with its length in front; a null pointer asks how long it is.
+fn variable<M: Machine>(running: &mut Running<'_, M>, arguments: &Arguments, text: &str) -> Reply {
+    let at = arguments.pointer(1);
+    let length = text.len() as u64 + 1;
+    if at.is_null() {
+        return Ok(length);
+    }
+    let room: VarBuf = running.get(arguments.width, at)?;
+    if u64::from(room.length) < length {
+        return Err(Errno::NoBufs.into());
+    }
+    running.write(Gva(at.0.wrapping_add(4)), text.as_bytes())?;
+    running.write(Gva(at.0.wrapping_add(4).wrapping_add(length - 1)), &[0])?;
+    Ok(length)
+}

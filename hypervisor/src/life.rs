@@ -1,0 +1,282 @@
+//! A domain's life: pause, shutdown, crash, and the way to the end.
+//!
+//! A domain that ends stops at once and waits for dom0, which reads why and destroys it. Destroying goes in steps of
+//! bounded work, so that no call takes long; what others still map keeps the domain as a zombie until it is given back.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::address::Gfn;
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::hypercall::sched::ShutdownReason;
+use trunnion_protocol::id::{DomainId, Port, VcpuId, Virq};
+
+use crate::domain::{Domain, stop};
+use crate::events;
+use crate::host::Host;
+use crate::memory;
+use crate::report::{self, Text};
+use crate::schedule::{self, Activity};
+use crate::seam::{HostTime, Machine};
+use crate::vcpu::{Running, VcpuRef};
+
+/// How far the destruction of a domain is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Phase {
+    /// It lives.
+    #[default]
+    Alive,
+    /// Ports are closed, from this one on.
+    Ports(u32),
+    /// Its mappings of others' grants are given back.
+    Grants,
+    /// Its memory goes.
+    Memory,
+    /// Its tables go.
+    Tables,
+    /// Only others' references are left.
+    Zombie,
+}
+
+/// What changes in a domain's life.
+#[derive(Default)]
+pub struct Life {
+    /// Times it is paused.
+    pub pauses: u32,
+    /// Why it ended, once it has.
+    pub reason: Option<ShutdownReason>,
+    /// The reason a shutdown gets that comes without one (`SCHEDOP_shutdown_code`).
+    pub noted: Option<ShutdownReason>,
+    /// How far its destruction is.
+    pub phase: Phase,
+    /// When it first ran.
+    pub first_run: Option<HostTime>,
+    /// When it ended.
+    pub ended: Option<HostTime>,
+    /// The last crash report.
+    pub report: Text,
+}
+
+/// Why a domain ends.
+pub struct End {
+    reason: ShutdownReason,
+    report: Option<Text>,
+}
+
+impl End {
+    /// As the domain or dom0 asked.
+    pub const fn asked(reason: ShutdownReason) -> Self {
+        Self { reason, report: None }
+    }
+
+    /// Its watchdog expired.
+    pub const fn watchdog() -> Self {
+        Self::asked(ShutdownReason::Watchdog)
+    }
+}
+
+/// Stops a domain for one more reason.
+pub fn pause<M: Machine>(host: &Host<M>, domain: &Domain<M>) -> Result<(), Errno> {
+    let mut life = domain.life.lock();
+    life.pauses = life.pauses.checked_add(1).ok_or(Errno::Range)?;
+    domain.stopped.fetch_or(stop::PAUSED, Ordering::SeqCst);
+    drop(life);
+    halt(host, domain);
+    Ok(())
+}
+
+/// Takes one reason back.
+pub fn unpause<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Result<(), Errno> {
+    let mut life = domain.life.lock();
+    life.pauses = life.pauses.checked_sub(1).ok_or(Errno::Inval)?;
+    if life.pauses == 0 {
+        life.first_run.get_or_insert_with(|| host.now());
+        domain.stopped.fetch_and(!stop::PAUSED, Ordering::SeqCst);
+        drop(life);
+        release(host, domain);
+    }
+    Ok(())
+}
+
+/// Waits until no CPU runs the domain's code. The caller has set a bit of [`Domain::stopped`].
+fn halt<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
+    let here = host.machine.this_cpu();
+    for vcpu in &domain.vcpus {
+        let cpu = host.cpu_of(vcpu);
+        if vcpu.state.activity() != Activity::Running {
+            continue;
+        }
+        cpu.queue.pick_again();
+        if cpu.id == here {
+            continue;
+        }
+        host.machine.kick(cpu.id);
+        let crossing = cpu.crossings.load(Ordering::SeqCst);
+        while crossing & 1 != 0 && cpu.crossings.load(Ordering::SeqCst) == crossing {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+fn release<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) {
+    if domain.may_run() {
+        for index in 0..domain.vcpus.len() as u32 {
+            schedule::unpark(host, &VcpuRef { domain: domain.clone(), index });
+        }
+    }
+}
+
+/// Ends a domain: its vCPUs stop, and dom0 hears of it. The first end counts.
+pub fn end<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, end: End) {
+    {
+        let mut life = domain.life.lock();
+        if life.reason.is_some() {
+            return;
+        }
+        life.reason = Some(end.reason);
+        life.ended = Some(host.now());
+        if let Some(report) = end.report {
+            life.report = report;
+        }
+        domain.stopped.fetch_or(stop::SHUTDOWN, Ordering::SeqCst);
+    }
+    halt(host, domain);
+    host.say(format_args!("domain {} ({}) ended: {:?}", domain.id, domain.name(), end.reason));
+    if domain.is_privileged() {
+        host.say(format_args!("dom0 has ended; so does the machine"));
+        host.machine.power_off(end.reason == ShutdownReason::PowerOff);
+    }
+    events::raise_global(host, Virq::DOM_EXC);
+}
+
+/// Ends the running vCPU's domain with a report. `why` is one line.
+pub fn crash<M: Machine>(running: &mut Running<'_, M>, reason: ShutdownReason, why: fmt::Arguments<'_>) {
+    let text = report::write(running, why);
+    running.host.journal.write(&running.host.machine, text.bytes());
+    end(running.host, running.domain, End { reason, report: Some(text) });
+}
+
+/// Stops the calling vCPU (`VCPUOP_down`, HLT with interrupts off). The last one powers the domain off.
+/// The caller's run loop puts the vCPU back as [`Activity::Down`].
+pub fn last_one_out<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, leaving: VcpuId) {
+    let others = domain.vcpus.iter().any(|vcpu| vcpu.id != leaving && vcpu.state.is_up());
+    if !others {
+        let reason = domain.life.lock().noted.unwrap_or(ShutdownReason::PowerOff);
+        end(host, domain, End::asked(reason));
+    }
+}
+
+/// Work in one step of a destruction, in pages, ports or mappings.
+const STEP: u32 = 512;
+
+/// Does one step of a domain's destruction. `Ok(true)` when the caller has nothing left to do: the domain is gone, or a
+/// zombie.
+pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Result<bool, Errno> {
+    if domain.is_privileged() {
+        return Err(Errno::Perm);
+    }
+    let phase = {
+        let mut life = domain.life.lock();
+        if life.phase == Phase::Alive {
+            life.phase = Phase::Ports(1);
+            life.reason.get_or_insert(ShutdownReason::Crash);
+            life.ended.get_or_insert_with(|| host.now());
+            domain.stopped.fetch_or(stop::DYING, Ordering::SeqCst);
+        }
+        life.phase
+    };
+    let next = match phase {
+        Phase::Alive => return Ok(false),
+        Phase::Ports(from) => {
+            halt(host, domain);
+            for index in 0..domain.vcpus.len() as u32 {
+                let at = VcpuRef { domain: domain.clone(), index };
+                crate::timers::change(host, &at, |timers| *timers = crate::timers::VcpuTimers::default());
+                schedule::withdraw(host, &at);
+            }
+            match events::close_all(host, domain, Port(from), STEP) {
+                Some(port) => Phase::Ports(port.0),
+                None => Phase::Grants,
+            }
+        }
+        Phase::Grants => {
+            if crate::granting::release_some(host, domain, STEP) {
+                Phase::Memory
+            } else {
+                Phase::Grants
+            }
+        }
+        Phase::Memory => {
+            if memory::clear_some(host, domain, u64::from(STEP)) {
+                Phase::Tables
+            } else {
+                Phase::Memory
+            }
+        }
+        Phase::Tables => {
+            let mut memory = domain.memory.lock();
+            let mut pool = host.table_pool(domain.id);
+            let done = memory.tables.free_some(&host.machine, &mut pool, STEP);
+            drop(memory);
+            if done {
+                release_specials(host, domain);
+                host.zombies.fetch_add(1, Ordering::Relaxed);
+                Phase::Zombie
+            } else {
+                Phase::Tables
+            }
+        }
+        Phase::Zombie => Phase::Zombie,
+    };
+    domain.life.lock().phase = next;
+    if next == Phase::Zombie {
+        reap(host);
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Gives up the pages that the hypervisor shared with the domain.
+fn release_specials<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
+    for vcpu in &domain.vcpus {
+        if vcpu.info_registered.swap(false, Ordering::AcqRel) {
+            let (frame, _) = vcpu.info_place();
+            vcpu.info.store(domain.shared_info.address().0, Ordering::Release);
+            host.frames.put(frame);
+        }
+        crate::time::forget_areas(host, vcpu);
+    }
+    crate::granting::release_table(host, domain);
+    host.frames.put(domain.shared_info);
+}
+
+/// Removes zombies whose last frame has come back. Cheap when there are none.
+#[inline]
+pub fn reap<M: Machine>(host: &Host<M>) {
+    if host.zombies.load(Ordering::Relaxed) != 0 {
+        reap_zombies(host);
+    }
+}
+
+#[cold]
+fn reap_zombies<M: Machine>(host: &Host<M>) {
+    let mut from = DomainId(0);
+    while let Some(domain) = host.domain_from(from) {
+        from = DomainId(domain.id.0.saturating_add(1));
+        let gone = domain.life.lock().phase == Phase::Zombie && host.frames.all_owned(domain.id) == 0;
+        if gone && host.delist(domain.id).is_some() {
+            host.zombies.fetch_sub(1, Ordering::Relaxed);
+            host.say(format_args!("domain {} ({}) is gone", domain.id, domain.name()));
+            events::raise_global(host, Virq::DOM_EXC);
+        }
+    }
+}
+
+/// Whether a vCPU's domain still exists for callers: not dying.
+pub fn is_alive<M: Machine>(domain: &Domain<M>) -> bool {
+    domain.stopped.load(Ordering::Acquire) & stop::DYING == 0
+}
+
+/// The first frame a walk over a domain's map starts at.
+pub const START: Gfn = Gfn(0);

@@ -1,0 +1,185 @@
+//! What waits for one vCPU: its local interrupt controller, NMIs, the upcall.
+//!
+//! The `attention` flag of the vCPU says that its controller has to be looked at, so that an entry with nothing to inject
+//! takes no lock.
+
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::id::VcpuId;
+
+use crate::events;
+use crate::host::Host;
+use crate::inject::{Pending, Source};
+use crate::lapic::{Action, Delivery, Ipi, Lapic};
+use crate::policy;
+use crate::schedule;
+use crate::seam::{HostTime, Machine};
+use crate::start;
+use crate::timers;
+use crate::vcpu::{Running, Vcpu, VcpuRef};
+
+/// Interrupts of one vCPU.
+pub struct Local {
+    nmi: bool,
+    lapic: Lapic,
+}
+
+impl Local {
+    /// After reset.
+    pub const fn new(id: VcpuId) -> Self {
+        Self { nmi: false, lapic: Lapic::new(policy::apic_id(id.0) as u8) }
+    }
+}
+
+fn attend<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
+    vcpu.attention.store(true, Ordering::SeqCst);
+    schedule::wake(host, at);
+}
+
+/// A vector arrives at a vCPU's local interrupt controller, as an edge.
+pub fn post<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, vector: u8) {
+    if vcpu.local.lock().lapic.post(vector) {
+        attend(host, at, vcpu);
+    }
+}
+
+/// An NMI arrives.
+pub fn post_nmi<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
+    vcpu.local.lock().nmi = true;
+    attend(host, at, vcpu);
+}
+
+/// The local timer's deadline has come.
+pub fn timer_fired<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) {
+    let next = vcpu.local.lock().lapic.expire(now);
+    timers::change(host, at, |timers| timers.lapic = next);
+    attend(host, at, vcpu);
+}
+
+/// Reads a register of the calling vCPU's controller.
+pub fn read<M: Machine>(running: &Running<'_, M>, offset: u16) -> u32 {
+    let now = running.now();
+    running.vcpu.local.lock().lapic.read(offset, now)
+}
+
+/// Writes a register of the calling vCPU's controller, and does what that asks for.
+pub fn write<M: Machine>(running: &mut Running<'_, M>, offset: u16, value: u32) {
+    let now = running.now();
+    let vcpu = running.vcpu;
+    let action = vcpu.local.lock().lapic.write(offset, value, now);
+    vcpu.attention.store(true, Ordering::SeqCst);
+    match action {
+        Action::None => {}
+        Action::Send(ipi) => send(running, ipi),
+        Action::Timer(deadline) => {
+            let name = running.name();
+            timers::change(running.host, &name, |timers| timers.lapic = deadline);
+        }
+        Action::Enabled => {
+            let vector = vcpu.upcall_vector.load(Ordering::Acquire);
+            if vector != 0 && events::upcall_waits(running.host, vcpu) {
+                post(running.host, &running.name(), vcpu, vector as u8);
+            }
+        }
+    }
+}
+
+/// An interrupt from the calling vCPU to others of its domain.
+fn send<M: Machine>(running: &Running<'_, M>, ipi: Ipi) {
+    let (host, domain) = (running.host, running.domain);
+    for vcpu in &domain.vcpus {
+        let own = vcpu.id == running.vcpu.id;
+        if !vcpu.local.lock().lapic.is_addressed(ipi.destination, own) {
+            continue;
+        }
+        let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
+        match ipi.delivery {
+            Delivery::Fixed(vector) => post(host, &at, vcpu, vector),
+            Delivery::Lowest(vector) => {
+                post(host, &at, vcpu, vector);
+                return;
+            }
+            Delivery::Nmi => post_nmi(host, &at, vcpu),
+            // A vCPU cannot stop itself like this and go on to report it; no kernel does.
+            Delivery::Init if own => {}
+            Delivery::Init => {
+                vcpu.local.lock().lapic.reset();
+                timers::change(host, &at, |timers| timers.lapic = None);
+                start::init(host, &at);
+            }
+            Delivery::Startup(page) => start::startup(host, &at, page),
+        }
+    }
+}
+
+/// What waits right now.
+#[inline]
+pub fn pending<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) -> Pending {
+    let mut pending = Pending::default();
+    let callback = at.domain.callback.load(Ordering::Relaxed);
+    if callback != 0 && vcpu.upcall_vector.load(Ordering::Relaxed) == 0 && events::upcall_waits(host, vcpu) {
+        pending.upcall = Some(callback as u8);
+    }
+    if vcpu.attention.load(Ordering::SeqCst) {
+        look(vcpu, &mut pending);
+    }
+    pending
+}
+
+#[cold]
+fn look<M: Machine>(vcpu: &Vcpu<M>, pending: &mut Pending) {
+    // Taken back first, so that what arrives after the look is seen by the next.
+    vcpu.attention.store(false, Ordering::SeqCst);
+    let local = vcpu.local.lock();
+    pending.nmi = local.nmi;
+    pending.lapic = local.lapic.pending();
+    if pending.nmi || pending.lapic.is_some() {
+        vcpu.attention.store(true, Ordering::SeqCst);
+    }
+}
+
+/// An event was injected.
+pub fn injected<M: Machine>(vcpu: &Vcpu<M>, source: Source) {
+    match source {
+        Source::Nmi => vcpu.local.lock().nmi = false,
+        Source::Lapic(vector) => {
+            vcpu.local.lock().lapic.accept(vector);
+            if vector == vcpu.upcall_vector.load(Ordering::Relaxed) as u8 {
+                vcpu.tally.delivered.add(1);
+            }
+        }
+        Source::Upcall(_) => vcpu.tally.delivered.add(1),
+    }
+}
+
+/// Whether a vCPU that waits has a reason to go on.
+pub fn wants_to_run<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) -> bool {
+    pending(host, at, vcpu) != Pending::default()
+        || events::upcall_waits(host, vcpu)
+        || polled_port_waits(host, at, vcpu)
+}
+
+fn polled_port_waits<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) -> bool {
+    use trunnion_protocol::id::Port;
+    let polled = vcpu.polled.load(Ordering::SeqCst);
+    // With several ports the vCPU looks at them itself when it goes on; an event in between is rare and costs a poll.
+    polled != 0
+        && (polled == crate::vcpu::POLL_MANY
+            || events::is_pending(host, &at.domain, Port(polled)).unwrap_or(true))
+}
+
+/// Whether an NMI waits.
+pub fn nmi_waits<M: Machine>(vcpu: &Vcpu<M>) -> bool {
+    vcpu.local.lock().nmi
+}
+
+/// The task priority as CR8 shows it.
+pub fn cr8<M: Machine>(vcpu: &Vcpu<M>) -> u64 {
+    vcpu.local.lock().lapic.cr8()
+}
+
+/// Sets the task priority; `None` is #GP.
+pub fn set_cr8<M: Machine>(vcpu: &Vcpu<M>, value: u64) -> Option<()> {
+    vcpu.attention.store(true, Ordering::SeqCst);
+    vcpu.local.lock().lapic.set_cr8(value)
+}

@@ -1,0 +1,255 @@
+//! A domain's physical map: which machine frame is behind each guest frame, and how it changes.
+//!
+//! Every page of a leaf that is not device memory holds one reference to its frame. A page of RAM holds the one from its
+//! allocation, so taking it out of the map frees it unless somebody else has it mapped or copies it right now.
+//!
+//! dom0 is mapped one to one. A frame of another domain appears in it at its machine address; any number of mappings of
+//! one frame share one leaf, which is the union of their rights, and the frame's note counts readers and writers.
+
+mod direct;
+
+pub use direct::{map_direct, unmap_direct};
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::address::{Gfn, Mfn};
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::hypercall::memory::Region;
+
+use crate::domain::{Domain, stop};
+use crate::frames::{FrameKind, Held};
+use crate::host::Host;
+use crate::seam::Machine;
+use crate::second_level::{GFN_LIMIT, Kind, Leaf, MapError, Rights, Run, SecondLevel, Stale};
+
+/// Guest-owned pages that are freed by one call before it continues.
+pub const BATCH: u64 = 512;
+
+/// A domain's physical map.
+pub struct Memory {
+    /// The tables the processor uses.
+    pub tables: SecondLevel,
+    /// What `XENMEM_memory_map` says.
+    pub regions: Vec<Region>,
+    /// Highest guest frame that was ever mapped.
+    pub highest: Gfn,
+    /// The map is one to one: dom0's.
+    pub direct: bool,
+}
+
+impl From<MapError> for Errno {
+    fn from(error: MapError) -> Self {
+        match error {
+            MapError::NoTable => Self::NoMem,
+            MapError::Occupied => Self::Exist,
+            MapError::OutOfRange => Self::Inval,
+        }
+    }
+}
+
+/// What is behind a guest frame right now, with a reference to the frame. `None` for a hole and for device memory.
+pub fn lookup<'h, M: Machine>(host: &'h Host<M>, domain: &Domain<M>, gfn: Gfn) -> Option<(Held<'h>, Leaf)> {
+    let memory = domain.memory.lock();
+    let leaf = memory.tables.lookup(&host.machine, gfn)?;
+    if leaf.kind == Kind::Device {
+        return None;
+    }
+    // The map's own reference keeps the frame while the lock is held.
+    Some((host.frames.hold(leaf.mfn)?, leaf))
+}
+
+/// Makes every CPU forget translations that were taken out of a domain's tables, then gives the tables back that are no
+/// longer used. Frames that were mapped may be given back after this.
+pub fn flush<M: Machine>(host: &Host<M>, domain: &Domain<M>, stale: Stale) {
+    if stale.needs_flush() {
+        domain.epoch.fetch_add(1, Ordering::SeqCst);
+        // A CPU that enters from now on sees the new number. One that is inside has to leave once.
+        let here = host.machine.this_cpu();
+        for cpu in host.cpus().iter().filter(|cpu| cpu.id != here) {
+            let crossing = cpu.crossings.load(Ordering::SeqCst);
+            if crossing & 1 != 0 {
+                host.machine.kick(cpu.id);
+                while cpu.crossings.load(Ordering::SeqCst) == crossing {
+                    core::hint::spin_loop();
+                }
+            }
+        }
+    }
+    stale.release(&host.machine, &mut host.table_pool(domain.id));
+}
+
+/// Puts 2^`order` new pages at a guest frame. What was there stays, and is an error.
+pub fn populate<M: Machine>(host: &Host<M>, domain: &Domain<M>, gfn: Gfn, order: u32) -> Result<(), Errno> {
+    let mut memory = domain.memory.lock();
+    if domain.stopped.load(Ordering::Acquire) & stop::DYING != 0 {
+        return Err(Errno::Srch);
+    }
+    if memory.direct {
+        return Err(Errno::OpNotSupp);
+    }
+    let pages = 1u64.checked_shl(order).ok_or(Errno::Inval)?;
+    let end = gfn.0.checked_add(pages).filter(|&end| end <= GFN_LIMIT).ok_or(Errno::Inval)?;
+    let owned = u64::from(host.frames.owned(domain.id));
+    if owned.saturating_add(pages) > domain.max_pages.load(Ordering::Relaxed) {
+        return Err(Errno::NoMem);
+    }
+    let run = host.allocate(order, domain.id, FrameKind::Ram).ok_or(Errno::NoMem)?;
+    let mut pool = host.table_pool(domain.id);
+    let mapped = memory.tables.map(
+        &host.machine,
+        &mut pool,
+        Run { gfn, mfn: run.start, count: pages, rights: Rights::all(), kind: Kind::Ram },
+    );
+    if let Err(partial) = mapped {
+        let (stale, _) = memory.tables.unmap(&host.machine, &mut pool, gfn, partial.done, |_, _| ());
+        flush(host, domain, stale);
+        for page in 0..pages {
+            host.frames.put(Mfn(run.start.0 + page));
+        }
+        return Err(partial.error.into());
+    }
+    memory.highest = memory.highest.max(Gfn(end - 1));
+    Ok(())
+}
+
+/// Takes one page out of the map and frees it, if it is of one of `kinds`.
+pub fn remove<M: Machine>(host: &Host<M>, domain: &Domain<M>, gfn: Gfn, kinds: &[Kind]) -> Result<(), Errno> {
+    let mut memory = domain.memory.lock();
+    remove_locked(host, domain, &mut memory, gfn, kinds)
+}
+
+/// As [`remove`], with the lock held.
+pub fn remove_locked<M: Machine>(
+    host: &Host<M>,
+    domain: &Domain<M>,
+    memory: &mut Memory,
+    gfn: Gfn,
+    kinds: &[Kind],
+) -> Result<(), Errno> {
+    let leaf = memory.tables.lookup(&host.machine, gfn).ok_or(Errno::Inval)?;
+    if !kinds.contains(&leaf.kind) {
+        return Err(Errno::Inval);
+    }
+    let mut pool = host.table_pool(domain.id);
+    let (old, stale) = memory.tables.unmap_page(&host.machine, &mut pool, gfn)?;
+    flush(host, domain, stale);
+    if let Some(old) = old {
+        host.frames.put(old.mfn);
+    }
+    Ok(())
+}
+
+/// Puts a page of the hypervisor's (shared info, a grant table) at a guest frame. RAM that was there is freed; the page's
+/// former place becomes a hole. `place` remembers where it is.
+pub fn place_special<M: Machine>(
+    host: &Host<M>,
+    domain: &Domain<M>,
+    mfn: Mfn,
+    place: &mut Option<Gfn>,
+    gfn: Gfn,
+) -> Result<(), Errno> {
+    if gfn.0 >= GFN_LIMIT {
+        return Err(Errno::Inval);
+    }
+    let mut memory = domain.memory.lock();
+    if domain.stopped.load(Ordering::Acquire) & stop::DYING != 0 {
+        return Err(Errno::Srch);
+    }
+    let mut pool = host.table_pool(domain.id);
+    match memory.tables.lookup(&host.machine, gfn) {
+        Some(leaf) if leaf.mfn == mfn => return Ok(()),
+        Some(leaf) if leaf.kind == Kind::Ram || leaf.kind == Kind::Special => {
+            remove_locked(host, domain, &mut memory, gfn, &[leaf.kind])?;
+        }
+        Some(_) => return Err(Errno::Busy),
+        // In a map that is one to one, the place of another domain's memory must stay free for it.
+        None if memory.direct && host.frames.kind(Mfn(gfn.0)) != FrameKind::Reserved => {
+            return Err(Errno::Inval);
+        }
+        None => {}
+    }
+    if let Some(old) = *place {
+        if memory.tables.lookup(&host.machine, old).is_some_and(|leaf| leaf.mfn == mfn) {
+            remove_locked(host, domain, &mut memory, old, &[Kind::Special])?;
+        }
+        *place = None;
+    }
+    let held = host.frames.hold(mfn).ok_or(Errno::Inval)?;
+    memory
+        .tables
+        .map(&host.machine, &mut pool, Run { gfn, mfn, count: 1, rights: Rights::all(), kind: Kind::Special })
+        .map_err(|partial| Errno::from(partial.error))?;
+    let _ = held.into_raw();
+    memory.highest = memory.highest.max(gfn);
+    *place = Some(gfn);
+    Ok(())
+}
+
+/// Moves a page of the domain from one guest frame to another (`XENMAPSPACE_gmfn`).
+pub fn move_page<M: Machine>(host: &Host<M>, domain: &Domain<M>, from: Gfn, to: Gfn) -> Result<(), Errno> {
+    let mut memory = domain.memory.lock();
+    if memory.direct || to.0 >= GFN_LIMIT {
+        return Err(Errno::Inval);
+    }
+    let leaf = memory
+        .tables
+        .lookup(&host.machine, from)
+        .filter(|leaf| leaf.kind == Kind::Ram)
+        .ok_or(Errno::Inval)?;
+    if from == to {
+        return Ok(());
+    }
+    let held = host.frames.hold(leaf.mfn).ok_or(Errno::Inval)?;
+    if let Some(old) = memory.tables.lookup(&host.machine, to) {
+        remove_locked(host, domain, &mut memory, to, &[Kind::Ram]).map_err(|_| {
+            let _ = old;
+            Errno::Busy
+        })?;
+    }
+    remove_locked(host, domain, &mut memory, from, &[Kind::Ram])?;
+    let mut pool = host.table_pool(domain.id);
+    memory
+        .tables
+        .map(
+            &host.machine,
+            &mut pool,
+            Run { gfn: to, mfn: leaf.mfn, count: 1, rights: Rights::all(), kind: Kind::Ram },
+        )
+        .map_err(|partial| Errno::from(partial.error))?;
+    let _ = held.into_raw();
+    memory.highest = memory.highest.max(to);
+    Ok(())
+}
+
+/// Takes up to about `budget` pages out of a dying domain's map and gives them up. True when nothing is left.
+pub fn clear_some<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, budget: u64) -> bool {
+    let mut memory = domain.memory.lock();
+    let mut left = budget;
+    while left > 0 {
+        let Some((gfn, leaf)) = memory.tables.next(&host.machine, Gfn(0)) else { return true };
+        let mut pool = host.table_pool(domain.id);
+        let pages = leaf.pages.min(BATCH);
+        let mut gone = None;
+        let (stale, result) =
+            memory.tables.unmap(&host.machine, &mut pool, gfn, pages, |_, leaf| gone = Some(leaf));
+        let stale = if result.is_err() {
+            // No table for a split: the whole leaf goes at once.
+            let (_, more) = memory.tables.clear_some(&host.machine, gfn, 1, |_, leaf| gone = Some(leaf));
+            stale.join(&host.machine, &more)
+        } else {
+            stale
+        };
+        flush(host, domain, stale);
+        if let Some(leaf) = gone {
+            if leaf.kind != Kind::Device {
+                for page in 0..leaf.pages {
+                    host.frames.put(Mfn(leaf.mfn.0 + page));
+                }
+            }
+            left = left.saturating_sub(leaf.pages);
+        }
+    }
+    false
+}

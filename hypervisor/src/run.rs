@@ -1,0 +1,254 @@
+//! The loop of a physical CPU: pick a vCPU, enter it, deal with what made it leave, until another should run.
+//!
+//! [`run_cpu`] never returns. Its steps are public, so that the simulation and tests drive them one by one.
+
+use alloc::boxed::Box;
+use core::sync::atomic::Ordering;
+
+use crate::exit;
+use crate::host::{Host, PerCpu};
+use crate::inject;
+use crate::life;
+use crate::local;
+use crate::schedule::{self, Activity};
+use crate::seam::{Context, Cpu, HostInterrupt, HostTime, Machine, Verdict};
+use crate::time;
+use crate::timers;
+use crate::vcpu::{Body, Running, VcpuRef};
+
+/// vCPUs whose timers fire in one go.
+const TIMER_BUDGET: u32 = 32;
+/// Free frames looked at for scrubbing in one idle turn.
+const SCRUB_BUDGET: u32 = 64;
+
+/// What a CPU keeps between steps: the vCPU whose registers it has.
+pub struct Loaded<M: Machine> {
+    at: VcpuRef<M>,
+    body: Box<Body<M>>,
+}
+
+/// A physical CPU's side of the loop.
+pub struct CpuLoop<M: Machine> {
+    cpu: Cpu,
+    loaded: Option<Loaded<M>>,
+    armed: Option<HostTime>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Ran a vCPU until it stopped or another was wanted.
+    Ran,
+    /// Found nothing to run. The timer is armed.
+    Idle,
+}
+
+/// Runs domains on the calling CPU, for ever.
+pub fn run_cpu<M: Machine>(host: &Host<M>) -> ! {
+    let mut cpu = CpuLoop::new(host.machine.this_cpu());
+    loop {
+        if cpu.step(host) == Step::Idle {
+            cpu.idle(host);
+        }
+    }
+}
+
+impl<M: Machine> CpuLoop<M> {
+    /// With no vCPU loaded.
+    pub const fn new(cpu: Cpu) -> Self {
+        Self { cpu, loaded: None, armed: None }
+    }
+
+    /// One turn: interrupts, timers, then one vCPU.
+    pub fn step(&mut self, host: &Host<M>) -> Step {
+        let cpu = host.cpu(self.cpu);
+        if take_interrupts(host) {
+            self.armed = None;
+        }
+        let now = host.now();
+        timers::expire(host, cpu, now, TIMER_BUDGET);
+        let Some(at) = schedule::pick(host, cpu, now) else {
+            life::reap(host);
+            self.arm(host, cpu);
+            return Step::Idle;
+        };
+        if self.load(host, &at) {
+            let activity = self.run(host, cpu, &at);
+            self.put_back(host, &at, activity);
+        } else {
+            // Its registers are out with a call that looks at them; that ends soon.
+            schedule::put_back(host, &at, Activity::Ready, now, || false);
+        }
+        Step::Ran
+    }
+
+    /// Waits for an interrupt when there is nothing to run, scrubbing free memory first.
+    pub fn idle(&mut self, host: &Host<M>) {
+        let scrubbed = host.frames.scrub_free(SCRUB_BUDGET, |mfn| {
+            if let Some(page) = host.machine.page(mfn) {
+                page.fill_zero();
+            }
+        });
+        if scrubbed == 0 {
+            host.machine.idle();
+        }
+    }
+
+    /// Puts the registers of the loaded vCPU back where others find them.
+    pub fn unload(&mut self) {
+        if let Some(Loaded { at, mut body }) = self.loaded.take() {
+            body.context.switch_out();
+            if let Some(vcpu) = at.vcpu() {
+                *vcpu.body.lock() = Some(body);
+            }
+        }
+    }
+
+    /// Makes `at` the vCPU whose registers this CPU has.
+    fn load(&mut self, host: &Host<M>, at: &VcpuRef<M>) -> bool {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.at.is(at)) {
+            return true;
+        }
+        self.unload();
+        let Some(vcpu) = at.vcpu() else { return false };
+        let Some(mut body) = vcpu.body.lock().take() else { return false };
+        body.context.switch_in();
+        body.context.set_tsc_offset(at.domain.tsc_offset);
+        self.loaded = Some(Loaded { at: at.clone(), body });
+        time::scheduled_in(host, at, vcpu);
+        true
+    }
+
+    fn put_back(&mut self, host: &Host<M>, at: &VcpuRef<M>, activity: Activity) {
+        let now = host.now();
+        let Some(vcpu) = at.vcpu() else { return };
+        if activity == Activity::Ready && !at.domain.may_run() || activity == Activity::Down {
+            // Whoever stopped it may want its registers.
+            self.unload();
+        }
+        time::scheduled_out(host, at, vcpu, activity);
+        let loaded = self.loaded.as_mut();
+        schedule::put_back(host, at, activity, now, || {
+            // HLT has looked at RFLAGS already: only an interrupt that would be taken wakes it.
+            let _ = loaded;
+            local::wants_to_run(host, at, vcpu)
+        });
+        life::reap(host);
+    }
+
+    /// Enters the vCPU until something else should happen.
+    fn run(&mut self, host: &Host<M>, cpu: &PerCpu<M>, at: &VcpuRef<M>) -> Activity {
+        let Some(vcpu) = at.vcpu() else { return Activity::Down };
+        let root = at.domain.root;
+        crate::hypercall::end_poll(host, at);
+        time::run_state(host, at, vcpu, Activity::Running);
+        loop {
+            if cpu.queue.wants_another() || !at.domain.may_run() {
+                return if vcpu.going_down.swap(false, Ordering::AcqRel) {
+                    Activity::Down
+                } else {
+                    Activity::Ready
+                };
+            }
+            self.arm(host, cpu);
+            let Some(loaded) = self.loaded.as_mut() else { return Activity::Ready };
+            let Body { context, last, xcr0 } = &mut *loaded.body;
+            prepare(host, at, vcpu, context);
+            cpu.crossings.fetch_add(1, Ordering::SeqCst);
+            let epoch = at.domain.epoch.load(Ordering::SeqCst);
+            let exit = host.machine.enter(context, root, epoch);
+            cpu.crossings.fetch_add(1, Ordering::SeqCst);
+            let start = host.machine.tsc();
+            vcpu.trail.note(&exit);
+            let mut running = Running { host, domain: &at.domain, vcpu, context, last, last_xcr0: *xcr0 };
+            let verdict = exit::handle(&mut running, exit);
+            *xcr0 = running.last_xcr0;
+            vcpu.tally.exit(exit.kind(), host.machine.tsc().wrapping_sub(start));
+            match verdict {
+                Verdict::Resume => {}
+                Verdict::Reschedule => {
+                    self.between(host, cpu);
+                    return Activity::Ready;
+                }
+                Verdict::Wait => {
+                    return if vcpu.going_down.swap(false, Ordering::AcqRel) {
+                        Activity::Down
+                    } else {
+                        Activity::Blocked
+                    };
+                }
+            }
+            self.between(host, cpu);
+            // A slice that has ended matters only when somebody waits.
+            if schedule::slice_end(cpu).is_some_and(|end| end <= host.now()) {
+                return Activity::Ready;
+            }
+        }
+    }
+
+    /// What is looked at after each exit: interrupts that came, timers that are due.
+    #[inline]
+    fn between(&mut self, host: &Host<M>, cpu: &PerCpu<M>) {
+        if take_interrupts(host) {
+            self.armed = None;
+        }
+        if let Some(head) = cpu.deadlines.head() {
+            let now = host.now();
+            if head <= now {
+                timers::expire(host, cpu, now, TIMER_BUDGET);
+            }
+        }
+    }
+
+    /// Arms the machine's timer for whatever comes first.
+    #[inline]
+    fn arm(&mut self, host: &Host<M>, cpu: &PerCpu<M>) {
+        let wanted = match (cpu.deadlines.head(), schedule::slice_end(cpu)) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        if wanted != self.armed {
+            host.machine.arm(wanted);
+            self.armed = wanted;
+        }
+    }
+}
+
+/// Deals with the interrupts that were noted. True when the timer was among them.
+fn take_interrupts<M: Machine>(host: &Host<M>) -> bool {
+    let mut timer = false;
+    while let Some(interrupt) = host.machine.take_interrupt() {
+        match interrupt {
+            HostInterrupt::Timer => timer = true,
+            HostInterrupt::Kick => {}
+            HostInterrupt::Device(slot) => host.device_interrupt(slot),
+        }
+    }
+    timer
+}
+
+/// Decides what to inject, and asks for windows.
+#[inline]
+fn prepare<M: Machine>(
+    host: &Host<M>,
+    at: &VcpuRef<M>,
+    vcpu: &crate::vcpu::Vcpu<M>,
+    context: &mut M::Context,
+) {
+    let pending = local::pending(host, at, vcpu);
+    let window = vcpu.window.load(Ordering::Relaxed);
+    if pending == inject::Pending::default() && !window {
+        return;
+    }
+    let decision = inject::decide(context.interruptibility(), pending);
+    if let Some(source) = decision.inject {
+        context.inject(source.event());
+        local::injected(vcpu, source);
+    }
+    let wanted = decision.interrupt_window || decision.nmi_window;
+    if wanted || window {
+        context.set_interrupt_window(decision.interrupt_window);
+        context.set_nmi_window(decision.nmi_window);
+        vcpu.window.store(wanted, Ordering::Relaxed);
+    }
+}

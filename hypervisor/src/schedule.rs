@@ -1,0 +1,389 @@
+//! Which vCPU a CPU runs next.
+//!
+//! Each CPU has a queue of vCPUs that are ready. The one that has had the least *virtual time* (time it ran, divided by its
+//! domain's weight) goes first: equal weights share equally, and a vCPU that slept is behind, so that it goes ahead of those
+//! that compute when an event wakes it (the wake-up boost). How far it may be behind is limited ([`SLEEPER_NS`]), so sleeping
+//! is not saved up. A vCPU that runs is preempted at the end of a slice when others wait, and by one that wakes and is
+//! behind by more than [`PREEMPT_NS`].
+//!
+//! A vCPU's [`State`] changes under the lock of its CPU's queue. A waker first publishes its reason (a pending bit, a
+//! timer) and then looks at the state; a vCPU that goes to sleep first publishes the state and then looks for a reason:
+//! one of the two sees the other.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::host::{Host, PerCpu};
+use crate::lock::{Lock, Rank};
+use crate::seam::{Cpu, HostTime, Machine, OutOfHeap};
+use crate::vcpu::{Vcpu, VcpuRef};
+
+/// Longest time a vCPU runs while another is ready, in nanoseconds.
+pub const SLICE_NS: u64 = 5_000_000;
+/// How far a sleeper's virtual time may be behind.
+const SLEEPER_NS: u64 = 5_000_000;
+/// By how much a vCPU that wakes must be behind to preempt.
+const PREEMPT_NS: u64 = 50_000;
+/// The weight at which virtual time is real time.
+pub const DEFAULT_WEIGHT: u32 = 256;
+/// Length of the period over which a cap is kept.
+const CAP_WINDOW_NS: u64 = 30_000_000;
+
+/// What a vCPU does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Activity {
+    /// Not started, or stopped: waits for a start-up IPI or `VCPUOP_up`.
+    Down = 0,
+    /// Waits for an event.
+    Blocked = 1,
+    /// In a queue.
+    Ready = 2,
+    /// A CPU runs it.
+    Running = 3,
+    /// Would be ready, but its domain may not run.
+    Parked = 4,
+}
+
+/// A vCPU's activity, and its place in the schedule.
+pub struct State {
+    activity: AtomicU32,
+    cpu: AtomicU32,
+    virtual_time: AtomicU64,
+    since: AtomicU64,
+    window_start: AtomicU64,
+    window_used: AtomicU64,
+    ready_at: AtomicU64,
+}
+
+impl State {
+    /// Of a vCPU that is down.
+    pub const fn down() -> Self {
+        Self {
+            activity: AtomicU32::new(Activity::Down as u32),
+            cpu: AtomicU32::new(0),
+            virtual_time: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            window_start: AtomicU64::new(0),
+            window_used: AtomicU64::new(0),
+            ready_at: AtomicU64::new(0),
+        }
+    }
+
+    /// What it does.
+    #[inline]
+    pub fn activity(&self) -> Activity {
+        match self.activity.load(Ordering::Acquire) {
+            0 => Activity::Down,
+            1 => Activity::Blocked,
+            2 => Activity::Ready,
+            3 => Activity::Running,
+            _ => Activity::Parked,
+        }
+    }
+
+    fn set(&self, activity: Activity) {
+        self.activity.store(activity as u32, Ordering::Release);
+    }
+
+    /// True unless it is down.
+    pub fn is_up(&self) -> bool {
+        self.activity() != Activity::Down
+    }
+
+    /// When it became ready last.
+    pub fn ready_since(&self) -> Option<HostTime> {
+        let at = self.ready_at.load(Ordering::Relaxed);
+        (at != 0).then_some(HostTime(at))
+    }
+
+    /// The CPU whose queue it belongs to.
+    #[inline]
+    pub fn cpu(&self) -> Cpu {
+        Cpu(self.cpu.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn assign(&self, cpu: Cpu) {
+        self.cpu.store(cpu.0, Ordering::Relaxed);
+    }
+}
+
+/// A CPU's ready vCPUs.
+pub struct Queue<M: Machine> {
+    ready: Lock<Vec<VcpuRef<M>>>,
+    waiting: AtomicU32,
+    /// Virtual time of the vCPU that was picked last: where sleepers join.
+    floor: AtomicU64,
+    /// Virtual time of the running vCPU at its start; `u64::MAX` while idle.
+    current: AtomicU64,
+    current_weight: AtomicU32,
+    current_start: AtomicU64,
+    /// The run loop should pick anew.
+    again: AtomicU32,
+}
+
+impl<M: Machine> Queue<M> {
+    pub(crate) fn new() -> Self {
+        Self {
+            ready: Lock::new(Rank::Queue, Vec::new()),
+            waiting: AtomicU32::new(0),
+            floor: AtomicU64::new(0),
+            current: AtomicU64::new(u64::MAX),
+            current_weight: AtomicU32::new(DEFAULT_WEIGHT),
+            current_start: AtomicU64::new(0),
+            again: AtomicU32::new(0),
+        }
+    }
+
+    /// Makes room for so many vCPUs more.
+    pub(crate) fn reserve(&self, vcpus: usize) -> Result<(), OutOfHeap> {
+        self.ready.lock().try_reserve(vcpus).map_err(|_| OutOfHeap)
+    }
+
+    /// Whether the running vCPU should be put back for another.
+    #[inline]
+    pub fn wants_another(&self) -> bool {
+        self.again.load(Ordering::Acquire) != 0
+    }
+
+    /// Asks the run loop to pick anew.
+    pub fn pick_again(&self) {
+        self.again.store(1, Ordering::Release);
+    }
+
+    /// Whether others are ready.
+    #[inline]
+    pub fn is_contended(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Nanoseconds at a weight, as virtual time.
+fn weighted(ns: u64, weight: u32) -> u64 {
+    ns.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(weight.max(1))
+}
+
+/// Makes a vCPU that waits for an event ready. Call it after the reason is visible.
+#[inline]
+pub fn wake<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
+    let Some(vcpu) = at.vcpu() else { return };
+    fence(Ordering::SeqCst);
+    match vcpu.state.activity() {
+        Activity::Blocked => wake_blocked(host, at, vcpu),
+        // It looks at its events before it enters the guest; make it leave the guest if it is there.
+        Activity::Running => host.machine.kick(vcpu.state.cpu()),
+        Activity::Down | Activity::Ready | Activity::Parked => {}
+    }
+}
+
+#[cold]
+fn wake_blocked<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
+    let cpu = host.cpu_of(vcpu);
+    let mut ready = cpu.queue.ready.lock();
+    if vcpu.state.activity() == Activity::Blocked {
+        enqueue(host, cpu, &mut ready, at, vcpu);
+    }
+}
+
+/// Brings a vCPU up that was down. False when it was up.
+pub fn start<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) -> bool {
+    let Some(vcpu) = at.vcpu() else { return false };
+    let cpu = host.cpu_of(vcpu);
+    let mut ready = cpu.queue.ready.lock();
+    let down = vcpu.state.activity() == Activity::Down;
+    if down {
+        enqueue(host, cpu, &mut ready, at, vcpu);
+    }
+    down
+}
+
+/// Makes the parked vCPUs of a domain that may run again ready.
+pub fn unpark<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
+    let Some(vcpu) = at.vcpu() else { return };
+    let cpu = host.cpu_of(vcpu);
+    let mut ready = cpu.queue.ready.lock();
+    if vcpu.state.activity() == Activity::Parked {
+        enqueue(host, cpu, &mut ready, at, vcpu);
+    }
+}
+
+/// Stops another vCPU of a domain: it is down when this returns, or as soon as its CPU notices.
+pub fn stop<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
+    let Some(vcpu) = at.vcpu() else { return };
+    let cpu = host.cpu_of(vcpu);
+    let mut ready = cpu.queue.ready.lock();
+    if vcpu.state.activity() == Activity::Running {
+        vcpu.going_down.store(true, Ordering::Release);
+        cpu.queue.pick_again();
+        drop(ready);
+        host.machine.kick(cpu.id);
+        return;
+    }
+    ready.retain(|item| !item.is(at));
+    cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
+    vcpu.state.set(Activity::Down);
+    vcpu.going_down.store(false, Ordering::Release);
+}
+
+/// Takes a vCPU of a domain that is being destroyed out of the queue, for good.
+pub fn withdraw<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
+    let Some(vcpu) = at.vcpu() else { return };
+    let cpu = host.cpu_of(vcpu);
+    let mut ready = cpu.queue.ready.lock();
+    ready.retain(|item| !item.is(at));
+    cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
+    if vcpu.state.activity() != Activity::Running {
+        vcpu.state.set(Activity::Down);
+    }
+}
+
+fn enqueue<M: Machine>(
+    host: &Host<M>,
+    cpu: &PerCpu<M>,
+    ready: &mut Vec<VcpuRef<M>>,
+    at: &VcpuRef<M>,
+    vcpu: &Vcpu<M>,
+) {
+    if !at.domain.may_run() {
+        vcpu.state.set(Activity::Parked);
+        return;
+    }
+    let floor = cpu.queue.floor.load(Ordering::Relaxed);
+    let time = vcpu.state.virtual_time.load(Ordering::Relaxed).max(floor.saturating_sub(SLEEPER_NS));
+    vcpu.state.virtual_time.store(time, Ordering::Relaxed);
+    let now = host.machine.now();
+    vcpu.state.ready_at.store(now.0, Ordering::Relaxed);
+    vcpu.state.set(Activity::Ready);
+    ready.push(at.clone());
+    cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
+    let running = cpu.queue.current.load(Ordering::Relaxed);
+    if running == u64::MAX {
+        host.machine.kick(cpu.id);
+        return;
+    }
+    let ran = now.0.saturating_sub(cpu.queue.current_start.load(Ordering::Relaxed));
+    let running = running.saturating_add(weighted(ran, cpu.queue.current_weight.load(Ordering::Relaxed)));
+    if time.saturating_add(PREEMPT_NS) < running {
+        cpu.queue.pick_again();
+    }
+    // The slice of the one that runs now ends some time: the loop has to arm for it.
+    host.machine.kick(cpu.id);
+}
+
+/// The vCPU that `cpu` runs next, as running. vCPUs whose domain may not run are parked on the way.
+pub fn pick<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
+    let mut ready = cpu.queue.ready.lock();
+    cpu.queue.again.store(0, Ordering::Release);
+    let picked = loop {
+        let best = ready
+            .iter()
+            .enumerate()
+            .filter_map(|(at, item)| {
+                let vcpu = item.vcpu()?;
+                (!capped(item, vcpu, now)).then(|| (at, vcpu.state.virtual_time.load(Ordering::Relaxed)))
+            })
+            .min_by_key(|&(_, time)| time)
+            .map(|(at, _)| at);
+        let Some(at) = best else { break None };
+        let item = ready.swap_remove(at);
+        let Some(vcpu) = item.vcpu() else { continue };
+        if item.domain.may_run() {
+            vcpu.state.set(Activity::Running);
+            let time = vcpu.state.virtual_time.load(Ordering::Relaxed);
+            cpu.queue.floor.fetch_max(time, Ordering::Relaxed);
+            cpu.queue.current.store(time, Ordering::Relaxed);
+            cpu.queue.current_weight.store(item.domain.weight.load(Ordering::Relaxed), Ordering::Relaxed);
+            cpu.queue.current_start.store(now.0, Ordering::Relaxed);
+            vcpu.state.since.store(now.0, Ordering::Relaxed);
+            break Some(item);
+        }
+        vcpu.state.set(Activity::Parked);
+    };
+    if picked.is_none() {
+        cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
+    }
+    cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
+    let _ = host;
+    picked
+}
+
+/// When a CPU must look at its queue again although nothing else happens: the end of the running vCPU's slice when
+/// others wait, or of a cap's window.
+#[inline]
+pub fn slice_end<M: Machine>(cpu: &PerCpu<M>) -> Option<HostTime> {
+    if !cpu.queue.is_contended() {
+        return None;
+    }
+    let start = cpu.queue.current_start.load(Ordering::Relaxed);
+    Some(HostTime(start.saturating_add(SLICE_NS)))
+}
+
+fn capped<M: Machine>(item: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) -> bool {
+    let cap = item.domain.cap.load(Ordering::Relaxed);
+    if cap == 0 {
+        return false;
+    }
+    let start = vcpu.state.window_start.load(Ordering::Relaxed);
+    if now.0.saturating_sub(start) >= CAP_WINDOW_NS {
+        vcpu.state.window_start.store(now.0, Ordering::Relaxed);
+        vcpu.state.window_used.store(0, Ordering::Relaxed);
+        return false;
+    }
+    vcpu.state.window_used.load(Ordering::Relaxed) >= CAP_WINDOW_NS / 100 * u64::from(cap)
+}
+
+/// Accounts for the time a running vCPU has had, up to `now`.
+pub fn charge<M: Machine>(at: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) {
+    let ran = now.0.saturating_sub(vcpu.state.since.swap(now.0, Ordering::Relaxed));
+    vcpu.tally.ran.add(ran);
+    vcpu.state.window_used.fetch_add(ran, Ordering::Relaxed);
+    let time = weighted(ran, at.domain.weight.load(Ordering::Relaxed));
+    vcpu.state.virtual_time.fetch_add(time, Ordering::Relaxed);
+}
+
+/// Makes a vCPU that yields go behind one other that is ready.
+pub fn step_behind<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) {
+    let ready = host.cpu_of(vcpu).queue.ready.lock();
+    let first =
+        ready.iter().filter_map(|item| Some(item.vcpu()?.state.virtual_time.load(Ordering::Relaxed))).min();
+    if let Some(first) = first {
+        vcpu.state.virtual_time.fetch_max(first.saturating_add(1), Ordering::Relaxed);
+    }
+}
+
+/// Puts a vCPU that this CPU ran back: ready if it wants to go on, otherwise as `activity` says. `reason` looks whether
+/// there is a reason to be ready after all; it is called after the new state is visible.
+pub fn put_back<M: Machine>(
+    host: &Host<M>,
+    at: &VcpuRef<M>,
+    activity: Activity,
+    now: HostTime,
+    reason: impl FnOnce() -> bool,
+) {
+    let Some(vcpu) = at.vcpu() else { return };
+    charge(at, vcpu, now);
+    let cpu = host.cpu_of(vcpu);
+    if activity == Activity::Blocked {
+        {
+            let _ready = cpu.queue.ready.lock();
+            vcpu.state.set(Activity::Blocked);
+            cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+        if reason() {
+            wake_blocked(host, at, vcpu);
+        }
+        return;
+    }
+    let mut ready = cpu.queue.ready.lock();
+    cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
+    if activity == Activity::Down {
+        vcpu.state.set(Activity::Down);
+    } else if at.domain.may_run() {
+        vcpu.state.set(Activity::Ready);
+        ready.push(at.clone());
+        cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
+    } else {
+        vcpu.state.set(Activity::Parked);
+    }
+}

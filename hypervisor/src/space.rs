@@ -1,0 +1,38 @@
+//! A domain's guest-physical space as the page walk sees it.
+
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::address::{Gfn, Mfn};
+use trunnion_protocol::shared::SharedPage;
+
+use crate::domain::Domain;
+use crate::host::Host;
+use crate::seam::Machine;
+use crate::second_level::{Kind, Rights};
+use crate::walk::Space;
+
+/// A domain's guest-physical space.
+pub struct DomainSpace<'a, M: Machine> {
+    /// The host.
+    pub host: &'a Host<M>,
+    /// The domain.
+    pub domain: &'a Domain<M>,
+}
+
+impl<M: Machine> Space for DomainSpace<'_, M> {
+    fn frame(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
+        let memory = self.domain.memory.lock();
+        let leaf = memory.tables.lookup(&self.host.machine, gfn)?;
+        (leaf.kind != Kind::Device).then_some((leaf.mfn, leaf.rights.contains(Rights::WRITE)))
+    }
+
+    #[inline]
+    fn page(&self, mfn: Mfn) -> Option<&SharedPage> {
+        self.host.machine.page(mfn)
+    }
+
+    #[inline]
+    fn epoch(&self) -> u64 {
+        self.domain.epoch.load(Ordering::Acquire)
+    }
+}

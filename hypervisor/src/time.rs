@@ -1,0 +1,246 @@
+//! What a guest sees of time: its clock structures and run state areas, kept up to date.
+//!
+//! Areas that a guest names by virtual address are translated once, when they are registered, and their pages are held;
+//! guests do not move them. An area may cross into a second page.
+
+use alloc::sync::Arc;
+
+use trunnion_protocol::address::{Gva, Mfn, PAGE_SIZE};
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::shared_info::{RunState, Runstate, TimeInfo, vcpu::TIME};
+
+use crate::clock::{self, Account, Scale};
+use crate::domain::Domain;
+use crate::host::Host;
+use crate::memory;
+use crate::schedule::Activity;
+use crate::seam::{HostTime, Machine};
+use crate::second_level::{Kind, Rights};
+use crate::vcpu::{Running, Vcpu, VcpuRef};
+
+/// Bytes of guest memory that the core writes later: one page, or the end of one and the start of the next.
+#[derive(Clone, Copy)]
+struct Area {
+    first: Mfn,
+    second: Option<Mfn>,
+    offset: usize,
+    width: Width,
+}
+
+/// Areas of one vCPU that follow its run state and its clock.
+pub struct Areas {
+    account: Account,
+    runstate: Option<Area>,
+    time: Option<Area>,
+}
+
+impl Default for Areas {
+    fn default() -> Self {
+        Self { account: Account::new(RunState::Offline, HostTime(0)), runstate: None, time: None }
+    }
+}
+
+impl Area {
+    fn write<M: Machine>(&self, host: &Host<M>, at: usize, bytes: &[u8]) -> Result<(), Errno> {
+        let start = self.offset + at;
+        let room = PAGE_SIZE.saturating_sub(start).min(bytes.len());
+        let (here, there) = bytes.split_at(room);
+        if !here.is_empty() {
+            host.machine
+                .page(self.first)
+                .ok_or(Errno::Fault)?
+                .copy_in(start, here)
+                .map_err(|_| Errno::Fault)?;
+        }
+        if !there.is_empty() {
+            let page = self.second.and_then(|mfn| host.machine.page(mfn)).ok_or(Errno::Fault)?;
+            page.copy_in(start.saturating_sub(PAGE_SIZE), there).map_err(|_| Errno::Fault)?;
+        }
+        Ok(())
+    }
+
+    fn release<M: Machine>(self, host: &Host<M>) {
+        host.frames.put(self.first);
+        if let Some(second) = self.second {
+            host.frames.put(second);
+        }
+    }
+}
+
+/// Wall clock and first times of a new domain.
+pub fn new_domain<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) {
+    write_wall_clock(host, domain);
+    for vcpu in &domain.vcpus {
+        vcpu.areas.lock().account = Account::new(RunState::Offline, host.now());
+        let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
+        update(host, &at, vcpu);
+    }
+}
+
+/// Writes the wall clock in the form that the domain uses now.
+pub fn write_wall_clock<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
+    if let Some(page) = host.machine.page(domain.shared_info) {
+        clock::write_wall_clock(page, domain.width(), host.machine.wall_clock_base());
+    }
+}
+
+fn time_now<M: Machine>(host: &Host<M>, domain: &Domain<M>) -> TimeInfo {
+    let scale = Scale::new(host.machine.tsc_khz(), host.machine.tsc_is_stable());
+    scale.at(host.machine.tsc().wrapping_add(domain.tsc_offset), host.now())
+}
+
+/// Writes a vCPU's clock.
+pub fn update<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
+    let time = time_now(host, &at.domain);
+    let (frame, offset) = vcpu.info_place();
+    if let Some(page) = host.machine.page(frame) {
+        let _ = clock::write_time(page, offset + TIME, &time);
+    }
+    let area = vcpu.areas.lock().time;
+    if let Some(area) = area {
+        write_time_area(host, &area, &time);
+    }
+}
+
+/// The second copy of the clock may cross pages, so its version is written as bytes, in the same order.
+fn write_time_area<M: Machine>(host: &Host<M>, area: &Area, time: &TimeInfo) {
+    if area.second.is_none()
+        && let Some(page) = host.machine.page(area.first)
+    {
+        let _ = clock::write_time(page, area.offset, time);
+        return;
+    }
+    let mut bytes = TimeInfo::ZEROED;
+    let _ = time.encode(area.width, &mut bytes);
+    let (version, body) = bytes.split_at(4);
+    let _ = version;
+    let _ = area.write(host, 0, &1u32.to_le_bytes());
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
+    let _ = area.write(host, 4, body);
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
+    let _ = area.write(host, 0, &2u32.to_le_bytes());
+}
+
+/// A CPU has loaded the vCPU.
+pub fn scheduled_in<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
+    // With a TSC that never changes, what was written last stays true.
+    if !host.machine.tsc_is_stable() {
+        update(host, at, vcpu);
+    }
+}
+
+/// A CPU puts the vCPU back.
+pub fn scheduled_out<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, activity: Activity) {
+    run_state(host, at, vcpu, activity);
+}
+
+/// The vCPU's run state changes.
+pub fn run_state<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, activity: Activity) {
+    let state = match activity {
+        Activity::Running => RunState::Running,
+        Activity::Ready => RunState::Runnable,
+        Activity::Blocked => RunState::Blocked,
+        Activity::Down | Activity::Parked => RunState::Offline,
+    };
+    let now = host.now();
+    let mut areas = vcpu.areas.lock();
+    // A vCPU that was woken was runnable for a while before it ran; the time it waited for its CPU is what guests call
+    // stolen.
+    if state == RunState::Running
+        && let Some(woken) = vcpu.state.ready_since()
+        && areas.account.state() == RunState::Blocked
+    {
+        areas.account.enter(RunState::Runnable, woken.min(now));
+    }
+    areas.account.enter(state, now);
+    if let Some(area) = areas.runstate {
+        let flagged = at.domain.runstate_flag.load(core::sync::atomic::Ordering::Relaxed);
+        let shown = areas.account.area();
+        drop(areas);
+        let _ = clock::write_runstate(area.width, &shown, flagged, |offset, bytes| {
+            area.write(host, offset, bytes)
+        });
+    }
+}
+
+/// Its run state now.
+pub fn run_state_now<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) -> Runstate {
+    vcpu.areas.lock().account.as_of(host.now())
+}
+
+/// Registers an area of a vCPU of the caller's domain; address 0 takes it back.
+pub fn register_area<M: Machine>(
+    running: &mut Running<'_, M>,
+    at: &VcpuRef<M>,
+    address: Gva,
+    width: Width,
+    time: bool,
+) -> Result<(), Errno> {
+    let host = running.host;
+    let vcpu = at.vcpu().ok_or(Errno::NoEnt)?;
+    let size = if time { TimeInfo::size(width) } else { Runstate::size(width) };
+    let area = if address.is_null() { None } else { Some(hold_area(running, address, size, width)?) };
+    let old = {
+        let mut areas = vcpu.areas.lock();
+        let slot = if time { &mut areas.time } else { &mut areas.runstate };
+        core::mem::replace(slot, area)
+    };
+    if let Some(old) = old {
+        old.release(host);
+    }
+    if time {
+        update(host, at, vcpu);
+    } else if let Some(area) = area {
+        let flagged = at.domain.runstate_flag.load(core::sync::atomic::Ordering::Relaxed);
+        let shown = vcpu.areas.lock().account.area();
+        clock::write_runstate(width, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
+    }
+    Ok(())
+}
+
+fn hold_area<M: Machine>(
+    running: &mut Running<'_, M>,
+    address: Gva,
+    size: usize,
+    width: Width,
+) -> Result<Area, Errno> {
+    let offset = address.page_offset();
+    if !offset.is_multiple_of(4) {
+        return Err(Errno::Inval);
+    }
+    let first = hold_page(running, address)?;
+    let second = if offset + size > PAGE_SIZE {
+        let next = Gva(address.0.wrapping_add((PAGE_SIZE - offset) as u64));
+        match hold_page(running, next) {
+            Ok(mfn) => Some(mfn),
+            Err(errno) => {
+                running.host.frames.put(first);
+                return Err(errno);
+            }
+        }
+    } else {
+        None
+    };
+    Ok(Area { first, second, offset, width })
+}
+
+fn hold_page<M: Machine>(running: &mut Running<'_, M>, address: Gva) -> Result<Mfn, Errno> {
+    let gpa = running.with_memory(|memory| memory.gpa(address, true)).map_err(|_| Errno::Fault)?;
+    let (held, leaf) = memory::lookup(running.host, running.domain, gpa.frame()).ok_or(Errno::Fault)?;
+    if leaf.kind != Kind::Ram || !leaf.rights.contains(Rights::WRITE) {
+        return Err(Errno::Fault);
+    }
+    Ok(held.into_raw())
+}
+
+/// Gives the areas' pages up.
+pub fn forget_areas<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) {
+    let (runstate, time) = {
+        let mut areas = vcpu.areas.lock();
+        (areas.runstate.take(), areas.time.take())
+    };
+    for area in [runstate, time].into_iter().flatten() {
+        area.release(host);
+    }
+}
