@@ -32,9 +32,7 @@ impl Prefixes {
     pub const fn address_bits(self, mode: CodeMode) -> u8 {
         match (mode, self.address) {
             (CodeMode::Bits64, false) => 64,
-            (CodeMode::Bits64, true)
-            | (CodeMode::Bits32, false)
-            | (CodeMode::Bits16 | CodeMode::Real, true) => 32,
+            (CodeMode::Bits64 | CodeMode::Bits16 | CodeMode::Real, true) | (CodeMode::Bits32, false) => 32,
             (CodeMode::Bits32, true) | (CodeMode::Bits16 | CodeMode::Real, false) => 16,
         }
     }

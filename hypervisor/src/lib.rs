@@ -16,6 +16,7 @@ pub mod frames;
 pub mod granting;
 pub mod host;
 pub mod hypercall;
+pub mod grants;
 pub mod inject;
 pub mod journal;
 pub mod lapic;

@@ -181,7 +181,7 @@ impl Cpuid {
             (leaves::HYPERCALLS, _) => CpuidResult { eax: 1, ebx: leaves::HYPERCALL_MSR, ..NOTHING },
             (leaves::TIME, 0) => CpuidResult {
                 eax: if shape.tsc_is_stable { leaves::TIME_RELIABLE } else { 0 }
-                    | rdtscp * leaves::TIME_RDTSCP,
+                    | (rdtscp * leaves::TIME_RDTSCP),
                 ecx: shape.tsc_khz as u32,
                 ..NOTHING
             },
