@@ -207,7 +207,7 @@ impl Store {
                 let generation = node.generation;
                 self.tree.change(&path, generation, |node| node.perms = node.perms.without(domain));
             }
-            if node.perms.owner() != domain || self.tree.get(&path).is_none() {
+            if node.perms.owner() != domain || path.is_root() || self.tree.get(&path).is_none() {
                 continue;
             }
             let subject = Subject { domain: DomainId::DOM0, target: None };
@@ -217,8 +217,8 @@ impl Store {
             view.remove_now(&path, &path.parent(), &[]);
             changes.append(&mut view.changes);
         }
-        for name in [INTRODUCE_DOMAIN, RELEASE_DOMAIN] {
-            let path = Path::special(name);
+        // These stay, whoever owns them.
+        for path in [root, Path::special(INTRODUCE_DOMAIN), Path::special(RELEASE_DOMAIN)] {
             let Some(node) = self.tree.get(&path) else { continue };
             let (owned, generation) = (node.perms.owner() == domain, node.generation);
             self.tree.change(&path, generation, |node| {
