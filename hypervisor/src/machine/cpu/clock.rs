@@ -64,9 +64,10 @@ pub fn init() -> u64 {
     hz
 }
 
-/// A measured frequency, put to the whole megahertz when it is within the measurement's error of one.
+/// A measured frequency, put to a multiple of 10 MHz when it is within the measurement's error of one: counted instructions
+/// make such clocks, and their figures should repeat.
 pub fn rounded(hz: u64) -> u64 {
-    let whole = (hz + 500_000) / 1_000_000 * 1_000_000;
+    let whole = (hz + 5_000_000) / 10_000_000 * 10_000_000;
     if hz.abs_diff(whole) * 4000 < hz { whole } else { hz }
 }
 
