@@ -19,6 +19,8 @@ pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod crash;
 #[cfg(target_os = "none")]
+mod handover;
+#[cfg(target_os = "none")]
 pub mod heap;
 #[cfg(target_os = "none")]
 pub mod irq;

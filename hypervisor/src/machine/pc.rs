@@ -1,7 +1,6 @@
 //! The seam's machine on a PC, for either vendor.
 
 use core::sync::atomic::{AtomicU32, Ordering};
-use spin::Once;
 use trunnion_protocol::address::Mfn;
 use trunnion_protocol::hypercall::page::Opcode;
 use trunnion_protocol::shared::SharedPage;
@@ -18,6 +17,8 @@ use crate::seam::{
 /// A PC whose processors run guests the way of `V`.
 pub struct Pc<V> {
     vendor: V,
+    /// The largest range of RAM, which nearly all lookups want, and all of them.
+    main: (u64, u64),
     ram: Ranges,
     wall_clock_base: u64,
     tsc_is_stable: bool,
@@ -34,7 +35,8 @@ impl<V: Vendor> Pc<V> {
         let now = clock::now();
         let wall_clock_base = super::rtc::seconds().saturating_mul(1_000_000_000).saturating_sub(now);
         APIC_IDS[0].store(apic::id(), Ordering::Relaxed);
-        Self { vendor, ram, wall_clock_base, tsc_is_stable }
+        let main = ram.as_slice().iter().copied().max_by_key(|(from, to)| to - from).unwrap_or_default();
+        Self { vendor, main, ram, wall_clock_base, tsc_is_stable }
     }
 }
 
@@ -45,7 +47,7 @@ impl<V: Vendor> Machine for Pc<V> {
     fn page(&self, frame: Mfn) -> Option<&SharedPage> {
         let address = frame.checked_address()?.0;
         let inside = |&(from, to): &(u64, u64)| address >= from && address < to;
-        if !self.ram.as_slice().iter().any(inside) {
+        if !inside(&self.main) && !self.ram.as_slice().iter().any(inside) {
             return None;
         }
         // SAFETY: the address is that of a whole page of RAM, mapped one to one and writable for ever; the caller holds a
@@ -154,8 +156,3 @@ impl<V: Vendor> Machine for Pc<V> {
         crash::exit(u8::from(!ok))
     }
 }
-
-/// The machine that this boot found, by vendor; one of the two is filled.
-pub static SVM: Once<Pc<super::svm::Svm>> = Once::new();
-/// As [`SVM`].
-pub static VMX: Once<Pc<super::vmx::Vmx>> = Once::new();

@@ -4,10 +4,10 @@
 use core::arch::global_asm;
 use trunnion_protocol::address::Mfn;
 use trunnion_protocol::control::{Gpr, Segment, Table, VcpuState};
+use trunnion_protocol::hypercall::page::Opcode;
 
 use super::crash;
 use super::page::Block;
-use super::start::Memory;
 use crate::seam::{
     CodeMode, Context, ControlAccess, EntryFormat, Event, Exit, HostInterrupt, HostTime, Machine,
 };
@@ -169,14 +169,8 @@ fn fail(what: &str, value: u64) -> ! {
 }
 
 /// Runs the guest, and ends the machine: 0 when everything was as it must be.
-pub(super) fn run<M: Machine>(machine: &'static M, plan: &Memory) -> ! {
-    log::info!(
-        "selftest begins ram-end={:#x} rsdp={:#x} own-bytes={}",
-        plan.ram.end(),
-        plan.rsdp,
-        plan.own_bytes
-    );
-    let is_svm = super::pc::SVM.get().is_some();
+pub(super) fn run<M: Machine>(machine: &M) -> ! {
+    let is_svm = machine.opcode() == Opcode::Vmmcall;
     let (call, other) = if is_svm {
         ([0x0f, 0x01, 0xd9], [0x0f, 0x01, 0xc1])
     } else {
@@ -302,7 +296,7 @@ fn unexpected<C: Context>(context: &C, exit: &Exit) -> ! {
 }
 
 /// A second vCPU in real mode, as after a start-up IPI.
-fn real_mode<M: Machine>(machine: &'static M, guest: &mut Guest, other: &[u8; 3], root: Mfn) {
+fn real_mode<M: Machine>(machine: &M, guest: &mut Guest, other: &[u8; 3], root: Mfn) {
     let offset = &raw const selftest_real as usize - &raw const selftest_begin as usize;
     let mut state = VcpuState::real_mode(1);
     state.rip = offset as u64;
@@ -347,7 +341,7 @@ fn real_mode<M: Machine>(machine: &'static M, guest: &mut Guest, other: &[u8; 3]
 }
 
 /// Ticks for a bare exit and entry: a loop of CPUID.
-fn timing<M: Machine>(machine: &'static M, guest: &mut Guest, root: Mfn) {
+fn timing<M: Machine>(machine: &M, guest: &mut Guest, root: Mfn) {
     const ROUNDS: u64 = 1000;
     guest.put(0x9000, &[0x0f, 0xa2, 0xeb, 0xfc]);
     let Ok(mut context) = machine.new_context(false) else { fail("new context", 0) };

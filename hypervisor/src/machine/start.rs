@@ -4,14 +4,12 @@ use core::sync::atomic::Ordering;
 
 use super::boot::ranges::Ranges;
 use super::boot::source::Physical;
-use super::boot::{self, BootInfo, Module, bundle};
+use super::boot::{self, BootInfo, Module};
 use super::cpu::percpu::{self, PerCpu};
 use super::cpu::{apic, clock, ioapic, pic};
-use super::pc::{self, Pc};
+use super::pc::Pc;
 use super::vendor::{Refusal, Vendor};
-use super::{acpi, crash, heap, irq, logger, paging, selftest, serial, svm, vmx, xstate};
-use crate::seam::{FrameRange, Machine};
-use trunnion_protocol::address::Mfn;
+use super::{acpi, crash, handover, heap, irq, logger, paging, serial, svm, vmx, xstate};
 
 /// The lowest address that is given away: what the firmware keeps below 1 MiB stays as it is.
 const LOW: u64 = 1 << 20;
@@ -29,6 +27,8 @@ pub(super) struct Memory {
     pub(super) rsdp: u64,
     /// Bytes of image, heap and tables.
     pub(super) own_bytes: u64,
+    /// Pages of the interrupt controllers, which no domain gets.
+    pub(super) controllers: [u64; 2],
 }
 
 /// The first Rust code: the entry code's identity map, stack and registers.
@@ -59,9 +59,10 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
     // Multiboot2 gives a copy of the pointer, in memory that is given away; the firmware's own stays.
     let root = acpi::find_root(&memory).or(info.rsdp);
     let madt = root.and_then(|root| acpi::madt(&memory, root)).unwrap_or_default();
-    let (plan, heap_at, tables_at) = lay_out(&info, root.unwrap_or(0));
     let apic_page = apic::page();
     let ioapic_page = if madt.ioapic == 0 { ioapic::USUAL_ADDRESS } else { madt.ioapic };
+    let controllers = [apic_page, ioapic_page];
+    let (plan, heap_at, tables_at) = lay_out(&info, root.unwrap_or(0), controllers);
     let mut mapped = plan.ram.clone();
     let image = paging::image();
     mapped.add(image.0, image.1);
@@ -70,7 +71,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
     // The command line is the loader's memory, which may be in no RAM and is about to be given away.
     let command_line: &'static str = alloc::string::String::from(info.command_line).leak();
     // SAFETY: as above; from here on only RAM and the interrupt controllers are touched.
-    unsafe { paging::switch(tables_at, &mapped, &[apic_page, ioapic_page]) };
+    unsafe { paging::switch(tables_at, &mapped, &controllers) };
     apic::init(apic_page);
     percpu::FIRST.apic_id.store(apic::id(), Ordering::Relaxed);
     let pins = ioapic::init(ioapic_page);
@@ -96,12 +97,12 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
     let cpu = PerCpu::get();
     if svm::is_present() {
         match svm::Svm::new(cpu) {
-            Ok(vendor) => run(pc::SVM.call_once(|| Pc::new(vendor, reachable(&plan))), &plan, command_line),
+            Ok(vendor) => handover::run(Pc::new(vendor, plan.ram.clone()), &plan, command_line),
             Err(refusal) => refuse(refusal),
         }
     } else if vmx::is_present() {
         match vmx::Vmx::new(cpu) {
-            Ok(vendor) => run(pc::VMX.call_once(|| Pc::new(vendor, reachable(&plan))), &plan, command_line),
+            Ok(vendor) => handover::run(Pc::new(vendor, plan.ram.clone()), &plan, command_line),
             Err(refusal) => refuse(refusal),
         }
     } else {
@@ -118,16 +119,11 @@ fn refuse(refusal: Refusal) -> ! {
     crash::exit(2)
 }
 
-/// What the core may reach: RAM without page 0, which is unmapped.
-fn reachable(plan: &Memory) -> Ranges {
-    let mut ram = plan.ram.clone();
-    ram.remove(0, 4096);
-    ram
-}
-
 /// Divides memory: finds places for the heap and the page tables, and says what is left.
-fn lay_out(info: &BootInfo<'_>, rsdp: u64) -> (Memory, u64, u64) {
-    let ram = info.ram.pages_inside(4096);
+fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u64, u64) {
+    let mut ram = info.ram.pages_inside(4096);
+    // A null pointer must not be memory.
+    ram.remove(0, 4096);
     let mut free = ram.clone();
     free.remove(0, LOW);
     let (image_begin, image_end) = paging::image();
@@ -155,23 +151,5 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64) -> (Memory, u64, u64) {
     module.add(bundle.address, bundle.address.saturating_add(bundle.size));
     free.remove_all(&module.pages_around(4096));
     let own_bytes = image_end - image_begin + heap::SIZE + tables;
-    (Memory { ram, free, bundle, rsdp, own_bytes }, heap_at, tables_at)
-}
-
-pub(super) fn frames(ranges: &Ranges) -> alloc::vec::Vec<FrameRange> {
-    ranges
-        .as_slice()
-        .iter()
-        .map(|&(from, to)| FrameRange { start: Mfn(from >> 12), end: Mfn(to >> 12) })
-        .collect()
-}
-
-/// The rest is the core's.
-fn run<M: Machine>(machine: &'static M, plan: &Memory, command_line: &'static str) -> ! {
-    if command_line.split_ascii_whitespace().any(|word| word == "selftest") {
-        selftest::run(machine, plan);
-    }
-    let _ = bundle::member;
-    log::error!("no core yet");
-    crash::exit(3)
+    (Memory { ram, free, bundle, rsdp, own_bytes, controllers }, heap_at, tables_at)
 }

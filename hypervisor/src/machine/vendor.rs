@@ -11,14 +11,14 @@ pub trait Vendor: Sync + Sized + 'static {
     /// One vCPU's registers and control block.
     type Context: Context;
 
+    /// The hypercall instruction.
+    const OPCODE: Opcode;
+
     /// Reads the features and switches the extension on, on this CPU; an error names what is missing.
     fn new(cpu: &PerCpu) -> Result<Self, Refusal>;
 
     /// The entry format of second-level tables.
     fn format(&self) -> &'static EntryFormat;
-
-    /// Its hypercall instruction.
-    const OPCODE: Opcode;
 
     /// A context for a new vCPU.
     fn context(&self, hardware: bool) -> Result<Self::Context, OutOfHeap>;

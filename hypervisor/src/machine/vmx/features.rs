@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use trunnion_protocol::address::Mfn;
+use trunnion_protocol::hypercall::page::Opcode;
 
 use super::context::VmxContext;
 use super::control::{entry, exit, pin, primary, secondary};
@@ -11,7 +12,6 @@ use crate::machine::cpu::{cpuid, msr};
 use crate::machine::page::Block;
 use crate::machine::vendor::{OPEN_MSRS, Refusal, Vendor, fill_ports};
 use crate::seam::{EntryFormat, Exit, OutOfHeap};
-use trunnion_protocol::hypercall::page::Opcode;
 
 const FIXED: u32 = msr::VMX_BASIC + 6;
 const EPT_VPID: u32 = msr::VMX_BASIC + 12;
