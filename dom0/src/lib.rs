@@ -9,6 +9,8 @@ pub mod config;
 pub mod control;
 pub mod cpio;
 pub mod devices;
+pub mod domains;
 pub mod image;
 pub mod plan;
 pub mod services;
+pub mod shell;

@@ -1,7 +1,6 @@
 //! A host in memory that counts everything it gives out, and fails where it is told to.
 
-use super::{DiskRefusal, Host};
-use crate::control::manifest::Source;
+use super::{DiskRefusal, DiskSource, Host};
 use crate::plan::{Group, Plan, PlannedDisk};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -222,7 +221,7 @@ impl Host for FakeHost {
         &self,
         domain: DomainId,
         disk: &PlannedDisk,
-        source: Option<&Source>,
+        source: Option<DiskSource<'_>>,
     ) -> Result<(), DiskRefusal> {
         self.may().map_err(DiskRefusal::Failed)?;
         if source.is_none() {

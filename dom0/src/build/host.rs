@@ -1,6 +1,5 @@
 //! What building needs of dom0: the control hypercalls, and dom0's own services. Real: hypercalls and tasks. Simulated: calls into the core and its neighbours.
 
-use crate::control::manifest::Source;
 use crate::plan::{Group, Plan, PlannedDisk};
 use alloc::string::String;
 use core::fmt;
@@ -61,10 +60,19 @@ pub trait Host {
         &self,
         domain: DomainId,
         disk: &PlannedDisk,
-        source: Option<&Source>,
+        source: Option<DiskSource<'_>>,
     ) -> Result<(), DiskRefusal>;
     /// Stops it. Returns when no request is under way and nothing of the guest is mapped any more.
     async fn detach_disk(&self, domain: DomainId, disk: &PlannedDisk);
+}
+
+/// Where a disk's content is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskSource<'a> {
+    /// A virtio disk, by serial number.
+    Device(&'a str),
+    /// Bytes that a RAM disk starts with.
+    Bytes(&'a [u8]),
 }
 
 /// Most frames of one [`Host::populate`].

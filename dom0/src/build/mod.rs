@@ -10,10 +10,9 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use host::{DiskRefusal, Host, POPULATE_MAX, WRITE_MAX};
+pub use host::{DiskRefusal, DiskSource, Host, POPULATE_MAX, WRITE_MAX};
 pub use undo::Domain;
 
-use crate::control::manifest::Source;
 use crate::plan::Plan;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,8 +26,8 @@ pub struct Files<'a> {
     pub kernel: &'a [u8],
     /// The RAM disk.
     pub ramdisk: &'a [u8],
-    /// Where each disk's content is, in the plan's order.
-    pub disks: Vec<Option<Source>>,
+    /// Where each disk's content is, in the plan's order; none for an empty drive.
+    pub disks: Vec<Option<DiskSource<'a>>>,
 }
 
 /// A step of building.

@@ -62,7 +62,7 @@ pub(super) async fn all<H: Host>(domain: &mut Domain, files: &Files<'_>, host: &
     host.introduce(id, STORE_FRAME, ports.store).await.at(Step::Introduce)?;
     domain.introduced = true;
     for (index, disk) in domain.plan.disks.iter().enumerate() {
-        let source = files.disks.get(index).and_then(Option::as_ref);
+        let source = files.disks.get(index).copied().flatten();
         host.attach_disk(id, disk, source)
             .await
             .map_err(Cause::Disk)

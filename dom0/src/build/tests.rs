@@ -23,7 +23,7 @@ fn sample() -> (Plan, Vec<u8>) {
 }
 
 fn files<'a>(kernel: &'a [u8], ramdisk: &'a [u8]) -> Files<'a> {
-    Files { kernel, ramdisk, disks: vec![Some(Source::Disk("a".into())), Some(Source::Disk("b".into()))] }
+    Files { kernel, ramdisk, disks: vec![Some(DiskSource::Device("a")), Some(DiskSource::Bytes(b"b"))] }
 }
 
 #[test]

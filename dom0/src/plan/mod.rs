@@ -14,6 +14,7 @@ mod tests;
 
 pub use memory::{Extent, extents};
 pub use refusal::Refusal;
+pub(crate) use store::uuid_text;
 pub use store::{Group, Node, Ports, Rights, backend_disk, roots, tree};
 
 use crate::acpi;

@@ -1,0 +1,186 @@
+//! Requests and their answers.
+
+use super::{Platform, Toolstack, hypervisor, padded};
+use crate::control::reply::{DomainInfo, DomainState, HostInfo};
+use crate::control::request::{DomainName, ShutdownKind};
+use crate::control::{Code, Failure, Reply, Request, VERSION};
+use crate::plan::uuid_text;
+use crate::shell;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use trunnion_protocol::control::{self, domain_state};
+use trunnion_protocol::hypercall::sched::ShutdownReason;
+use trunnion_protocol::id::DomainId;
+use trunnion_protocol::store::Kind;
+
+impl<P: Platform> Toolstack<P> {
+    /// Answers a request. Requests may be answered side by side.
+    pub async fn answer(&self, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::Hello { version: VERSION } => {
+                Ok(Reply::Hello { version: VERSION, ready: self.is_ready() })
+            }
+            Request::Hello { version } => Err(Failure::new(
+                Code::Version,
+                format!("dom0 speaks version {VERSION} of the control messages, and the tool {version}"),
+            )),
+            Request::Upload { file, total, offset, data } => {
+                self.state.borrow_mut().uploads.part(file, total, offset, &data)?;
+                Ok(Reply::Done)
+            }
+            Request::DropUpload { file } => {
+                self.state.borrow_mut().uploads.drop_file(file);
+                Ok(Reply::Done)
+            }
+            Request::Create { domain, paused } => {
+                let built = self.create(domain, paused).await?;
+                Ok(Reply::Created { domid: built.id.0, name: built.name, warnings: built.warnings })
+            }
+            Request::List(which) => self.list(which.as_ref()).map(Reply::Domains),
+            Request::Destroy(name) => {
+                let id = self.find_guest(&name)?;
+                self.destroy(id).await?;
+                Ok(Reply::Done)
+            }
+            Request::Shutdown { domain, kind } => self.shut_down(&domain, kind),
+            Request::Pause(name) => {
+                let id = self.find_guest(&name)?;
+                self.check_alive(id)?;
+                self.platform.pause(id).map_err(|errno| hypervisor("pausing", errno))?;
+                Ok(Reply::Done)
+            }
+            Request::Unpause(name) => {
+                let id = self.find_guest(&name)?;
+                self.let_run(id)?;
+                Ok(Reply::Done)
+            }
+            Request::Info => self.info().map(Reply::Info),
+            Request::Dmesg { from } => {
+                let (text, next) =
+                    self.platform.read_log(from).map_err(|errno| hypervisor("reading the log", errno))?;
+                Ok(Reply::Dmesg { text, next })
+            }
+            Request::VcpuList(which) => {
+                if let Some(name) = which {
+                    self.find(&name)?;
+                }
+                Err(Failure::new(
+                    Code::Unsupported,
+                    "single vCPUs cannot be looked at yet; `list` shows a domain's together",
+                ))
+            }
+            Request::ConsoleAttach { domain, channel, replay, hold } => {
+                let id = self.find_console(&domain)?;
+                self.platform.attach_channel(id, channel, replay, hold)?;
+                Ok(Reply::Done)
+            }
+            Request::ConsoleDetach { channel } => {
+                if self.platform.detach_channel(channel) {
+                    Ok(Reply::Done)
+                } else {
+                    Err(Failure::new(Code::Channel, format!("channel {channel} is not open")))
+                }
+            }
+            Request::Xenstore(request) => self.store_request(&request),
+            Request::Summary => Ok(Reply::Summary(self.summary())),
+            Request::Shell { line } => shell::run(self, &line).await.map(Reply::Text),
+            Request::PowerOff => {
+                self.destroy_all().await;
+                self.platform.power_off();
+                Ok(Reply::Done)
+            }
+            Request::Devices => Ok(Reply::Devices(self.platform.devices())),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.state.borrow().baseline.dom0_ready_ns > 0
+    }
+
+    /// Asks a domain to end, in the store; it takes notice or not.
+    fn shut_down(&self, name: &DomainName, kind: ShutdownKind) -> Result<Reply, Failure> {
+        let id = self.find_guest(name)?;
+        self.check_alive(id)?;
+        let word = match kind {
+            ShutdownKind::Poweroff => "poweroff",
+            ShutdownKind::Reboot => "reboot",
+        };
+        let payload = format!("/local/domain/{id}/control/shutdown\0{word}");
+        self.platform.store(Kind::Write, payload.as_bytes()).map_err(|errno| {
+            Failure::new(Code::Store, format!("{}: control/shutdown of domain {id}", errno.name()))
+        })?;
+        Ok(Reply::Done)
+    }
+
+    /// The domain whose console a name means; one that has ended too, while its log is kept.
+    fn find_console(&self, name: &DomainName) -> Result<DomainId, Failure> {
+        self.find(name).or_else(|failure| {
+            let state = self.state.borrow();
+            let is = |figure: &&crate::control::summary::Domain| match name {
+                DomainName::Id(id) => figure.domid == *id,
+                DomainName::Name(name) => figure.name == *name,
+            };
+            state.figures.iter().rev().find(is).map(|figure| DomainId(figure.domid)).ok_or(failure)
+        })
+    }
+
+    fn list(&self, which: Option<&DomainName>) -> Result<Vec<DomainInfo>, Failure> {
+        let only = which.map(|name| self.find(name)).transpose()?;
+        let all = self.domains()?;
+        Ok(all.iter().filter(|info| only.is_none_or(|id| id.0 == info.domain)).map(described).collect())
+    }
+
+    fn info(&self) -> Result<HostInfo, Failure> {
+        let host =
+            self.platform.host_info().map_err(|errno| hypervisor("asking for the host's facts", errno))?;
+        let mut hardware = String::from(match host.features & 3 {
+            1 => "vmx",
+            2 => "svm",
+            _ => "unknown",
+        });
+        if host.features & 4 != 0 {
+            hardware.push_str(" invariant-tsc");
+        }
+        Ok(HostInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            hardware,
+            cpus: host.cpus,
+            tsc_khz: host.tsc_khz,
+            memory_bytes: host.memory_bytes,
+            free_bytes: host.free_bytes,
+            hypervisor_bytes: host.hypervisor_bytes,
+            dom0_bytes: host.dom0_bytes,
+            uptime_ns: self.platform.now_ns(),
+        })
+    }
+}
+
+fn described(info: &control::DomainInfo) -> DomainInfo {
+    let has = |bit| info.state & bit != 0;
+    let state = if has(domain_state::DYING) {
+        DomainState::Dying
+    } else if has(domain_state::SHUTDOWN) {
+        let crashed = info.shutdown_reason == ShutdownReason::Crash.number();
+        if crashed { DomainState::Crashed } else { DomainState::Shutdown }
+    } else if has(domain_state::PAUSED) {
+        DomainState::Paused
+    } else if has(domain_state::RUNNABLE) {
+        DomainState::Running
+    } else {
+        DomainState::Blocked
+    };
+    let name = match padded(&info.name) {
+        name if name.is_empty() && info.domain == 0 => "Domain-0".into(),
+        name => name,
+    };
+    DomainInfo {
+        domid: info.domain,
+        name,
+        uuid: uuid_text(&info.uuid),
+        memory_bytes: info.pages * 4096,
+        vcpus: info.online_vcpus,
+        state,
+        cpu_ns: info.cpu_ns,
+    }
+}

@@ -1,0 +1,225 @@
+//! From a wish to a running domain.
+
+use super::{Entry, Platform, State, Status, Toolstack, Wish, hypervisor};
+use crate::build::{self, Cause, DiskRefusal, DiskSource, Files, Step};
+use crate::config::{self, DomainConfig};
+use crate::control::manifest::{Create, Source};
+use crate::control::{Code, Event, Failure, summary};
+use crate::cpio::Archive;
+use crate::image::Image;
+use crate::plan::{self, Capacity, Plan, Refusal};
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use trunnion_protocol::id::DomainId;
+
+/// How long a new domain waits for a tool to open its console, in nanoseconds, so that the tool misses nothing of a domain that lives for a moment.
+const WATCH_PATIENCE_NS: u64 = 100_000_000;
+
+/// A built domain, for the answer.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) id: DomainId,
+    pub(super) name: String,
+    pub(super) warnings: Vec<String>,
+}
+
+impl<P: Platform> Toolstack<P> {
+    /// Builds a domain that a tool asks for. Files that were uploaded for it are used up, unless it fails.
+    pub(super) async fn create(&self, create: Create, paused: bool) -> Result<Built, Failure> {
+        let mut files = BTreeMap::new();
+        for placed in &create.files {
+            if let Source::Upload(file) = placed.source {
+                let taken = self.state.borrow_mut().uploads.take(file);
+                if let Some(bytes) = taken {
+                    files.insert(file, bytes);
+                }
+            }
+        }
+        let wish = Rc::new(Wish { create, files, listed: false });
+        let result = self.build(&wish, paused).await.map_err(|(_, failure)| failure);
+        if result.is_err() {
+            let mut state = self.state.borrow_mut();
+            for (file, bytes) in Rc::try_unwrap(wish).map(|wish| wish.files).unwrap_or_default() {
+                state.uploads.put_back(file, bytes);
+            }
+        }
+        result
+    }
+
+    /// Builds a domain and lets it run. An error comes with the domain's name, as soon as that is known.
+    pub(super) async fn build(
+        &self,
+        wish: &Rc<Wish>,
+        paused: bool,
+    ) -> Result<Built, (Option<String>, Failure)> {
+        let begin = self.platform.now_ns();
+        let (config, warnings) = configuration(&wish.create).map_err(|failure| (None, failure))?;
+        let name = config.name.clone();
+        let named = |failure| (Some(name.clone()), failure);
+        self.reserve_name(&name).map_err(named)?;
+        let built = self.build_named(wish, &config, begin).await;
+        self.state.borrow_mut().building.retain(|other| *other != name);
+        let id = built.map_err(named)?;
+        if !paused {
+            self.await_watcher(id).await;
+            self.let_run(id).map_err(named)?;
+        }
+        Ok(Built { id, name, warnings })
+    }
+
+    fn reserve_name(&self, name: &str) -> Result<(), Failure> {
+        let mut state = self.state.borrow_mut();
+        let taken = state.entries.values().any(|entry| entry.name() == name)
+            || state.building.iter().any(|other| other == name);
+        if taken {
+            return Err(Failure::new(Code::NameTaken, format!("a domain `{name}` exists")));
+        }
+        state.building.push(name.to_string());
+        Ok(())
+    }
+
+    async fn build_named(
+        &self,
+        wish: &Rc<Wish>,
+        config: &DomainConfig,
+        begin: u64,
+    ) -> Result<DomainId, Failure> {
+        let content = |key: &str, path: &Option<String>| -> Result<&[u8], Failure> {
+            path.as_deref().map_or(Ok(&[][..]), |path| self.content(wish, key, path))
+        };
+        let kernel = content("kernel", &config.kernel)?;
+        let ramdisk = content("ramdisk", &config.ramdisk)?;
+        let image = Image::parse(kernel).map_err(|error| {
+            let path = config.kernel.as_deref().unwrap_or_default();
+            Failure::new(Code::Image, format!("{path}: {error}"))
+        })?;
+        let size = config.ramdisk.is_some().then_some(ramdisk.len() as u64);
+        let plan = plan::plan(config, &image, size, &self.capacity()?)
+            .map_err(|refusal| refused(config, refusal))?;
+        let files = Files { kernel, ramdisk, disks: self.disk_sources(wish, &plan)? };
+        log::info!("a domain is being built name={} memory={} pages", plan.name, plan.ram_pages);
+        let domain =
+            build::build(plan, &files, &self.platform).await.map_err(|error| failed(config, &error))?;
+        Ok(self.register(domain, wish, begin))
+    }
+
+    fn register(&self, domain: build::Domain, wish: &Rc<Wish>, begin: u64) -> DomainId {
+        let id = domain.id();
+        let name = domain.plan.name.clone();
+        let State { entries, figures, .. } = &mut *self.state.borrow_mut();
+        figures.push(summary::Domain {
+            name: name.clone(),
+            domid: id.0,
+            create_begin_ns: begin,
+            ..summary::Domain::default()
+        });
+        let figure = figures.len() - 1;
+        entries
+            .insert(id, Entry { status: Status::Alive, domain: Some(domain), wish: Rc::clone(wish), figure });
+        log::info!("a domain was built domain={id} name={name}");
+        self.platform.event(Event::DomainCreated { domid: id.0, name, create_begin_ns: begin });
+        id
+    }
+
+    /// Waits a moment for the tool that was told of the domain to open its console.
+    async fn await_watcher(&self, id: DomainId) {
+        let until = self.platform.now_ns().saturating_add(WATCH_PATIENCE_NS);
+        while self.platform.has_tool() && !self.platform.is_watched(id) && self.platform.now_ns() < until {
+            self.platform.breathe().await;
+        }
+    }
+
+    /// Lets a domain run, and notes when it did so first.
+    pub(super) fn let_run(&self, id: DomainId) -> Result<(), Failure> {
+        self.check_alive(id)?;
+        let now = self.platform.now_ns();
+        self.platform.unpause(id).map_err(|errno| hypervisor("starting the domain", errno))?;
+        let mut first = None;
+        {
+            let State { entries, figures, .. } = &mut *self.state.borrow_mut();
+            if let Some(figure) = entries.get(&id).and_then(|entry| figures.get_mut(entry.figure))
+                && figure.unpaused_ns == 0
+            {
+                figure.unpaused_ns = now;
+                first = Some(figure.name.clone());
+            }
+        }
+        if let Some(name) = first {
+            self.platform.event(Event::DomainUnpaused { domid: id.0, name, unpaused_ns: now });
+        }
+        Ok(())
+    }
+
+    fn capacity(&self) -> Result<Capacity, Failure> {
+        let host = self.platform.host_info().map_err(|errno| hypervisor("asking for free memory", errno))?;
+        let mut state = self.state.borrow_mut();
+        state.seed = state.seed.wrapping_add(self.platform.now_ns()).rotate_left(17);
+        Ok(Capacity { free_pages: host.free_bytes / 4096, cpus: host.cpus, seed: state.seed })
+    }
+
+    /// The bytes of a file that dom0 holds.
+    fn content<'a>(&self, wish: &'a Wish, key: &str, path: &str) -> Result<&'a [u8], Failure> {
+        let missing = |why: &str| {
+            Failure::new(Code::MissingFile, format!("{}: `{key}` is `{path}`, {why}", wish.create.file))
+        };
+        match wish.create.source(path) {
+            None => Err(missing("which was not brought to dom0")),
+            Some(Source::Disk(_)) => Err(missing("which was brought as a disk")),
+            Some(Source::Upload(file)) => wish
+                .files
+                .get(file)
+                .map(|bytes| bytes.as_slice())
+                .ok_or_else(|| missing("which has not come whole")),
+            Some(Source::Bundle(name)) => match Archive::new(self.bundle).get(name) {
+                Ok(Some(bytes)) => Ok(bytes),
+                Ok(None) => Err(missing("which is not in the bundle")),
+                Err(damaged) => Err(missing(&damaged.to_string())),
+            },
+        }
+    }
+
+    fn disk_sources<'a>(&self, wish: &'a Wish, plan: &Plan) -> Result<Vec<Option<DiskSource<'a>>>, Failure> {
+        let source = |disk: &plan::PlannedDisk| {
+            let Some(target) = disk.target.as_deref() else { return Ok(None) };
+            match wish.create.source(target) {
+                Some(Source::Disk(serial)) => Ok(Some(DiskSource::Device(serial))),
+                _ => self.content(wish, "disk", target).map(|bytes| Some(DiskSource::Bytes(bytes))),
+            }
+        };
+        plan.disks.iter().map(source).collect()
+    }
+}
+
+fn configuration(create: &Create) -> Result<(DomainConfig, Vec<String>), Failure> {
+    let lines = |found: &[config::Diagnostic]| -> Vec<String> {
+        found.iter().map(|diagnostic| format!("{}:{diagnostic}", create.file)).collect()
+    };
+    match config::parse(&create.text) {
+        Ok(accepted) => Ok((accepted.config, lines(&accepted.warnings))),
+        Err(found) => Err(Failure::new(Code::Configuration, lines(&found).join("\n"))),
+    }
+}
+
+fn refused(config: &DomainConfig, refusal: Refusal) -> Failure {
+    let code = match refusal {
+        Refusal::Memory { .. } => Code::NoMemory,
+        Refusal::Kernel { .. } | Refusal::Ramdisk { .. } => Code::Image,
+        Refusal::Hvm => Code::Unsupported,
+        Refusal::CommandLine { .. } | Refusal::NoSuchCpu { .. } => Code::Configuration,
+    };
+    Failure::new(code, format!("{}: {refusal}", config.name))
+}
+
+fn failed(config: &DomainConfig, error: &build::Error) -> Failure {
+    use trunnion_protocol::errno::Errno;
+    let code = match (&error.step, &error.cause) {
+        (Step::Create | Step::Populate, Cause::Errno(Errno::NoMem))
+        | (_, Cause::Disk(DiskRefusal::NoMemory { .. })) => Code::NoMemory,
+        (_, Cause::Disk(_)) => Code::Disk,
+        _ => Code::Build,
+    };
+    Failure::new(code, format!("{}: {error}", config.name))
+}

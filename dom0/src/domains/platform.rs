@@ -1,0 +1,74 @@
+//! What the toolstack needs of dom0 besides [building](crate::build::Host).
+
+use crate::build::Host;
+use crate::control::reply::DeviceInfo;
+use crate::control::{Channel, Event, Failure, summary};
+use crate::plan::PlannedDisk;
+use alloc::string::String;
+use alloc::vec::Vec;
+use trunnion_protocol::control::{Audit, DomainCounters, DomainInfo, HostInfo};
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::id::DomainId;
+use trunnion_protocol::store::Kind;
+
+/// dom0, as the toolstack sees it.
+#[allow(async_fn_in_trait, reason = "the executor is single-threaded, so no bound on the futures is wanted")]
+pub trait Platform: Host {
+    /// Nanoseconds since power-on.
+    fn now_ns(&self) -> u64;
+    /// The domain with the lowest number at or above (`DomainInfo`); none past the last.
+    fn domain(&self, from: DomainId) -> Result<Option<DomainInfo>, Errno>;
+    /// What a domain has done (`Counters`).
+    fn counters(&self, domain: DomainId) -> Result<DomainCounters, Errno>;
+    /// The hypervisor's report on a crashed domain, empty when there is none (`CrashReport`).
+    fn crash_report(&self, domain: DomainId) -> String;
+    /// Facts of the machine (`HostInfo`).
+    fn host_info(&self) -> Result<HostInfo, Errno>;
+    /// What is in use, recomputed from the tables (`Audit`).
+    fn audit(&self) -> Result<Audit, Errno>;
+    /// Part of the hypervisor's log from a position, and where to go on (`ReadLog`).
+    fn read_log(&self, from: u64) -> Result<(Vec<u8>, u64), Errno>;
+    /// Ends the platform, once what is queued for tools has been sent (`PowerOff`). Returns at once.
+    fn power_off(&self);
+    /// Returns when some domain may have ended since the last call (`VIRQ_DOM_EXC`).
+    async fn exception(&self);
+
+    /// Tells tools.
+    fn event(&self, event: Event);
+    /// Opens a channel to a console, also to that of a domain that has ended and is not forgotten.
+    fn attach_channel(
+        &self,
+        domain: DomainId,
+        channel: Channel,
+        replay: bool,
+        hold: bool,
+    ) -> Result<(), Failure>;
+    /// Closes a channel; false when it was not open.
+    fn detach_channel(&self, channel: Channel) -> bool;
+    /// Whether some channel to a domain's console is open.
+    fn is_watched(&self, domain: DomainId) -> bool;
+    /// Whether a tool is connected that hears of events.
+    fn has_tool(&self) -> bool;
+    /// Returns when channels that hold have been sent the whole log of a console, or when nothing moves any more.
+    async fn flush_console(&self, domain: DomainId);
+    /// Drops a console's log, and closes its channels.
+    fn forget_console(&self, domain: DomainId);
+
+    /// A disk's figures; of one that has been detached, the last.
+    fn disk_figures(&self, domain: DomainId, disk: &PlannedDisk) -> summary::Disk;
+    /// dom0's devices.
+    fn devices(&self) -> Vec<DeviceInfo>;
+
+    /// A request to the store, with dom0's rights, outside any transaction.
+    fn store(&self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>, Errno>;
+    /// Names of a node's children, however many.
+    fn store_list(&self, path: &str) -> Result<Vec<String>, Errno>;
+    /// How many nodes the store has.
+    fn store_nodes(&self) -> u64;
+    /// Tells the store that a domain has ended, so that `@releaseDomain` fires.
+    fn shut_down(&self, domain: DomainId);
+    /// Reports changes below a path under a number.
+    fn watch(&self, watch: u32, path: &str) -> Result<(), Errno>;
+    /// Ends that; false when there was no such watch.
+    fn unwatch(&self, watch: u32) -> bool;
+}
