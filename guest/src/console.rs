@@ -7,6 +7,7 @@
 )]
 
 use core::fmt::{self, Write};
+use core::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
@@ -14,10 +15,13 @@ use spin::Once;
 /// Longest line; the rest is cut.
 const LINE: usize = 1024;
 
-static COPY: Once<fn(&str)> = Once::new();
+/// Takes a copy of a log line, with the time at which it was said.
+pub type Copy = fn(Duration, &Record<'_>);
 
-/// Every log line, without its line feed, is also given to `copy`. The first caller wins.
-pub fn copy_to(copy: fn(&str)) {
+static COPY: Once<Copy> = Once::new();
+
+/// Every log line is also given to `copy`. The first caller wins.
+pub fn copy_to(copy: Copy) {
     COPY.call_once(|| copy);
 }
 
@@ -81,7 +85,7 @@ impl Log for Console {
         let _ =
             write!(line, "{}.{:06} {level} {target} {}", now.as_secs(), now.subsec_micros(), record.args());
         if let Some(copy) = COPY.get() {
-            copy(line.text());
+            copy(now, record);
         }
         line.length = line.text().len();
         if let Some(end) = line.bytes.get_mut(line.length) {

@@ -120,6 +120,11 @@ impl Decoder {
         }
     }
 
+    /// Whether a frame has begun and not ended, or what looks like one.
+    pub fn is_waiting(&self) -> bool {
+        self.from < self.held.len()
+    }
+
     /// Gives up on a frame that has begun and does not continue, for a line on which nothing came for a while: a damaged length
     /// would otherwise hold back the frames behind it. Call [`Self::next_frame`] again after it.
     pub fn resynchronise(&mut self) {

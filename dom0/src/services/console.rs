@@ -101,6 +101,15 @@ impl Consoles {
         })
     }
 
+    /// The channels that are attached to a domain.
+    pub fn channels(&self, domain: DomainId) -> Vec<Channel> {
+        let guests = self.guests.borrow();
+        guests
+            .get(&domain)
+            .map(|guest| guest.attachments.iter().map(|a| a.channel).collect())
+            .unwrap_or_default()
+    }
+
     /// Drops a domain's log; its channels are returned, to be closed.
     pub fn forget(&self, domain: DomainId) -> Vec<Channel> {
         let guest = self.guests.borrow_mut().remove(&domain);
@@ -126,6 +135,16 @@ impl Consoles {
         }
         drop(guests);
         self.serve_all();
+    }
+
+    /// Ends all attachments, and returns their channels.
+    pub fn detach_all(&self) -> Vec<Channel> {
+        let mut guests = self.guests.borrow_mut();
+        let channels =
+            guests.values_mut().flat_map(|guest| guest.attachments.drain(..)).map(|a| a.channel).collect();
+        drop(guests);
+        self.serve_all();
+        channels
     }
 
     /// Bytes typed on a channel. What finds no room is dropped.

@@ -1,0 +1,242 @@
+//! The disks that dom0 has, and a block back end for each virtual disk.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+
+use trunnion_backends::block::{Backend, Config, Limits, Place, Snapshot, Statistics, serve};
+use trunnion_backends::device::{BlockDevice, SECTOR_SIZE};
+use trunnion_backends::host::{StoreClient, StoreWatch};
+use trunnion_backends::ram::RamDisk;
+use trunnion_backends::share::Share;
+use trunnion_guest::clock;
+use trunnion_guest::executor::Spawner;
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::id::DomainId;
+use trunnion_protocol::xenbus::State;
+
+use super::files::Files;
+use super::grants::{Granted, Kernel};
+use super::store::StoreHandle;
+use crate::build::DiskRefusal;
+use crate::control::manifest::Source;
+use crate::control::reply::DeviceInfo;
+use crate::devices::disk::Disk;
+use crate::devices::interrupt::Signal;
+use crate::plan::{PlannedDisk, backend_disk};
+
+/// How long a back end may take to become ready for its guest; it waits for nobody but the store.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Device = Box<dyn BlockDevice<Granted>>;
+
+/// A virtio disk, and who uses it.
+struct Stock {
+    name: String,
+    share: Share<Disk<Granted>, Granted>,
+    users: Vec<User>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct User {
+    domain: DomainId,
+    number: u32,
+    writes: bool,
+}
+
+/// A virtual disk that is being served.
+struct Vbd {
+    statistics: Arc<Statistics>,
+    ended: Rc<Ended>,
+    bytes: u64,
+    in_memory: bool,
+}
+
+#[derive(Default)]
+struct Ended {
+    done: Cell<bool>,
+    signal: Signal,
+}
+
+/// All disks.
+pub struct Disks {
+    stock: RefCell<Vec<Stock>>,
+    vbds: RefCell<BTreeMap<(DomainId, u32), Vbd>>,
+    files: Rc<Files>,
+    store: StoreHandle,
+    spawner: Spawner,
+}
+
+impl Disks {
+    /// No disks yet.
+    pub fn new(files: Rc<Files>, store: StoreHandle, spawner: Spawner) -> Self {
+        Self { stock: RefCell::default(), vbds: RefCell::default(), files, store, spawner }
+    }
+
+    /// Adds a virtio disk.
+    pub fn add(&self, disk: Disk<Granted>) {
+        let name = String::from(disk.name());
+        self.stock.borrow_mut().push(Stock { name, share: Share::new(disk), users: Vec::new() });
+    }
+
+    /// What there is.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let stock = self.stock.borrow();
+        let disks = stock.iter().map(|disk| DeviceInfo {
+            kind: "disk".into(),
+            name: disk.name.clone(),
+            bytes: disk.share.shape().sectors * SECTOR_SIZE,
+            users: disk.users.iter().map(|user| user.domain.0).collect(),
+        });
+        let vbds = self.vbds.borrow();
+        let memory = vbds.iter().filter(|(_, vbd)| vbd.in_memory).map(|((domain, number), vbd)| DeviceInfo {
+            kind: "ram-disk".into(),
+            name: format!("{number}"),
+            bytes: vbd.bytes,
+            users: [domain.0].into(),
+        });
+        disks.chain(memory).collect()
+    }
+
+    /// What a virtual disk has done so far.
+    pub fn statistics(&self, domain: DomainId, number: u32) -> Snapshot {
+        self.vbds.borrow().get(&(domain, number)).map(|vbd| vbd.statistics.snapshot()).unwrap_or_default()
+    }
+
+    /// Starts the back end of a disk whose nodes are written, and returns when it waits for its guest.
+    pub async fn attach(
+        &self,
+        domain: DomainId,
+        disk: &PlannedDisk,
+        source: Option<&Source>,
+    ) -> Result<(), DiskRefusal> {
+        let target = disk.target.clone().unwrap_or_default();
+        let missing = || DiskRefusal::Missing { target: target.clone() };
+        let source = source.ok_or_else(missing)?;
+        let device = match source {
+            Source::Disk(name) if !disk.in_memory => self.take(name, domain, disk, &target)?,
+            _ => {
+                let bytes = self.files.copy(source).ok_or_else(missing)?;
+                let bytes = bytes.map_err(|bytes| DiskRefusal::NoMemory { target: target.clone(), bytes })?;
+                let size = bytes.len() as u64;
+                if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
+                    return Err(DiskRefusal::Size { target, bytes: size });
+                }
+                Box::new(RamDisk::new(bytes, disk.read_only)) as Device
+            }
+        };
+        self.start(domain, disk, device);
+        let place = backend_disk(domain, disk);
+        let outcome = self.wait_for(&format!("{place}/state"), State::InitWait.text()).await;
+        if let Err(error) = outcome {
+            self.detach(domain, disk).await;
+            return Err(DiskRefusal::Failed(error));
+        }
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        name: &str,
+        domain: DomainId,
+        disk: &PlannedDisk,
+        target: &str,
+    ) -> Result<Device, DiskRefusal> {
+        let mut stock = self.stock.borrow_mut();
+        let found = stock.iter_mut().find(|stock| stock.name == name);
+        let found = found.ok_or_else(|| DiskRefusal::Missing { target: target.into() })?;
+        let writes = !disk.read_only;
+        if let Some(other) = found.users.iter().find(|user| writes || user.writes) {
+            return Err(DiskRefusal::InUse { target: target.into(), by: other.domain });
+        }
+        if writes && found.share.shape().read_only {
+            return Err(DiskRefusal::ReadOnly { target: target.into() });
+        }
+        found.users.push(User { domain, number: disk.vdev.number, writes });
+        Ok(Box::new(found.share.another()))
+    }
+
+    fn start(&self, domain: DomainId, disk: &PlannedDisk, device: Device) {
+        let bytes = device.shape().sectors * SECTOR_SIZE;
+        let config = Config {
+            domain,
+            read_only: disk.read_only,
+            removable: disk.cdrom,
+            cdrom: disk.cdrom,
+            limits: Limits::default(),
+        };
+        let mut backend = Backend::new(Kernel::default(), device, config);
+        let ended = Rc::new(Ended::default());
+        let vbd = Vbd {
+            statistics: backend.statistics(),
+            ended: Rc::clone(&ended),
+            bytes,
+            in_memory: disk.in_memory,
+        };
+        self.vbds.borrow_mut().insert((domain, disk.vdev.number), vbd);
+        let place = Place {
+            back: backend_disk(domain, disk),
+            front: format!("/local/domain/{domain}/device/vbd/{}", disk.vdev.number),
+        };
+        let client = self.store.client();
+        self.spawner.spawn(async move {
+            let end = serve(&mut backend, &client, &place).await;
+            log::debug!("back end ended how={end:?} place={}", place.back);
+            drop(backend);
+            ended.done.set(true);
+            ended.signal.raise();
+        });
+    }
+
+    /// Stops a back end. Returns when no request is under way and nothing of the guest is mapped.
+    pub async fn detach(&self, domain: DomainId, disk: &PlannedDisk) {
+        let key = (domain, disk.vdev.number);
+        let ended = self.vbds.borrow().get(&key).map(|vbd| Rc::clone(&vbd.ended));
+        if let Some(ended) = ended {
+            let client = self.store.client();
+            let place = backend_disk(domain, disk);
+            if let Err(error) = client.with(|client, store| client.remove(store, 0, &place))
+                && error != Errno::NoEnt
+            {
+                log::error!("a back end's folder cannot be removed: {error} place={place}");
+            }
+            while !ended.done.get() {
+                ended.signal.next().await;
+            }
+        }
+        self.vbds.borrow_mut().remove(&key);
+        for stock in self.stock.borrow_mut().iter_mut() {
+            stock.users.retain(|user| (user.domain, user.number) != key);
+        }
+    }
+
+    /// Waits until a node has a value.
+    async fn wait_for(&self, path: &str, wanted: &str) -> Result<(), Errno> {
+        let client = self.store.client();
+        let mut watch = client.watch(path).await?;
+        let mut timeout = pin!(clock::sleep(PATIENCE));
+        loop {
+            if client.text(path)?.as_deref() == Some(wanted) {
+                return Ok(());
+            }
+            let changed = poll_fn(|context| {
+                if watch.poll_changed(context).is_ready() {
+                    return Poll::Ready(true);
+                }
+                timeout.as_mut().poll(context).map(|()| false)
+            });
+            if !changed.await {
+                return Err(Errno::TimedOut);
+            }
+        }
+    }
+}
