@@ -75,7 +75,7 @@ pub(crate) fn read() -> Result<Arguments, Status> {
 pub(crate) fn perform(arguments: Arguments) -> Result<Status> {
     let instance = arguments.instance;
     match arguments.verb {
-        None => run::perform(&instance, &demo_options()?),
+        None => run::perform(&instance, &run_options([])?),
         Some(Verb::Run(run)) => run::perform(run.instance.as_deref().unwrap_or(&instance), &run.options),
         Some(Verb::Xl(arguments)) => xl::perform(&instance, arguments),
         Some(Verb::Console(arguments)) => console::attach(
@@ -84,17 +84,18 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Status> {
             arguments.replay,
         ),
         Some(Verb::Xenstore(arguments)) => xenstore::perform(&instance, arguments),
-        Some(Verb::Bench(arguments)) => bench::perform(&arguments),
+        Some(Verb::Bench(arguments)) => bench::perform(&instance, &arguments),
         Some(Verb::Image { .. }) => verbs::not_yet("image"),
         Some(Verb::Doctor(arguments)) => Ok(crate::doctor::perform(&arguments)),
         Some(Verb::Dev(arguments)) => crate::dev::perform(arguments),
     }
 }
 
-/// The options of `trunnion` with no verb: `trunnion run` with none.
-fn demo_options() -> Result<run::Options> {
-    match Arguments::try_parse_from(["trunnion", "run"]).map(|arguments| arguments.verb) {
-        Ok(Some(Verb::Run(run))) => Ok(run.options),
-        _ => Err(Failure::usage("the options of `run` have no defaults")),
+/// The options of a `run` with these arguments.
+pub(crate) fn run_options<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<run::Options> {
+    match Arguments::try_parse_from(["trunnion", "run"].into_iter().chain(words)) {
+        Ok(Arguments { verb: Some(Verb::Run(run)), .. }) => Ok(run.options),
+        Ok(_) => Err(Failure::usage("these are no options of `run`")),
+        Err(error) => Err(Failure::usage(error.to_string().lines().next().unwrap_or_default())),
     }
 }

@@ -5,6 +5,7 @@ mount -t tmpfs run /run
 hostname -F /etc/hostname
 
 echo
+echo "The root is up, seconds since the kernel began: $(cat /proc/uptime)"
 echo "Debian $(uname -r) on Trunnion, $(grep -c ^processor /proc/cpuinfo) processor(s), $(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo) MiB"
 boots=$(($(cat /root/boots 2>/dev/null || echo 0) + 1))
 echo $boots >/root/boots && sync

@@ -21,7 +21,7 @@ pub(crate) const SHELL: &str = "debian";
 pub(crate) fn prepare(alone: bool, permission: Permission) -> Result<Vec<PathBuf>> {
     let folder = workspace::target("demo")?;
     let _lock = workspace::lock("demo.lock", "waiting for another process that makes the demo domains")?;
-    let mode = if alone { " trunnion.demo=1" } else { "" };
+    let mode = mode(alone);
 
     let guest = images::build(images::DEMO.0, images::DEMO.1)?;
     let disk = folder.join("rust.img");
@@ -39,10 +39,27 @@ pub(crate) fn prepare(alone: bool, permission: Permission) -> Result<Vec<PathBuf
         ),
     )?;
 
+    let linux = write_linux(&folder, mode, permission)?;
+    Ok(vec![rust, linux])
+}
+
+/// Makes the Linux domain alone, and returns its file.
+pub(crate) fn linux_file(alone: bool, permission: Permission) -> Result<PathBuf> {
+    let folder = workspace::target("demo")?;
+    let _lock = workspace::lock("demo.lock", "waiting for another process that makes the demo domains")?;
+    write_linux(&folder, mode(alone), permission)
+}
+
+/// The word on the command line by which the demo domains know that nobody is at the terminal.
+fn mode(alone: bool) -> &'static str {
+    if alone { " trunnion.demo=1" } else { "" }
+}
+
+fn write_linux(folder: &Path, mode: &str, permission: Permission) -> Result<PathBuf> {
     let parts = linux::make(&folder.join("linux"), permission)?;
-    let linux = folder.join("debian.cfg");
+    let file = folder.join("debian.cfg");
     put(
-        &linux,
+        &file,
         &format!(
             "# Debian's kernel as it comes in its package, with a root file system on a PV disk.\nname = \"{SHELL}\"\ntype = \"pvh\"\nmemory = 192\nvcpus = 1\nkernel = \"{}\"\nramdisk = \"{}\"\ncmdline = \"console=hvc0 root=/dev/xvda rw{mode}\"\ndisk = [ \"{},raw,xvda,rw\" ]\n",
             parts.kernel.display(),
@@ -50,7 +67,7 @@ pub(crate) fn prepare(alone: bool, permission: Permission) -> Result<Vec<PathBuf
             parts.disk.display()
         ),
     )?;
-    Ok(vec![rust, linux])
+    Ok(file)
 }
 
 /// The parts of a Linux domain, made when they are missing: Debian's kernel, a RAM disk, and an ext4 root to be copied by whoever writes to

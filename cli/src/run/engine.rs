@@ -11,6 +11,7 @@ use crate::say;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use trunnion_dom0::control::summary::{Outcome, PlatformOutcome};
 use trunnion_dom0::control::{self, Event, Reply, Request, VERSION};
@@ -39,10 +40,51 @@ pub(crate) struct Course {
     pub keep: bool,
     /// The domain whose console the terminal shows, if there is a terminal.
     pub foreground: Option<String>,
+    /// A text that is waited for on any console, and when it came.
+    pub needle: Option<Needle>,
     /// What the machine says on COM1.
     pub serial: PathBuf,
     /// What the emulator itself says.
     pub errors: PathBuf,
+}
+
+/// When something was seen, in wall time since the machine was started.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Marks {
+    /// dom0 was ready.
+    pub ready: Option<Duration>,
+    /// The text that was waited for was on a console.
+    pub shown: Option<Duration>,
+}
+
+/// Looks for a text in what consoles say.
+pub(crate) struct Needle {
+    pub text: String,
+    pub marks: Arc<Mutex<Marks>>,
+    seen: Vec<u8>,
+}
+
+impl Needle {
+    pub(crate) fn new(text: &str, marks: Arc<Mutex<Marks>>) -> Self {
+        Self { text: text.into(), marks, seen: Vec::new() }
+    }
+
+    fn ready(&self, after: Duration) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).ready = Some(after);
+    }
+
+    /// More of a console; the text may come in pieces.
+    fn console(&mut self, bytes: &[u8], after: Duration) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if marks.shown.is_none() {
+            self.seen.extend_from_slice(bytes);
+            if self.seen.windows(self.text.len()).any(|window| window == self.text.as_bytes()) {
+                marks.shown = Some(after);
+            }
+            let keep = self.seen.len().saturating_sub(self.text.len());
+            self.seen.drain(..keep);
+        }
+    }
 }
 
 /// A run in its course.
@@ -95,7 +137,8 @@ impl Engine {
         let outcome =
             if matches!(cause, Cause::TimeLimit) { PlatformOutcome::Timeout } else { PlatformOutcome::Ok };
         // Less when somebody waits for the end.
-        let patience = if matches!(cause, Cause::Ended) { self.course.patience } else { self.course.patience / 3 };
+        let patience =
+            if matches!(cause, Cause::Ended) { self.course.patience } else { self.course.patience / 3 };
         let summary = if seen.ready { self.last_words(patience) } else { None };
         let complete = summary.is_some();
         self.record.finish(summary, outcome);
@@ -185,12 +228,9 @@ impl Engine {
                 )));
             }
             Note::Greeted(Ok(_)) => {}
-            Note::Greeted(Err(failure)) if self.emulator.ended().is_some() => {
-                return Err(self.died(failure.message()));
-            }
-            Note::Greeted(Err(failure)) => return Err(failure),
-            Note::Said(Said::Closed) => {
-                std::thread::sleep(Duration::from_millis(100));
+            // Without a connection there is no greeting either; the emulator's end says more.
+            Note::Greeted(Err(_)) | Note::Said(Said::Closed) => {
+                std::thread::sleep(Duration::from_millis(200));
                 let status = self.emulator.ended().map_or_else(
                     || String::from("its control connection closed"),
                     |status| status.to_string(),
@@ -198,6 +238,10 @@ impl Engine {
                 return Err(self.died(&status));
             }
             Note::Said(Said::Console(channel, bytes)) => {
+                let after = self.begin.elapsed();
+                if let Some(needle) = &mut self.course.needle {
+                    needle.console(&bytes, after);
+                }
                 let name = self.consoles.output(channel, &bytes);
                 if name.is_some() && name == self.course.foreground {
                     let mut out = std::io::stdout().lock();
@@ -213,6 +257,9 @@ impl Engine {
         match event {
             Event::Ready { dom0_ready_ns, .. } => {
                 seen.ready = true;
+                if let Some(needle) = &self.course.needle {
+                    needle.ready(self.begin.elapsed());
+                }
                 say::progress(&format!(
                     "dom0 is ready after {} of the machine's time",
                     seconds(dom0_ready_ns)
@@ -323,10 +370,15 @@ impl Engine {
     fn died(&mut self, how: &str) -> Failure {
         use std::fmt::Write as _;
         let mut text = String::new();
-        for (name, path) in [("hypervisor", &self.course.serial), ("emulator", &self.course.errors)] {
-            for line in tail(path, 12) {
-                let _ = writeln!(text, "  {name}: {line}");
-            }
+        for line in tail(&self.course.serial, 20, |_| true) {
+            let _ = writeln!(text, "  hypervisor: {line}");
+        }
+        // QEMU's remarks on the processor model, and Bochs's on its start, say nothing about an end.
+        let telling = |line: &str| {
+            line.contains(">>PANIC<<") || (line.starts_with("qemu") && !line.contains("TCG doesn't support"))
+        };
+        for line in tail(&self.course.errors, 12, telling) {
+            let _ = writeln!(text, "  emulator: {line}");
         }
         Failure::platform(format!(
             "\n{text}the platform failed: the emulator ended ({how}) while it should run; all of it is in {}",

@@ -22,21 +22,33 @@ use crate::machine::{Boot, Machine, choice, platform};
 use crate::setup::{self, Permission, Tool};
 use crate::{demo, images, say, workspace};
 use create::Creator;
-use engine::{Course, Engine, Note};
+use engine::{Course, Engine, Marks, Needle, Note};
 use plan::{Domain, Plan};
 use record::Record;
 use serve::Server;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use trunnion_dom0::control::{Manifest, Request, VERSION};
 
 /// Does it: status 0 when every domain ended by power-off, or the user left.
 pub fn perform(instance: &str, options: &Options) -> Result<Status> {
+    course(instance, options, None)
+}
+
+/// Does it, and says when dom0 was ready and `text` was on a console.
+pub(crate) fn measure(instance: &str, options: &Options, text: &str) -> Result<Marks> {
+    let marks = Arc::new(Mutex::new(Marks::default()));
+    course(instance, options, Some(Needle::new(text, Arc::clone(&marks))))?;
+    let marks = *marks.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(marks)
+}
+
+fn course(instance: &str, options: &Options, needle: Option<Needle>) -> Result<Status> {
     options.check()?;
     let machine = match &options.machine {
         Some(name) => name.parse::<Machine>().map_err(Failure::usage)?,
@@ -67,7 +79,7 @@ pub fn perform(instance: &str, options: &Options) -> Result<Status> {
     let foreground = (!alone).then(|| {
         if is_demo { demo::SHELL.to_string() } else { prepared.names.first().cloned().unwrap_or_default() }
     });
-    prepared.start(&instance, options, foreground)
+    prepared.start(&instance, options, foreground, needle)
 }
 
 /// A machine that is ready to be started.
@@ -135,7 +147,13 @@ impl Prepared {
         Ok(Self { boot, plan, names, users, folder, logs })
     }
 
-    fn start(self, instance: &Instance, options: &Options, foreground: Option<String>) -> Result<Status> {
+    fn start(
+        self,
+        instance: &Instance,
+        options: &Options,
+        foreground: Option<String>,
+        needle: Option<Needle>,
+    ) -> Result<Status> {
         let (sender, notes) = mpsc::channel();
         hear_signals(sender.clone())?;
         let machine = self.boot.machine;
@@ -172,6 +190,7 @@ impl Prepared {
             limit: options.timeout.map(Duration::from_secs),
             keep: options.keep,
             foreground,
+            needle,
             serial,
             errors: started.errors,
         };

@@ -66,6 +66,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// The options that these words of a command line mean.
+    pub fn read(words: &[String]) -> Result<Self> {
+        crate::args::run_options(words.iter().map(String::as_str))
+    }
+
     /// Refuses what is not there yet, and what does not fit together.
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |what: &str| Err(Failure::usage(what));

@@ -61,7 +61,7 @@ pub(crate) fn read(path: &Path, machine: Machine) -> Result<Domain> {
         })
     })?;
     for warning in &accepted.warnings {
-        say::warning(&format!("{file}:{warning}"));
+        say::progress(&format!("{file}:{warning}"));
     }
     let config = accepted.config;
     supported(&file, &config)?;

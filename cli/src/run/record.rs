@@ -64,11 +64,12 @@ fn write(summary: &Summary, path: &Path) -> Result<()> {
     put.map_err(|e| Failure::file("write", path, &e))
 }
 
-/// The last lines of the text in `path`, at most `count`.
-pub(crate) fn tail(path: &Path, count: usize) -> Vec<String> {
+/// The last lines of the text in `path` for which `telling` is true, at most `count`.
+pub(crate) fn tail(path: &Path, count: usize, telling: impl Fn(&str) -> bool) -> Vec<String> {
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> =
+        text.lines().map(str::trim_end).filter(|line| !line.is_empty() && telling(line)).collect();
     lines.iter().skip(lines.len().saturating_sub(count)).map(ToString::to_string).collect()
 }
 

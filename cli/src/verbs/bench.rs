@@ -1,6 +1,14 @@
-//! `trunnion bench`: the measurements.
+//! `trunnion bench`: the measurements, each a run of its own, and their two forms: a table and JSON.
 
+mod micro;
+mod startup;
+
+use crate::failure::{Failure, Result, Status};
+use crate::verbs::not_yet;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Measure the platform: a table, or JSON
@@ -19,12 +27,15 @@ pub(crate) struct Arguments {
     /// Write JSON to FILE ("-" is stdout)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Write an HTML report to FILE
+    /// Write an HTML report to FILE (not there yet)
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     /// The outer machine
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Option<String>,
+    /// The processor model, in the emulator's words
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<String>,
     /// Name what is missing, and never install it
     #[arg(long)]
     pub(crate) no_install: bool,
@@ -45,8 +56,105 @@ pub(crate) enum What {
     Exits,
 }
 
+/// One figure with its spread.
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub name: String,
+    pub path: &'static str,
+    /// How many operations each sample is the mean of, times the samples.
+    pub n: u64,
+    pub min: u64,
+    pub median: u64,
+    pub max: u64,
+    pub exits: BTreeMap<String, u64>,
+    pub per: &'static str,
+    /// What the numbers count, where a report mixes units.
+    pub unit: &'static str,
+    /// The limit that the project has set itself, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// Where the figure is above the limit: what costs how much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What was measured, and on what.
+pub(crate) struct Report {
+    pub machine: serde_json::Value,
+    pub unit: &'static str,
+    pub rows: Vec<Row>,
+}
+
 /// Measures.
-pub(crate) fn perform(arguments: &Arguments) -> crate::failure::Result<crate::failure::Status> {
-    let _ = arguments;
-    super::not_yet("bench")
+pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
+    if arguments.html.is_some() {
+        return not_yet("bench --html");
+    }
+    let report = match arguments.what {
+        What::Micro => micro::measure(instance, arguments)?,
+        What::Boot => startup::measure(instance, arguments)?,
+        What::Net => return not_yet("bench net"),
+        What::Io => return not_yet("bench io"),
+        What::Exits => return not_yet("bench exits"),
+    };
+    let text = json!({"machine": report.machine, "unit": report.unit, "rows": report.rows});
+    match &arguments.json {
+        Some(path) if path.as_os_str() == "-" => println!("{text:#}"),
+        Some(path) => {
+            std::fs::write(path, format!("{text:#}\n")).map_err(|e| Failure::file("write", path, &e))?;
+            table(&report);
+        }
+        None => table(&report),
+    }
+    Ok(Status::Done)
+}
+
+fn table(report: &Report) {
+    println!("{:<32} {:>12} {:>12} {:>12} {:>12}  unit", "operation", "min", "median", "max", "at most");
+    for row in &report.rows {
+        let limit = row.limit.map_or_else(String::new, |limit| limit.to_string());
+        println!(
+            "{:<32} {:>12} {:>12} {:>12} {limit:>12}  {}",
+            row.name, row.min, row.median, row.max, row.unit
+        );
+    }
+    for row in &report.rows {
+        if let Some(note) = &row.note {
+            println!("{}: {note}", row.name);
+        }
+    }
+}
+
+/// The arguments that all measurements' runs share.
+fn run_arguments(arguments: &Arguments) -> Vec<String> {
+    let mut words: Vec<String> = ["--headless", "--timeout", "600"].map(String::from).to_vec();
+    if arguments.icount {
+        words.push("--icount".into());
+    }
+    if arguments.no_install {
+        words.push("--no-install".into());
+    }
+    for (option, value) in [("--machine", &arguments.machine), ("--cpu", &arguments.cpu)] {
+        if let Some(value) = value {
+            words.extend([option.to_string(), value.clone()]);
+        }
+    }
+    words
+}
+
+/// The summary of the run whose logs are in `folder`.
+fn summary(folder: &std::path::Path) -> Result<serde_json::Value> {
+    let path = folder.join("summary.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| Failure::file("read", &path, &e))?;
+    serde_json::from_str(&text).map_err(|e| Failure::platform(format!("{} is damaged: {e}", path.display())))
+}
+
+/// What the figures were taken on.
+fn machine(arguments: &Arguments, summary: &serde_json::Value) -> serde_json::Value {
+    let name = summary["platform"]["machine"].clone();
+    let cpu = arguments
+        .cpu
+        .clone()
+        .or_else(|| Some(name.as_str()?.parse::<crate::machine::Machine>().ok()?.default_cpu().to_string()));
+    json!({"name": name, "cpu": cpu, "icount": arguments.icount, "memory_bytes": summary["platform"]["memory_bytes"]})
 }

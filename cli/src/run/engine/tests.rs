@@ -52,7 +52,9 @@ fn play(mut line: UnixStream, script: Script) {
                             state: DomainState::Blocked,
                             cpu_ns: 5,
                         }])),
-                        Request::Destroy(_) => Err(control::Failure::new(Code::NoSuchDomain, "there is no such domain")),
+                        Request::Destroy(_) => {
+                            Err(control::Failure::new(Code::NoSuchDomain, "there is no such domain"))
+                        }
                         _ => Ok(Reply::Done),
                     };
                     out.push(Up::Reply { id, result });
@@ -61,7 +63,9 @@ fn play(mut line: UnixStream, script: Script) {
                     }
                 }
                 // Consoles begin with credit; what is typed comes back.
-                Ok(Down::Credit { channel, bytes }) if bytes > 1000 => out.push(Up::Console { channel, data: b"hello\n".to_vec() }),
+                Ok(Down::Credit { channel, bytes }) if bytes > 1000 => {
+                    out.push(Up::Console { channel, data: b"hello\n".to_vec() })
+                }
                 Ok(Down::Console { channel, data }) => {
                     let end = data == b"end";
                     out.push(Up::Console { channel, data });
@@ -91,12 +95,16 @@ struct World {
 fn world(script: Script) -> World {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let folder = tempfile::tempdir().unwrap();
-    let instance = Instance::claim(&format!("engine-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))).unwrap();
+    let instance =
+        Instance::claim(&format!("engine-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+            .unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     std::thread::spawn(move || play(far, script));
     let (notes, heard) = mpsc::channel();
     let news = notes.clone();
-    let dom0 = Dom0::connect(Box::new(near.try_clone().unwrap()), Box::new(near), move |said| drop(news.send(Note::Said(said))));
+    let dom0 = Dom0::connect(Box::new(near.try_clone().unwrap()), Box::new(near), move |said| {
+        drop(news.send(Note::Said(said)))
+    });
     let consoles = Consoles::new(dom0.clone(), folder.path().to_path_buf());
     let creator = Creator::new(Machine::QemuSvm, instance.file("monitor.sock"), Vec::new(), Vec::new());
     let server = Server {
@@ -120,6 +128,7 @@ fn world(script: Script) -> World {
         limit: Some(Duration::from_secs(20)),
         keep: false,
         foreground: None,
+        needle: None,
         serial: folder.path().join("hypervisor.log"),
         errors: folder.path().join("emulator.log"),
     };
@@ -166,7 +175,8 @@ fn a_domain_that_cannot_be_started_is_status_2_when_nothing_was() {
     let why = follow(world(vec![ready(), refused.clone(), Event::AllEnded])).0.unwrap_err();
     assert_eq!(why.status(), Status::Usage);
     assert!(why.message().contains("64 MiB"), "{why}");
-    let script = vec![ready(), created(1, "a"), refused, ended(1, "a", Outcome::Poweroff, false), Event::AllEnded];
+    let script =
+        vec![ready(), created(1, "a"), refused, ended(1, "a", Outcome::Poweroff, false), Event::AllEnded];
     assert_eq!(follow(world(script)).0.unwrap_err().status(), Status::Domain);
 }
 
