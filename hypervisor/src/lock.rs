@@ -14,28 +14,30 @@ pub enum Rank {
     Domains = 1,
     /// A domain's life: pause, shutdown, destroy.
     Life = 2,
-    /// A domain's second-level tables and physical map.
-    Memory = 3,
-    /// A domain's grant table and its mappings of others' grants.
+    /// A domain's mappings of others' grants.
+    Mappings = 3,
+    /// A domain's grant table.
     Grants = 4,
+    /// A domain's second-level tables and physical map.
+    Memory = 5,
     /// A domain's port allocation.
-    Ports = 5,
+    Ports = 6,
     /// The global virtual and physical interrupts.
-    Interrupts = 6,
+    Interrupts = 7,
     /// A vCPU's context, while no CPU runs it.
-    Vcpu = 7,
+    Vcpu = 8,
     /// A vCPU's local interrupt controller and memory areas.
-    Local = 8,
+    Local = 9,
     /// A vCPU's timers.
-    Timers = 9,
+    Timers = 10,
     /// A CPU's queue of deadlines.
-    Deadlines = 10,
+    Deadlines = 11,
     /// A CPU's run queue.
-    Queue = 11,
+    Queue = 12,
     /// The frame allocator.
-    Frames = 12,
+    Frames = 13,
     /// The log and crash reports.
-    Log = 13,
+    Log = 14,
 }
 
 /// Data behind a spin lock of a fixed rank.

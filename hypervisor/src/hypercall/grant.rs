@@ -1,11 +1,201 @@
 //! `grant_table_op`.
+//!
+//! Arrays are done [`BATCH`] elements at a time; in between the pointer and the count in the arguments move on, and the
+//! guest executes the instruction again. Each element carries its own status, and the call fails only when an element
+//! cannot be read or written.
 
-use trunnion_protocol::errno::Errno;
+use trunnion_protocol::address::Gva;
+use trunnion_protocol::errno::{Errno, GrantStatus};
+use trunnion_protocol::hypercall::grant::{Copy, GetVersion, Map, Op, QuerySize, SetupTable, Unmap, Version};
+use trunnion_protocol::id::DomainId;
+use trunnion_protocol::layout::{Layout, Width};
 
-use super::{Arguments, Reply};
+use super::{Arguments, Reply, Stop, target};
+use crate::granting::{self, UNMAP_BATCH, Unmapping};
 use crate::seam::Machine;
 use crate::vcpu::Running;
 
-pub(super) fn call<M: Machine>(_running: &mut Running<'_, M>, _arguments: &mut Arguments) -> Reply {
-    Err(Errno::NoSys.into())
+/// Elements that are done before interrupts and others get their turn.
+const BATCH: u64 = UNMAP_BATCH as u64;
+/// The only form of entries there is.
+const VERSION: u32 = 1;
+
+pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
+    let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;
+    let (width, at) = (arguments.width, arguments.pointer(1));
+    let count = arguments.get(2) & 0xffff_ffff;
+    let part = count.min(BATCH);
+    match op {
+        Op::Map => {
+            map(running, width, at, part)?;
+            rest::<Map>(arguments, part)
+        }
+        Op::Unmap => {
+            unmap(running, width, at, part)?;
+            rest::<Unmap>(arguments, part)
+        }
+        Op::Copy => {
+            copy(running, width, at, part)?;
+            rest::<Copy>(arguments, part)
+        }
+        Op::SetupTable | Op::QuerySize | Op::SetVersion | Op::GetVersion if count != 1 => {
+            Err(Errno::Inval.into())
+        }
+        Op::SetupTable => setup_table(running, width, at),
+        Op::QuerySize => query_size(running, width, at),
+        Op::SetVersion => set_version(running, width, at),
+        Op::GetVersion => get_version(running, width, at),
+        // Printing, version 2, and what is only for domains without nested paging.
+        Op::DumpTable
+        | Op::Transfer
+        | Op::UnmapAndReplace
+        | Op::GetStatusFrames
+        | Op::SwapGrantRef
+        | Op::CacheFlush => Err(Errno::NoSys.into()),
+    }
+}
+
+/// Element `index` of an array.
+fn element<T: Layout>(width: Width, array: Gva, index: u64) -> Gva {
+    Gva(array.0.wrapping_add(index * T::size(width) as u64))
+}
+
+/// Ends the call, or goes on behind the elements that are done.
+fn rest<T: Layout>(arguments: &mut Arguments, done: u64) -> Reply {
+    let width = arguments.width;
+    let left = (arguments.get(2) & 0xffff_ffff) - done;
+    if left == 0 {
+        return Ok(0);
+    }
+    let [_, pointer, count, ..] = &mut arguments.values;
+    *pointer = element::<T>(width, Gva(*pointer), done).0;
+    if width == Width::W32 {
+        *pointer &= 0xffff_ffff;
+    }
+    *count = left;
+    Err(Stop::Again)
+}
+
+fn status(result: Result<(), GrantStatus>) -> i16 {
+    result.err().unwrap_or(GrantStatus::Okay).number()
+}
+
+fn map<M: Machine>(running: &mut Running<'_, M>, width: Width, array: Gva, count: u64) -> Result<(), Errno> {
+    let domain = running.domain;
+    let mut mappings = domain.grants.mappings.lock();
+    for index in 0..count {
+        let at = element::<Map>(width, array, index);
+        let mut call: Map = running.get(width, at)?;
+        let result = granting::map(running.host, domain, &mut mappings, &mut call);
+        call.status = status(result);
+        running.vcpu.tally.mapped.add(u64::from(result.is_ok()));
+        running.put(width, at, &call)?;
+    }
+    Ok(())
+}
+
+fn unmap<M: Machine>(
+    running: &mut Running<'_, M>,
+    width: Width,
+    array: Gva,
+    count: u64,
+) -> Result<(), Errno> {
+    let domain = running.domain;
+    let mut mappings = domain.grants.mappings.lock();
+    let mut unmapping = Unmapping::default();
+    let mut result = Ok(());
+    for index in 0..count {
+        let at = element::<Unmap>(width, array, index);
+        result = running.get(width, at).and_then(|mut call: Unmap| {
+            let gone = unmapping.add(running.host, domain, &mut mappings, &call);
+            call.status = status(gone);
+            running.vcpu.tally.unmapped.add(u64::from(gone.is_ok()));
+            running.put(width, at, &call)
+        });
+        if result.is_err() {
+            break;
+        }
+    }
+    // Whatever was taken out is finished, also when a later element could not be read.
+    unmapping.finish(running.host, domain);
+    drop(mappings);
+    crate::life::reap(running.host);
+    result
+}
+
+fn copy<M: Machine>(running: &mut Running<'_, M>, width: Width, array: Gva, count: u64) -> Result<(), Errno> {
+    for index in 0..count {
+        let at = element::<Copy>(width, array, index);
+        let mut call: Copy = running.get(width, at)?;
+        let result = granting::copy(running.host, running.domain, &call);
+        call.status = status(result);
+        running.vcpu.tally.copied.add(u64::from(result.is_ok()));
+        running.put(width, at, &call)?;
+    }
+    Ok(())
+}
+
+/// The domain that a call names, or the status that says why not.
+fn named<M: Machine>(
+    running: &Running<'_, M>,
+    id: DomainId,
+) -> Result<alloc::sync::Arc<crate::domain::Domain<M>>, GrantStatus> {
+    target(running, id).map_err(|errno| match errno {
+        Errno::Perm => GrantStatus::PermissionDenied,
+        _ => GrantStatus::BadDomain,
+    })
+}
+
+/// Grows the table and lists where the domain has its frames. Guests with nested paging place the frames themselves, so
+/// a frame that is nowhere yet is listed as all ones.
+fn setup_table<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
+    let mut call: SetupTable = running.get(width, at)?;
+    let domain = named(running, call.domain).and_then(|domain| {
+        granting::grow_to(running.host, &domain, call.frames).map_err(|_| GrantStatus::GeneralError)?;
+        Ok(domain)
+    });
+    call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
+    if let Ok(domain) = domain {
+        for index in 0..call.frames {
+            let place = domain.grants.table.lock().frame(index).and_then(|(_, place)| place);
+            let entry = Gva(call.list.0.wrapping_add(u64::from(index) * width.word() as u64));
+            let value = place.map_or(u64::MAX, |gfn| gfn.0);
+            running.with_memory(|memory| memory.put_word(width, entry, value)).map_err(Errno::from)?;
+        }
+    }
+    running.put(width, at, &call)?;
+    Ok(0)
+}
+
+fn query_size<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
+    let mut call: QuerySize = running.get(width, at)?;
+    let domain = named(running, call.domain);
+    call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
+    if let Ok(domain) = domain {
+        let table = domain.grants.table.lock();
+        call.frames = table.frames();
+        call.limit = table.limit();
+    }
+    running.put(width, at, &call)?;
+    Ok(0)
+}
+
+fn set_version<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
+    let mut call: Version = running.get(width, at)?;
+    let result = match call.version {
+        VERSION => Ok(0),
+        2 => Err(Errno::NoSys.into()),
+        _ => Err(Errno::Inval.into()),
+    };
+    call.version = VERSION;
+    running.put(width, at, &call)?;
+    result
+}
+
+fn get_version<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
+    let mut call: GetVersion = running.get(width, at)?;
+    target(running, call.domain)?;
+    call.version = VERSION;
+    running.put(width, at, &call)?;
+    Ok(0)
 }
