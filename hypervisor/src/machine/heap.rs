@@ -5,8 +5,15 @@ use core::ptr::{NonNull, null_mut};
 use linked_list_allocator::Heap;
 use spin::Mutex;
 
-/// Bytes of the heap.
-pub const SIZE: u64 = 4 << 20;
+/// Bytes for everything but the frame table.
+const BASE: u64 = 4 << 20;
+/// Bytes of the frame table for one page of the host.
+const FRAME: u64 = 16;
+
+/// Bytes of the heap of a host whose RAM ends at an address.
+pub const fn size(ram_end: u64) -> u64 {
+    BASE + ((ram_end >> 12) * FRAME).next_multiple_of(1 << 20)
+}
 
 struct Locked(Mutex<Heap>);
 
@@ -27,13 +34,13 @@ unsafe impl GlobalAlloc for Locked {
     }
 }
 
-/// Starts the heap at `address`.
+/// Starts the heap: `size` bytes at `address`.
 ///
 /// # Safety
-/// `SIZE` bytes there are mapped, belong to nobody else, for ever; called once.
-pub unsafe fn init(address: u64) {
+/// The bytes there are mapped, belong to nobody else, for ever; called once.
+pub unsafe fn init(address: u64, size: u64) {
     // SAFETY: the caller's promise.
-    unsafe { HEAP.0.lock().init(address as *mut u8, SIZE as usize) };
+    unsafe { HEAP.0.lock().init(address as *mut u8, size as usize) };
 }
 
 /// Bytes in use.

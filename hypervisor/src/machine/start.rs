@@ -67,7 +67,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
     let image = paging::image();
     mapped.add(image.0, image.1);
     // SAFETY: the place was just found in free RAM below 4 GiB, and is taken out of what is given away.
-    unsafe { heap::init(heap_at) };
+    unsafe { heap::init(heap_at, heap::size(plan.ram.end())) };
     // The command line is the loader's memory, which may be in no RAM and is about to be given away.
     let command_line: &'static str = alloc::string::String::from(info.command_line).leak();
     // SAFETY: as above; from here on only RAM and the interrupt controllers are touched.
@@ -81,7 +81,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
         "memory ram={} free={} heap={} bundle={} image={}",
         plan.ram.total(),
         plan.free.total(),
-        heap::SIZE,
+        heap::size(plan.ram.end()),
         plan.bundle.size,
         image.1 - image.0
     );
@@ -134,6 +134,7 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u6
     let mut spare = free.clone();
     spare.remove_all(&busy.pages_around(4096));
     let tables = paging::table_bytes(&ram);
+    let heap_size = heap::size(ram.end());
     let place = |spare: &mut Ranges, size: u64| {
         let Some(at) = spare.find(size, 4096, LOW, FOUR_GIB) else {
             log::error!("not enough memory below 4 GiB needed={size} free={}", spare.total());
@@ -142,14 +143,14 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u6
         spare.remove(at, at + size);
         at
     };
-    let heap_at = place(&mut spare, heap::SIZE);
+    let heap_at = place(&mut spare, heap_size);
     let tables_at = place(&mut spare, tables);
     // The loader's small tables are free from here on; the bundle has a place of its own in the core's account.
-    free.remove(heap_at, heap_at + heap::SIZE);
+    free.remove(heap_at, heap_at + heap_size);
     free.remove(tables_at, tables_at + tables);
     let mut module = Ranges::default();
     module.add(bundle.address, bundle.address.saturating_add(bundle.size));
     free.remove_all(&module.pages_around(4096));
-    let own_bytes = image_end - image_begin + heap::SIZE + tables;
+    let own_bytes = image_end - image_begin + heap_size + tables;
     (Memory { ram, free, bundle, rsdp, own_bytes, controllers }, heap_at, tables_at)
 }
