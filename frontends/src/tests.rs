@@ -230,6 +230,22 @@ fn console_indices_that_are_nonsense() {
     assert_eq!(console.try_write(b"text"), 0);
 }
 
+#[cfg(feature = "embedded-io")]
+#[test]
+fn console_as_embedded_streams() {
+    use embedded_io::{ReadReady as _, Write as _};
+    let fake = Fake::new();
+    let terminal = fake.add(FakeTerminal::new(&fake));
+    let mut console = Console::primary(&fake).unwrap();
+    assert!(!console.read_ready().unwrap());
+    terminal.borrow_mut().typed = b"typed".to_vec();
+    let mut into = [0; 16];
+    assert_eq!(embedded_io::Read::read(&mut console, &mut into), Ok(5));
+    write!(console, "this and {}", 3 + 4).unwrap();
+    embedded_io::Write::flush(&mut console).unwrap();
+    assert_eq!(terminal.borrow().shown, b"this and 7");
+}
+
 #[test]
 fn grants_keep_pages_until_they_are_free() {
     let fake = Fake::new();

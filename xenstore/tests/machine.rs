@@ -2,108 +2,14 @@
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
+use common::ring::Guest;
 use common::{Daemon, wait};
 use trunnion_protocol::store::{Header, Kind, RING_SIZE, page};
-
-/// A domain's end of a ring file.
-struct Guest {
-    number: u32,
-    file: File,
-    events: File,
-}
-
-impl Guest {
-    fn new(daemon: &Daemon, number: u32) -> Self {
-        let directory = daemon.directory.path();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
-        let file = options.open(directory.join(format!("ring.{number}"))).unwrap();
-        file.write_all_at(&[0; 4096], 0).unwrap();
-        let events = OpenOptions::new().write(true).open(directory.join("evt.in")).unwrap();
-        Self { number, file, events }
-    }
-
-    fn introduced(daemon: &Daemon, number: u32) -> Self {
-        let guest = Self::new(daemon, number);
-        let payload = format!("{number}\x001\x009\0");
-        assert_eq!(daemon.client().ask(Kind::Introduce, 0, payload.as_bytes()).unwrap(), b"OK\0");
-        guest
-    }
-
-    fn word(&self, offset: usize) -> u32 {
-        let mut bytes = [0; 4];
-        self.file.read_exact_at(&mut bytes, offset as u64).unwrap();
-        u32::from_le_bytes(bytes)
-    }
-
-    fn set_word(&self, offset: usize, value: u32) {
-        self.file.write_all_at(&value.to_le_bytes(), offset as u64).unwrap();
-    }
-
-    fn kick(&mut self) {
-        self.events.write_all(&(100 + self.number).to_le_bytes()).unwrap();
-    }
-
-    /// Puts bytes into the request ring, waiting for room.
-    fn send(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            wait("room in the ring", || {
-                let full = self.word(page::REQUEST_PRODUCER).wrapping_sub(self.word(page::REQUEST_CONSUMER))
-                    == RING_SIZE as u32;
-                if full {
-                    self.kick();
-                }
-                !full
-            });
-            let at = self.word(page::REQUEST_PRODUCER);
-            self.file.write_all_at(&[byte], (page::REQUESTS + at as usize % RING_SIZE) as u64).unwrap();
-            self.set_word(page::REQUEST_PRODUCER, at.wrapping_add(1));
-        }
-        self.kick();
-    }
-
-    fn request(&mut self, kind: Kind, tx_id: u32, payload: &[u8]) {
-        let header = Header { kind: kind.number(), req_id: 77, tx_id, len: payload.len() as u32 };
-        self.send(&[&header.to_bytes()[..], payload].concat());
-    }
-
-    /// Takes bytes out of the response ring, waiting for them.
-    fn take(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while bytes.len() < count {
-            wait("bytes in the ring", || {
-                self.word(page::RESPONSE_PRODUCER) != self.word(page::RESPONSE_CONSUMER)
-            });
-            let at = self.word(page::RESPONSE_CONSUMER);
-            let mut byte = [0];
-            self.file.read_exact_at(&mut byte, (page::RESPONSES + at as usize % RING_SIZE) as u64).unwrap();
-            bytes.push(byte[0]);
-            self.set_word(page::RESPONSE_CONSUMER, at.wrapping_add(1));
-            if self.word(page::RESPONSE_PRODUCER) == at.wrapping_add(1) && bytes.len() < count {
-                self.kick();
-            }
-        }
-        bytes
-    }
-
-    fn message(&mut self) -> (Kind, Vec<u8>) {
-        let header = Header::from_bytes(&self.take(Header::SIZE).try_into().unwrap());
-        let payload = self.take(header.len as usize);
-        (Kind::from_number(header.kind).unwrap(), payload)
-    }
-
-    fn ask(&mut self, kind: Kind, payload: &[u8]) -> Vec<u8> {
-        self.request(kind, 0, payload);
-        let (answered, payload) = self.message();
-        assert!(answered == kind || answered == Kind::Error, "{answered:?}");
-        payload
-    }
-}
 
 #[test]
 fn a_domain_talks_through_its_ring() {

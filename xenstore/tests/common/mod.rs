@@ -1,6 +1,8 @@
 //! A running `trunnion-xenstored` and a plain client of its socket, for the tests of the program.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod ring;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -75,7 +77,7 @@ pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < end, "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
