@@ -174,12 +174,26 @@ impl FrameTable {
             return None;
         }
         let start = self.buddies.lock().take(&self.frames, order)?;
+        Some(self.allocated(start, order, owner, kind))
+    }
+
+    /// As [`FrameTable::allocate`], from frames below `limit`. For boot.
+    pub fn allocate_below(&self, order: u32, limit: Mfn, owner: DomainId, kind: FrameKind) -> Option<Run> {
+        if order > LARGEST_ORDER {
+            return None;
+        }
+        let limit = u32::try_from(limit.0).unwrap_or(u32::MAX);
+        let start = self.buddies.lock().take_below(&self.frames, order, limit)?;
+        Some(self.allocated(start, order, owner, kind))
+    }
+
+    fn allocated(&self, start: u32, order: u32, owner: DomainId, kind: FrameKind) -> Run {
         self.free.fetch_sub(1 << order, Ordering::Relaxed);
         for frame in self.run(u64::from(start), order) {
             self.begin(frame, owner, kind);
         }
         self.count(owner, kind, 1 << order);
-        Some(Run { start: Mfn(u64::from(start)), order })
+        Run { start: Mfn(u64::from(start)), order }
     }
 
     /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first.

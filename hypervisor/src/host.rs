@@ -160,12 +160,23 @@ impl<M: Machine> Host<M> {
     /// Allocates 2^`order` frames full of zeroes.
     pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
         let run = self.frames.allocate(order, owner, kind)?;
+        self.scrub(run);
+        Some(run)
+    }
+
+    /// As [`Host::allocate`], from frames below `limit`. For boot.
+    pub fn allocate_below(&self, order: u32, limit: Mfn, owner: DomainId, kind: FrameKind) -> Option<Run> {
+        let run = self.frames.allocate_below(order, limit, owner, kind)?;
+        self.scrub(run);
+        Some(run)
+    }
+
+    fn scrub(&self, run: Run) {
         self.frames.scrub_run(run, |mfn| {
             if let Some(page) = self.machine.page(mfn) {
                 page.fill_zero();
             }
         });
-        Some(run)
     }
 
     /// One frame full of zeroes.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod create;
 pub mod debug;
 pub mod decode;
+pub mod dom0;
 pub mod domain;
 pub mod events;
 pub mod exit;

@@ -163,6 +163,11 @@ pub fn place_special<M: Machine>(
         Some(leaf) if leaf.kind == Kind::Ram || leaf.kind == Kind::Special => {
             remove_locked(host, domain, &mut memory, gfn, &[leaf.kind])?;
         }
+        // dom0 knows where its devices are, and takes a place where none is.
+        Some(leaf) if leaf.kind == Kind::Device && memory.direct => {
+            let (_, stale) = memory.tables.unmap_page(&host.machine, &mut pool, gfn)?;
+            flush(host, domain, stale);
+        }
         Some(_) => return Err(Errno::Busy),
         // In a map that is one to one, the place of another domain's memory must stay free for it.
         None if memory.direct && host.frames.kind(Mfn(gfn.0)) != FrameKind::Reserved => {

@@ -67,6 +67,24 @@ impl Buddies {
         Some(start)
     }
 
+    /// As [`Buddies::take`], from frames below `limit` only. Looks through whole lists, so it is for boot.
+    pub(super) fn take_below(&mut self, frames: &[Frame], order: u32, limit: u32) -> Option<u32> {
+        for found in order..=LARGEST_ORDER {
+            let mut at = self.heads.get(found as usize).copied().unwrap_or(NONE);
+            while let Some(frame) = frames.get(at as usize) {
+                if at.checked_add(1 << order).is_some_and(|end| end <= limit) {
+                    self.remove(frames, at, found);
+                    for half in (order..found).rev() {
+                        self.insert(frames, at + (1 << half), half);
+                    }
+                    return Some(at);
+                }
+                at = frame.a.load(Ordering::Relaxed);
+            }
+        }
+        None
+    }
+
     /// Frees one frame, joining it with its buddies.
     pub(super) fn free(&mut self, frames: &[Frame], frame: u32) {
         let (mut start, mut order) = (frame, 0);

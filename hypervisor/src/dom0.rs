@@ -1,0 +1,246 @@
+//! dom0: made by the core itself, from the image in the boot bundle.
+//!
+//! It is mapped one to one, so its guest-physical addresses are bus addresses. It gets its share of memory, the bundle as
+//! its first module, and everything that is no RAM of the host as device memory, save the interrupt controllers.
+
+mod image;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use trunnion_protocol::address::{Gfn, Gpa, MachineAddress, Mfn, PAGE_SIZE};
+use trunnion_protocol::control::VcpuState;
+use trunnion_protocol::errno::Errno;
+use trunnion_protocol::hypercall::memory::{Region, RegionKind};
+use trunnion_protocol::id::{DomainId, VcpuId};
+use trunnion_protocol::start_info::{
+    FLAG_INITIAL_DOMAIN, FLAG_PRIVILEGED, MAGIC, MEMORY_MAP_LIMIT, MapEntry, Module, StartInfo, VERSION,
+};
+use zerocopy::IntoBytes;
+
+use crate::create::{self, Wanted};
+use crate::domain::Domain;
+use crate::frames::{FrameKind, Run as Frames};
+use crate::host::Host;
+use crate::life;
+use crate::seam::{BootInfo, FrameRange, Machine};
+use crate::second_level::{Kind, Rights, Run};
+use crate::start;
+use crate::vcpu::VcpuRef;
+use image::Image;
+
+/// dom0's memory when the command line does not say.
+pub const DEFAULT_MEMORY: u64 = 32 << 20;
+/// What it takes at least: less than this holds no image.
+const LEAST_MEMORY: u64 = 8 << 20;
+/// 2 MiB, in pages: the alignment of everything that dom0 is given.
+const ALIGN_ORDER: u32 = 9;
+/// dom0 starts in 32-bit code and maps the first 4 GiB.
+const LOW: Mfn = Mfn(1 << 20);
+/// Pages for what dom0 reads at its start: start info with modules and memory map, and the command line.
+const START_PAGES: u64 = 2;
+/// Frames of the interrupt controllers, which belong to the hypervisor.
+const CONTROLLERS: [u64; 2] = [0xfec00, 0xfee00];
+/// Its weight: back ends serve everybody.
+const WEIGHT: u32 = 1024;
+
+/// Why dom0 cannot be started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// Its image is not what it has to be; the reason.
+    Image(&'static str),
+    /// Not enough memory: bytes that were wanted, and bytes that are free.
+    Memory(u64, u64),
+    /// The core refused a step.
+    Core(Errno),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Core(errno)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(why) => write!(f, "dom0's image: {why}"),
+            Self::Memory(wanted, free) => {
+                write!(f, "dom0 needs {wanted} bytes below 4 GiB, and {free} are free")
+            }
+            Self::Core(errno) => write!(f, "dom0 cannot be made: {errno}"),
+        }
+    }
+}
+
+/// Makes dom0 and starts it. The run loop does the rest.
+pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Failure> {
+    host.frames.claim_range(boot.bundle, DomainId::XEN, FrameKind::Bundle);
+    let image = Image::read(&host.machine, boot.dom0_image)?;
+    let wanted = if boot.dom0_memory == 0 { DEFAULT_MEMORY } else { boot.dom0_memory.max(LEAST_MEMORY) };
+    let domain = create::create(
+        host,
+        &Wanted {
+            id: Some(DomainId::DOM0),
+            vcpus: 1,
+            max_pages: host.frames.end_frame().0,
+            uuid: [0; 16],
+            name: create::name("dom0"),
+            privileged: true,
+        },
+    )?;
+    domain.weight.store(WEIGHT, Ordering::Relaxed);
+    let runs = allocate(host, wanted)?;
+    host.dom0_bytes.store(runs.iter().map(|run| (PAGE_SIZE as u64) << run.order).sum(), Ordering::Relaxed);
+    for run in &runs {
+        let frames = FrameRange { start: run.start, end: Mfn(run.start.0 + (1 << run.order)) };
+        map(host, &domain, frames, Kind::Ram)?;
+    }
+    map(host, &domain, boot.bundle, Kind::Ram)?;
+    map_devices(host, &domain, boot)?;
+    let first = runs.first().ok_or(Failure::Image("no memory for it"))?;
+    let first = FrameRange { start: first.start, end: Mfn(first.start.0 + (1 << first.order)) };
+    let room = FrameRange { start: first.start, end: Mfn(first.end.0 - START_PAGES) };
+    let entry = image.load(&host.machine, room)?;
+    let regions = regions(&runs, boot);
+    let info = write_start(host, boot, &regions, room.end)?;
+    domain.memory.lock().regions = regions;
+    let name = VcpuRef { domain: domain.clone(), index: VcpuId(0).0 };
+    start::load(host, &name, &VcpuState::pvh(entry, info), true)?;
+    host.ready.store(host.now().0, Ordering::Relaxed);
+    host.say(format_args!("dom0 starts entry={entry:#x} memory={} bundle={}", wanted, boot.bundle_bytes));
+    life::unpause(host, &domain)?;
+    Ok(())
+}
+
+/// dom0's memory in as few runs as there are, below 4 GiB; the first, which takes the image, is the largest.
+fn allocate<M: Machine>(host: &Host<M>, bytes: u64) -> Result<Vec<Frames>, Failure> {
+    let short = Failure::Memory(bytes, host.frames.free_frames() * PAGE_SIZE as u64);
+    let mut runs: Vec<Frames> = Vec::new();
+    let mut left = bytes.div_ceil((PAGE_SIZE as u64) << ALIGN_ORDER) << ALIGN_ORDER;
+    let mut order = left.ilog2();
+    while left > 0 {
+        order = order.min(left.ilog2());
+        runs.try_reserve(1).map_err(|_| short)?;
+        match host.allocate_below(order, LOW, DomainId::DOM0, FrameKind::Ram) {
+            Some(run) => {
+                runs.push(run);
+                left -= 1 << order;
+            }
+            None if order > ALIGN_ORDER => order -= 1,
+            None => return Err(short),
+        }
+    }
+    Ok(runs)
+}
+
+fn map<M: Machine>(
+    host: &Host<M>,
+    domain: &Arc<Domain<M>>,
+    frames: FrameRange,
+    kind: Kind,
+) -> Result<(), Errno> {
+    let mut memory = domain.memory.lock();
+    let mut pool = host.table_pool(domain.id);
+    let rights = if kind == Kind::Device { Rights::WRITE } else { Rights::all() };
+    let count = frames.end.0.saturating_sub(frames.start.0);
+    let run = Run { gfn: Gfn(frames.start.0), mfn: frames.start, count, rights, kind };
+    memory.tables.map(&host.machine, &mut pool, run).map_err(|partial| Errno::from(partial.error))?;
+    memory.highest = memory.highest.max(Gfn(frames.end.0.saturating_sub(1)));
+    Ok(())
+}
+
+/// Maps the device windows, without RAM and without the interrupt controllers.
+fn map_devices<M: Machine>(
+    host: &Host<M>,
+    domain: &Arc<Domain<M>>,
+    boot: &BootInfo<'_>,
+) -> Result<(), Errno> {
+    for window in boot.device_windows {
+        let mut at = window.start.0;
+        while at < window.end.0 {
+            // Up to the next thing that is in the way.
+            let obstacle = boot
+                .ram
+                .iter()
+                .copied()
+                .chain(CONTROLLERS.map(|frame| FrameRange { start: Mfn(frame), end: Mfn(frame + 1) }))
+                .filter(|range| range.end.0 > at)
+                .min_by_key(|range| range.start.0);
+            let end = obstacle.map_or(window.end.0, |range| range.start.0.clamp(at, window.end.0));
+            if at < end {
+                map(host, domain, FrameRange { start: Mfn(at), end: Mfn(end) }, Kind::Device)?;
+            }
+            at = obstacle.map_or(end, |range| range.end.0.max(end)).max(at + 1);
+        }
+    }
+    Ok(())
+}
+
+/// dom0's memory map: its RAM, and the rest of the host's RAM as reserved, since other domains' frames appear there.
+fn regions(runs: &[Frames], boot: &BootInfo<'_>) -> Vec<Region> {
+    let mut regions = Vec::new();
+    let mut push = |from: u64, to: u64, kind: RegionKind| {
+        if from < to && regions.len() < MEMORY_MAP_LIMIT as usize {
+            regions.push(Region { address: Gpa(from << 12), length: (to - from) << 12, kind: kind.number() });
+        }
+    };
+    let mut own: Vec<_> = runs.iter().map(|run| (run.start.0, run.start.0 + (1 << run.order))).collect();
+    own.sort_unstable();
+    for range in boot.ram {
+        let mut at = range.start.0;
+        for &(from, to) in own.iter().filter(|(from, to)| *from >= range.start.0 && *to <= range.end.0) {
+            push(at, from, RegionKind::Reserved);
+            push(from, to, RegionKind::Ram);
+            at = to;
+        }
+        push(at, range.end.0, RegionKind::Reserved);
+    }
+    regions
+}
+
+/// Writes the start info and what it points to at frame `at`; returns its address.
+fn write_start<M: Machine>(
+    host: &Host<M>,
+    boot: &BootInfo<'_>,
+    regions: &[Region],
+    at: Mfn,
+) -> Result<u32, Failure> {
+    let page = host.machine.page(at).ok_or(Failure::Image("its memory is not reachable"))?;
+    let text = host.machine.page(Mfn(at.0 + 1)).ok_or(Failure::Image("its memory is not reachable"))?;
+    let base = at.address().0;
+    let (modules, map) = (64usize, 96usize);
+    let too_long = |_| Failure::Image("its start info does not fit");
+    // One byte stays zero as the end.
+    let line = boot.command_line.as_bytes();
+    let line = line.get(..line.len().min(PAGE_SIZE - 1)).unwrap_or(&[]);
+    text.copy_in(0, line).map_err(too_long)?;
+    let module = Module {
+        address: boot.bundle.start.address().0,
+        size: boot.bundle_bytes,
+        command_line: 0,
+        reserved: 0,
+    };
+    page.copy_in(modules, module.as_bytes()).map_err(too_long)?;
+    for (index, region) in regions.iter().enumerate() {
+        let entry =
+            MapEntry { address: region.address.0, size: region.length, kind: region.kind, reserved: 0 };
+        page.copy_in(map + index * size_of::<MapEntry>(), entry.as_bytes()).map_err(too_long)?;
+    }
+    let info = StartInfo {
+        magic: MAGIC,
+        version: VERSION,
+        flags: FLAG_PRIVILEGED | FLAG_INITIAL_DOMAIN,
+        modules: 1,
+        module_list: base + modules as u64,
+        command_line: MachineAddress(base + PAGE_SIZE as u64).0,
+        rsdp: boot.rsdp,
+        memory_map: base + map as u64,
+        memory_map_entries: regions.len() as u32,
+        reserved: 0,
+    };
+    page.copy_in(0, info.as_bytes()).map_err(too_long)?;
+    u32::try_from(base).map_err(|_| Failure::Image("its memory is above 4 GiB"))
+}
