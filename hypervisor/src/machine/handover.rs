@@ -89,5 +89,8 @@ pub(super) fn run<V: Vendor>(machine: Pc<V>, plan: &Memory, command_line: &'stat
         Err(_) => give_up(format_args!("the heap does not hold the frame table")),
     };
     host.ready.store(host.machine.now().0, Ordering::Relaxed);
+    if let Err(failure) = crate::dom0::start(host, &boot) {
+        give_up(format_args!("{failure}"));
+    }
     crate::run::run_cpu(host)
 }
