@@ -12,6 +12,40 @@
 //!
 //! The objects are meant for one executor: they can be shared by its tasks by reference, and not by several threads.
 //!
+//! # Example
+//!
+//! ```
+//! use trunnion_frontends::block::{BlockError, Disk};
+//! use trunnion_frontends::console::Console;
+//! use trunnion_frontends::error::Error;
+//! use trunnion_frontends::grant::GrantTable;
+//! use trunnion_frontends::page::Buffer;
+//! use trunnion_frontends::platform::Platform;
+//! use trunnion_frontends::store::{Store, Transaction};
+//! use trunnion_frontends::xenbus::Device;
+//!
+//! /// Says hello, and copies the first sector of `xvda` to the second.
+//! async fn start<P: Platform>(kernel: &P) -> Result<Result<(), BlockError>, Error> {
+//!     let grants = GrantTable::new(kernel, 4)?;
+//!     let store = Store::new(kernel)?;
+//!     let console = Console::primary(kernel)?;
+//!     let name = store.read_text::<64>(Transaction::NONE, "name").await?;
+//!     console.write(name.as_str().as_bytes()).await;
+//!
+//!     let mut device = Device::open(&store, "vbd", "51712").await?;
+//!     let disk = Disk::connect(&grants, &mut device).await?;
+//!     let (buffer, mut result) = disk.read(0, Buffer::new(kernel, 512)?).await;
+//!     if result.is_ok() {
+//!         (_, result) = disk.write(1, buffer).await;
+//!     }
+//!     if result.is_ok() && disk.shape().flush {
+//!         result = disk.flush().await;
+//!     }
+//!     disk.close(&mut device).await?;
+//!     Ok(result)
+//! }
+//! ```
+//!
 //! # What is promised about memory
 //!
 //! A page that the other side may reach belongs to the object that shares it. It comes back only after the hypervisor
