@@ -8,6 +8,8 @@
 //! call returns it in `host_addr` and `dev_bus_addr`.
 
 mod copy;
+#[cfg(test)]
+mod tests;
 
 pub use copy::copy;
 

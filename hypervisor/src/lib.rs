@@ -13,6 +13,8 @@ pub mod dom0;
 pub mod domain;
 pub mod events;
 pub mod exit;
+#[cfg(test)]
+mod fake;
 pub mod frames;
 pub mod granting;
 pub mod grants;

@@ -175,7 +175,9 @@ pub(super) const RULES: &[Rule<View>] = &[
         field: "guest DS, ES, FS and GS rights",
         rule: "usable ones are accessed, and readable if they are code",
         section: "SDM 26.3.1.2",
-        broken: |v| any(v, &[DS, ES, FS, GS], |s| s.is_usable() && (s.kind() & 1 == 0 || s.kind() & 0b1010 == 0b1000)),
+        broken: |v| {
+            any(v, &[DS, ES, FS, GS], |s| s.is_usable() && (s.kind() & 1 == 0 || s.kind() & 0b1010 == 0b1000))
+        },
     },
     Rule {
         field: "guest segment rights",
