@@ -26,6 +26,7 @@ pub(crate) struct Guest {
     pub(crate) grants: BTreeMap<u32, u64>,
     pub(crate) state: Option<VcpuState>,
     pub(crate) pauses: u32,
+    pub(crate) name: String,
 }
 
 /// The host. Everything a build takes is in one of these tables.
@@ -43,6 +44,15 @@ pub(crate) struct FakeHost {
     pub(crate) calls: Cell<u32>,
     /// The call that fails.
     pub(crate) fail: Cell<Option<u32>>,
+    /// What tools were told.
+    pub(crate) events: RefCell<Vec<crate::control::Event>>,
+    /// Domains that have shut down, and why.
+    pub(crate) down: RefCell<BTreeMap<u16, u32>>,
+    /// The clock.
+    pub(crate) now: Cell<u64>,
+    /// Frames that nobody will give back.
+    pub(crate) leaked: Cell<u64>,
+    pub(crate) off: Cell<bool>,
     next: Cell<u16>,
 }
 
@@ -78,9 +88,10 @@ impl Host for FakeHost {
     fn create(&self, plan: &Plan) -> Result<DomainId, Errno> {
         self.may()?;
         self.next.set(self.next.get() + 1);
-        self.guests
-            .borrow_mut()
-            .insert(self.next.get(), Guest { limit: plan.max_pages, pauses: 1, ..Guest::default() });
+        self.guests.borrow_mut().insert(
+            self.next.get(),
+            Guest { limit: plan.max_pages, pauses: 1, name: plan.name.clone(), ..Guest::default() },
+        );
         Ok(DomainId(self.next.get()))
     }
 

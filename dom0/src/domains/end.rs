@@ -35,7 +35,7 @@ impl<P: Platform> Toolstack<P> {
     }
 
     /// A domain has shut down or crashed.
-    async fn ended(&self, id: DomainId, info: &DomainInfo) {
+    pub(super) async fn ended(&self, id: DomainId, info: &DomainInfo) {
         let Some((mut domain, wish)) = self.take(id) else { return };
         let (outcome, detail) = self.outcome(id, info);
         log::info!(
