@@ -24,11 +24,9 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::xenbus::State;
 
-use super::files::Files;
 use super::grants::{Granted, Kernel};
 use super::store::StoreHandle;
-use crate::build::DiskRefusal;
-use crate::control::manifest::Source;
+use crate::build::{DiskRefusal, DiskSource};
 use crate::control::reply::DeviceInfo;
 use crate::devices::disk::Disk;
 use crate::devices::interrupt::Signal;
@@ -71,15 +69,14 @@ struct Ended {
 pub struct Disks {
     stock: RefCell<Vec<Stock>>,
     vbds: RefCell<BTreeMap<(DomainId, u32), Vbd>>,
-    files: Rc<Files>,
     store: StoreHandle,
     spawner: Spawner,
 }
 
 impl Disks {
     /// No disks yet.
-    pub fn new(files: Rc<Files>, store: StoreHandle, spawner: Spawner) -> Self {
-        Self { stock: RefCell::default(), vbds: RefCell::default(), files, store, spawner }
+    pub fn new(store: StoreHandle, spawner: Spawner) -> Self {
+        Self { stock: RefCell::default(), vbds: RefCell::default(), store, spawner }
     }
 
     /// Adds a virtio disk.
@@ -117,20 +114,23 @@ impl Disks {
         &self,
         domain: DomainId,
         disk: &PlannedDisk,
-        source: Option<&Source>,
+        source: Option<DiskSource<'_>>,
     ) -> Result<(), DiskRefusal> {
         let target = disk.target.clone().unwrap_or_default();
         let missing = || DiskRefusal::Missing { target: target.clone() };
         let source = source.ok_or_else(missing)?;
         let device = match source {
-            Source::Disk(name) if !disk.in_memory => self.take(name, domain, disk, &target)?,
-            _ => {
-                let bytes = self.files.copy(source).ok_or_else(missing)?;
-                let bytes = bytes.map_err(|bytes| DiskRefusal::NoMemory { target: target.clone(), bytes })?;
-                let size = bytes.len() as u64;
+            DiskSource::Device(name) => self.take(name, domain, disk, &target)?,
+            DiskSource::Bytes(content) => {
+                let size = content.len() as u64;
                 if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
                     return Err(DiskRefusal::Size { target, bytes: size });
                 }
+                let mut bytes = Vec::new();
+                if bytes.try_reserve_exact(content.len()).is_err() {
+                    return Err(DiskRefusal::NoMemory { target, bytes: size });
+                }
+                bytes.extend_from_slice(content);
                 Box::new(RamDisk::new(bytes, disk.read_only)) as Device
             }
         };

@@ -1,12 +1,10 @@
 //! The control server: one line to the tool, requests in, replies, events and console bytes out.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
-use alloc::format;
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec::Vec;
-use core::cell::RefCell;
 use core::future::poll_fn;
 use core::task::{Context, Poll};
 use core::time::Duration;
@@ -15,18 +13,12 @@ use spin::Mutex;
 use trunnion_backends::device::CharDevice;
 use trunnion_guest::clock;
 use trunnion_guest::executor::yield_now;
-use trunnion_protocol::control::Operation;
-use trunnion_protocol::control::PowerOff;
 
-use super::answers;
-use super::figures::Baseline;
-use super::files::Files;
-use super::life::Life;
-use super::store::Client;
+use super::platform::Dom0;
 use super::wire::Wire;
 use crate::control::frame::Decoder;
-use crate::control::request::StoreRequest;
-use crate::control::{Channel, Code, Down, Event, Failure, Reply, Request, VERSION};
+use crate::control::{Code, Down, Event, Failure, Request};
+use crate::domains::Toolstack;
 
 /// Bytes read in one go.
 const PIECE: usize = 4096;
@@ -56,39 +48,30 @@ pub fn log_line(now: Duration, record: &log::Record<'_>) {
     lines.push_back(event);
 }
 
-/// What the server serves.
-pub struct Services {
-    /// The domains.
-    pub life: Rc<Life>,
-    /// The files.
-    pub files: Rc<Files>,
-    /// The queue to the tool.
-    pub wire: Rc<Wire>,
-    /// What was in use at first.
-    pub baseline: RefCell<Baseline>,
-    /// dom0 builds domains.
-    pub ready: core::cell::Cell<bool>,
+/// Whether no log line waits.
+pub(crate) fn is_log_empty() -> bool {
+    LOG.lock().is_empty()
 }
 
 /// The server's own state.
 struct Server {
-    services: Rc<Services>,
+    toolstack: Rc<Toolstack<Dom0>>,
+    wire: Rc<Wire>,
     line: Box<dyn CharDevice>,
     decoder: Decoder,
     /// A frame that is being sent, and how much of it is gone.
     sending: (Vec<u8>, usize),
-    watches: BTreeMap<u32, Client>,
     heard: Duration,
 }
 
 /// Serves the line for ever.
-pub async fn serve(services: Rc<Services>, line: Box<dyn CharDevice>) {
+pub async fn serve(toolstack: Rc<Toolstack<Dom0>>, line: Box<dyn CharDevice>) {
     let mut server = Server {
-        services,
+        wire: Rc::clone(&toolstack.platform().wire),
+        toolstack,
         line,
         decoder: Decoder::new(),
         sending: (Vec::new(), 0),
-        watches: BTreeMap::new(),
         heard: Duration::ZERO,
     };
     loop {
@@ -103,10 +86,10 @@ impl Server {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // All are asked, so that all have the waker.
         let mut ready = self.line.poll_changed(context).is_ready();
-        ready |= self.services.wire.output.poll(context).is_ready();
-        for (&watch, client) in &self.watches {
+        ready |= self.wire.output.poll(context).is_ready();
+        for (&watch, client) in self.wire.watches.borrow().iter() {
             while let Poll::Ready(Some(event)) = client.poll_event(context) {
-                self.services.wire.event(Event::Store { watch, path: event.path });
+                self.wire.event(Event::Store { watch, path: event.path });
                 ready = true;
             }
         }
@@ -138,9 +121,9 @@ impl Server {
         }
         let lines = core::mem::take(&mut *LOG.lock());
         for line in lines {
-            self.services.wire.event(line);
+            self.wire.event(line);
         }
-        self.services.wire.with(|outbox| self.services.life.tools().consoles.deliver(outbox));
+        self.deliver();
         self.send();
         more
     }
@@ -149,7 +132,7 @@ impl Server {
         loop {
             let (frame, sent) = &mut self.sending;
             if *sent == frame.len() {
-                let Some(next) = self.services.wire.with(crate::control::Outbox::next_frame) else { return };
+                let Some(next) = self.wire.with(crate::control::Outbox::next_frame) else { return };
                 (*frame, *sent) = (next, 0);
             }
             let count = self.line.send(frame.get(*sent..).unwrap_or_default());
@@ -158,138 +141,46 @@ impl Server {
                 return;
             }
             // Room was made on a channel: there may be more for it.
-            self.services.wire.with(|outbox| self.services.life.tools().consoles.deliver(outbox));
+            self.deliver();
         }
+    }
+
+    fn deliver(&self) {
+        self.wire.with(|outbox| self.toolstack.platform().consoles.deliver(outbox));
     }
 
     fn hear(&mut self, message: Down) {
-        let services = Rc::clone(&self.services);
         match message {
-            Down::Request { id, request } => self.request(id, request),
+            Down::Request { id, request } => {
+                if matches!(request, Request::Hello { .. }) {
+                    self.greet();
+                }
+                // Each request is a task of its own: some take their time.
+                let (toolstack, wire) = (Rc::clone(&self.toolstack), Rc::clone(&self.wire));
+                self.toolstack.platform().spawner.spawn(async move {
+                    let result = toolstack.answer(request).await;
+                    wire.reply(id, result);
+                });
+            }
             Down::Unknown { id } => {
                 let words = "dom0 does not know this request";
-                services.wire.reply(id, Err(Failure::new(Code::UnknownRequest, words)));
+                self.wire.reply(id, Err(Failure::new(Code::UnknownRequest, words)));
             }
-            Down::Console { channel, data } => services.life.tools().consoles.typed(channel, &data),
+            Down::Console { channel, data } => self.toolstack.platform().consoles.typed(channel, &data),
             Down::Credit { channel, bytes } => {
-                services.wire.with(|outbox| outbox.credit(channel, bytes));
-                services.wire.output.raise();
+                self.wire.with(|outbox| outbox.credit(channel, bytes));
+                self.wire.output.raise();
             }
         }
-    }
-
-    /// Carries a request out; those that take their time become tasks.
-    fn request(&mut self, id: u32, request: Request) {
-        let services = Rc::clone(&self.services);
-        let wire = Rc::clone(&services.wire);
-        let spawner = services.life.tools().spawner.clone();
-        let result = match request {
-            Request::Hello { version } => Ok(self.hello(version)),
-            Request::Create { domain, paused } => {
-                spawner.spawn(async move {
-                    if !services.ready.get() {
-                        wire.reply(id, Err(Failure::new(Code::NotReady, "dom0 is not ready yet")));
-                        return;
-                    }
-                    let result = services.life.create(&domain, paused).await;
-                    let reply = |(domid, name, warnings): (trunnion_protocol::id::DomainId, _, _)| {
-                        Reply::Created { domid: domid.0, name, warnings }
-                    };
-                    wire.reply(id, result.map(reply));
-                });
-                return;
-            }
-            Request::PowerOff => {
-                wire.reply(id, Ok(Reply::Done));
-                spawner.spawn(async move { power_off(&services).await });
-                return;
-            }
-            Request::ConsoleAttach { domain, channel, replay, hold } => {
-                self.attach(&domain, channel, replay, hold)
-            }
-            Request::ConsoleDetach { channel } => {
-                services.life.tools().consoles.detach(channel);
-                closed(services.wire.with(|outbox| outbox.close(channel)))
-            }
-            Request::Xenstore(StoreRequest::Watch { path, watch }) => self.watch(&path, watch),
-            Request::Xenstore(StoreRequest::Unwatch { watch }) => match self.watches.remove(&watch) {
-                Some(_) => Ok(Reply::Done),
-                None => Err(Failure::new(Code::Store, format!("there is no watch {watch}"))),
-            },
-            other => answers::answer(&services, other),
-        };
-        wire.reply(id, result);
     }
 
     /// A tool's first words: what an earlier one opened is closed.
-    fn hello(&mut self, version: u16) -> Reply {
-        let services = &self.services;
-        if version != VERSION {
-            log::warn!("control: the tool speaks version {version}, dom0 {VERSION}");
+    fn greet(&self) {
+        self.wire.watches.borrow_mut().clear();
+        for channel in self.toolstack.platform().consoles.detach_all() {
+            self.wire.with(|outbox| outbox.close(channel));
         }
-        self.watches.clear();
-        for channel in services.life.tools().consoles.detach_all() {
-            services.wire.with(|outbox| outbox.close(channel));
-        }
-        services.wire.greeted.set(true);
-        services.wire.greeting.raise();
-        Reply::Hello { version: VERSION, ready: services.ready.get() }
-    }
-
-    fn attach(
-        &self,
-        domain: &crate::control::request::DomainName,
-        channel: Channel,
-        replay: bool,
-        hold: bool,
-    ) -> Result<Reply, Failure> {
-        let services = &self.services;
-        let domain = services.life.find(domain)?;
-        if !services.wire.with(|outbox| outbox.open(channel)) {
-            return Err(Failure::new(Code::Channel, format!("channel {channel} is in use")));
-        }
-        if services.life.tools().consoles.attach(domain, channel, replay, hold) {
-            return Ok(Reply::Done);
-        }
-        services.wire.with(|outbox| outbox.close(channel));
-        Err(Failure::new(Code::State, format!("domain {domain} has no console")))
-    }
-
-    fn watch(&mut self, path: &str, watch: u32) -> Result<Reply, Failure> {
-        if self.watches.contains_key(&watch) {
-            return Err(Failure::new(Code::Store, format!("watch {watch} is in use")));
-        }
-        let client = self.services.life.tools().store.handle().client();
-        let watching = client.with(|client, store| client.watch(store, path, "tool"));
-        watching.map_err(|errno| answers::store_failure(errno, path))?;
-        self.watches.insert(watch, client);
-        self.services.wire.output.raise();
-        Ok(Reply::Done)
-    }
-}
-
-fn closed(was_open: bool) -> Result<Reply, Failure> {
-    if was_open {
-        Ok(Reply::Done)
-    } else {
-        Err(Failure::new(Code::Channel, String::from("the channel is not open")))
-    }
-}
-
-/// Destroys what still runs, says the last words, and ends the platform.
-pub async fn power_off(services: &Services) {
-    services.life.destroy_all().await;
-    log::info!("powering off");
-    // The reply and the last log lines get a moment to leave.
-    for _ in 0..50 {
-        services.wire.output.raise();
-        clock::sleep(Duration::from_millis(1)).await;
-        if LOG.lock().is_empty() && services.wire.with(|outbox| outbox.is_idle()) {
-            break;
-        }
-    }
-    clock::sleep(Duration::from_millis(5)).await;
-    if let Err(error) = trunnion_guest::hypercall::control(Operation::PowerOff, &mut PowerOff::default()) {
-        log::error!("the platform cannot be powered off: {error}");
+        self.wire.greeted.set(true);
+        self.wire.greeting.raise();
     }
 }

@@ -1,37 +1,38 @@
 //! dom0's main function: devices, services, the domains of the bundle, the end.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::rc::Rc;
-use core::cell::{Cell, RefCell};
+use alloc::string::String;
 
 use trunnion_backends::device::CharDevice;
-use trunnion_guest::clock;
+use trunnion_guest::events::{self, Listener};
 use trunnion_guest::executor::Spawner;
 use trunnion_guest::start::StartInfo;
 use trunnion_protocol::control::REVISION;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
+use trunnion_protocol::id::Virq;
 use virtio_drivers::transport::DeviceType;
 
 use super::console::Consoles;
 use super::disks::Disks;
-use super::figures::Baseline;
-use super::files::Files;
-use super::life::{self, Life};
-use super::server::{self, Services};
+use super::platform::{Dom0, host_info};
+use super::server;
 use super::store::StoreHandle;
-use super::toolstack::Toolstack;
 use super::wire::Wire;
+use crate::control::VERSION;
 use crate::control::manifest::{MEMBER, Manifest};
-use crate::control::{Event, VERSION};
+use crate::cpio::Archive;
 use crate::devices::bus::Pci;
 use crate::devices::console::Line;
 use crate::devices::disk::Disk;
 use crate::devices::uart::Uart;
+use crate::domains::Toolstack;
 
 /// dom0's main function.
 pub async fn run(spawner: Spawner, start: StartInfo) -> ShutdownReason {
     trunnion_guest::console::copy_to(server::log_line);
-    let host = match life::host() {
+    let host = match host_info() {
         Ok(host) if host.revision == REVISION => host,
         Ok(host) => {
             log::error!("the hypervisor's control calls are of revision {}, not {REVISION}", host.revision);
@@ -44,59 +45,57 @@ pub async fn run(spawner: Spawner, start: StartInfo) -> ShutdownReason {
     };
     log::info!("dom0 starts memory={} free={}", start.memory_bytes(), host.free_bytes);
     let bundle = start.modules.first().map_or(&[][..], |module| module.data);
-    let files = Rc::new(Files::new(bundle));
-    let manifest = match manifest(&files) {
+    let manifest = match manifest(bundle) {
         Ok(manifest) => manifest,
         Err(words) => {
             log::error!("{words}");
             return ShutdownReason::Crash;
         }
     };
+    let exceptions = match events::bind_virq(Virq::DOM_EXC) {
+        Ok(port) => Listener::new(port),
+        Err(error) => {
+            log::error!("ends of domains cannot be heard: {error}");
+            return ShutdownReason::Crash;
+        }
+    };
     let wire = Rc::new(Wire::default());
     let store = StoreHandle::start(&spawner);
-    let disks = Rc::new(Disks::new(Rc::clone(&files), store.clone(), spawner.clone()));
+    let disks = Rc::new(Disks::new(store.clone(), spawner.clone()));
     let consoles = Consoles::new(Rc::clone(&wire.output), spawner.clone());
     let line = devices(&disks, &spawner);
-    let tools = Toolstack { store: store.client(), consoles, disks, spawner: spawner.clone() };
-    let life = Life::new(tools, Rc::clone(&files), Rc::clone(&wire));
-    spawner.spawn(Rc::clone(&life).watch());
-    let services = Rc::new(Services {
-        life,
-        files,
-        wire,
-        baseline: RefCell::new(Baseline::default()),
-        ready: Cell::new(false),
-    });
     let attached = line.is_some();
+    let platform = Dom0 {
+        store: store.client(),
+        consoles,
+        disks,
+        wire: Rc::clone(&wire),
+        spawner: spawner.clone(),
+        exceptions,
+        ends_by_itself: manifest.power_off || !attached,
+    };
+    let toolstack = Rc::new(Toolstack::new(platform, bundle));
     match line {
-        Some(line) => spawner.spawn(server::serve(Rc::clone(&services), line)),
+        Some(line) => spawner.spawn(server::serve(Rc::clone(&toolstack), line)),
         None => log::warn!("there is no control connection"),
     }
-    // The tasks that were just spawned open their ports first, so that the count of what is in use has them.
-    trunnion_guest::executor::yield_now().await;
-    let dom0_ready_ns = clock::now().as_nanos() as u64;
-    services.baseline.replace(Baseline::take(&store, dom0_ready_ns));
-    services.ready.set(true);
-    services.wire.event(Event::Ready { hypervisor_ready_ns: host.ready_ns, dom0_ready_ns });
+    toolstack.ready();
     log::info!("dom0 is ready domains={}", manifest.domains.len());
-    while attached && manifest.wait_for_tool && !services.wire.greeted.get() {
-        services.wire.greeting.next().await;
+    while attached && manifest.wait_for_tool && !wire.greeted.get() {
+        wire.greeting.next().await;
     }
-    services.life.run(manifest.domains, manifest.sequence).await;
-    services.wire.event(Event::AllEnded);
-    log::info!("all domains have ended");
-    if manifest.power_off || !attached {
-        server::power_off(&services).await;
-    }
-    // The tool says when to end.
-    core::future::pending().await
+    let starter = Rc::clone(&toolstack);
+    spawner.spawn(async move { starter.start(manifest).await });
+    toolstack.run().await;
+    // Ends are heard of for ever; the platform is switched off by a control call.
+    ShutdownReason::Crash
 }
 
-fn manifest(files: &Files) -> Result<Manifest, alloc::string::String> {
-    let member = files.member(MEMBER).map_err(|failure| failure.message)?;
+fn manifest(bundle: &[u8]) -> Result<Manifest, String> {
+    let member = Archive::new(bundle).get(MEMBER).map_err(|damaged| format!("{damaged}"))?;
     let bytes = member.ok_or("the bundle has no member `config`")?;
     Manifest::from_bytes(bytes)
-        .map_err(|_| alloc::format!("the bundle's member `config` is not of version {VERSION}"))
+        .map_err(|_| format!("the bundle's member `config` is not of version {VERSION}"))
 }
 
 /// Finds and starts the devices; returns the line to the tool.

@@ -1,8 +1,10 @@
 //! What every service may say to the tool: replies and events, queued for the control server.
 
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 
+use super::store::Client;
 use crate::control::{Event, Failure, Outbox, Reply, Up};
 use crate::devices::interrupt::Signal;
 
@@ -15,6 +17,8 @@ pub struct Wire {
     pub greeted: Cell<bool>,
     /// Raised at the first hello.
     pub greeting: Signal,
+    /// Watches that the tool has asked for, by its numbers.
+    pub watches: RefCell<BTreeMap<u32, Client>>,
 }
 
 impl Default for Wire {
@@ -24,6 +28,7 @@ impl Default for Wire {
             output: Rc::new(Signal::default()),
             greeted: Cell::new(false),
             greeting: Signal::default(),
+            watches: RefCell::default(),
         }
     }
 }
@@ -32,6 +37,11 @@ impl Wire {
     /// Uses the queue.
     pub fn with<R>(&self, act: impl FnOnce(&mut Outbox) -> R) -> R {
         act(&mut self.outbox.borrow_mut())
+    }
+
+    /// Whether everything has been handed to the line.
+    pub fn is_idle(&self) -> bool {
+        self.outbox.borrow().is_idle() && super::server::is_log_empty()
     }
 
     /// Queues an event.
