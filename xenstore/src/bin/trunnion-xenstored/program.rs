@@ -1,5 +1,6 @@
 //! The program: one loop over the socket, its clients, the machine's events and the signals.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -41,6 +42,8 @@ struct Daemon {
     store: Store,
     clients: Vec<Client>,
     events: Option<Events>,
+    /// Domains that have left requests to be carried out in the next turn.
+    busy: BTreeSet<DomainId>,
     verbose: bool,
 }
 
@@ -51,7 +54,8 @@ fn serve(options: &Options) -> Result<(), String> {
         Some(directory) => (Store::new(Box::new(Files(directory.clone()))), Some(Events::open(directory)?)),
     };
     let listener = Listener::bind(&options.socket)?;
-    let mut daemon = Daemon { store, clients: Vec::new(), events, verbose: options.verbose };
+    let mut daemon =
+        Daemon { store, clients: Vec::new(), events, busy: BTreeSet::new(), verbose: options.verbose };
     daemon.log(format_args!("listening on {}", options.socket.display()));
     while !has_come(&signals) {
         daemon.turn(&listener, &signals)?;
@@ -91,7 +95,8 @@ impl Daemon {
         if count < CLIENTS {
             polled.push(PollFd::new(listener.descriptor(), PollFlags::POLLIN));
         }
-        match poll(&mut polled, PollTimeout::NONE) {
+        let timeout = if self.busy.is_empty() { PollTimeout::NONE } else { PollTimeout::ZERO };
+        match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(format!("cannot poll: {error}")),
         }
@@ -128,9 +133,10 @@ impl Daemon {
         }
         if !events.is_empty() {
             // Whichever domain an event names, all rings are looked at: a lost event does no harm then.
-            for domain in self.store.introduced() {
-                self.service(domain);
-            }
+            self.busy.extend(self.store.introduced());
+        }
+        for domain in std::mem::take(&mut self.busy) {
+            self.service(domain);
         }
         while let Some(domain) = self.store.next_ready() {
             self.service(domain);
@@ -140,17 +146,16 @@ impl Daemon {
         }
     }
 
+    /// Serves a domain once; what it leaves waits for its next turn, so that nobody is kept waiting for one domain.
     fn service(&mut self, domain: DomainId) {
-        loop {
-            let service = self.store.service(domain);
-            if service.notify
-                && let (Some(events), Some(port)) = (&mut self.events, self.store.port(domain))
-            {
-                events.notify(port);
-            }
-            if !service.more {
-                return;
-            }
+        let service = self.store.service(domain);
+        if service.notify
+            && let (Some(events), Some(port)) = (&mut self.events, self.store.port(domain))
+        {
+            events.notify(port);
+        }
+        if service.more {
+            self.busy.insert(domain);
         }
     }
 
