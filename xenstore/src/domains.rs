@@ -179,7 +179,7 @@ impl Store {
             }
         }
         self.remove_owned(domain);
-        if guest.is_some() {
+        if guest.is_some() && !planted!(self, SilentDeath) {
             self.tell_special(RELEASE_DOMAIN);
         }
     }
@@ -202,7 +202,7 @@ impl Store {
         let mut changes = Vec::new();
         let quotas = self.quotas;
         for (path, node) in all {
-            if node.perms.names(domain) {
+            if node.perms.names(domain) && !planted!(self, LastingRights) {
                 // Not a change that anybody is told of: nothing is different for those who exist.
                 let generation = node.generation;
                 self.tree.change(&path, generation, |node| node.perms = node.perms.without(domain));
@@ -213,7 +213,16 @@ impl Store {
             let subject = Subject { domain: DomainId::DOM0, target: None };
             let place = Place::Main(&mut self.tree);
             let generation = &mut self.generation;
-            let mut view = View { place, subject, quotas: &quotas, generation, held: 0, changes: Vec::new() };
+            let mut view = View {
+                place,
+                subject,
+                quotas: &quotas,
+                generation,
+                held: 0,
+                #[cfg(feature = "planted")]
+                planted: None,
+                changes: Vec::new(),
+            };
             view.remove_now(&path, &path.parent(), &[]);
             changes.append(&mut view.changes);
         }

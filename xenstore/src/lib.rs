@@ -15,12 +15,28 @@
 
 extern crate alloc;
 
+/// True if this mistake is planted; always false, and gone, without the feature.
+macro_rules! planted {
+    ($holder:expr, $bug:ident) => {{
+        #[cfg(feature = "planted")]
+        {
+            $holder.planted == Some(crate::planted::Bug::$bug)
+        }
+        #[cfg(not(feature = "planted"))]
+        {
+            false
+        }
+    }};
+}
+
 pub mod connection;
 mod control;
 mod domains;
 pub mod local;
 pub mod path;
 pub mod perms;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod quota;
 mod requests;
 pub mod ring;

@@ -181,7 +181,16 @@ impl Store {
             }
         };
         let (quotas, generation) = (&self.quotas, &mut self.generation);
-        let mut view = View { place, subject, quotas, generation, held, changes: Vec::new() };
+        let mut view = View {
+            place,
+            subject,
+            quotas,
+            generation,
+            held,
+            #[cfg(feature = "planted")]
+            planted: self.planted,
+            changes: Vec::new(),
+        };
         let result = work(&mut view);
         let changes = view.changes;
         self.tell(changes);
@@ -300,6 +309,8 @@ impl Store {
         let connection = self.connections.get_mut(&id).ok_or(Errno::Inval)?;
         let subject = connection.subject;
         let transaction = connection.transactions.remove(&transaction).ok_or(Errno::NoEnt)?;
+        #[cfg(feature = "planted")]
+        let transaction = if planted!(self, BlindCommit) { transaction.forget_reads() } else { transaction };
         if !commit {
             return Ok(());
         }

@@ -65,6 +65,8 @@ pub struct Store {
     pub(crate) guests: BTreeMap<DomainId, Guest>,
     pub(crate) ready: BTreeSet<DomainId>,
     pub(crate) host: Box<dyn Host + Send>,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: Option<crate::planted::Bug>,
     next_connection: u64,
 }
 
@@ -79,6 +81,8 @@ impl Store {
             guests: BTreeMap::new(),
             ready: BTreeSet::new(),
             host,
+            #[cfg(feature = "planted")]
+            planted: None,
             next_connection: 1,
         }
     }
@@ -88,6 +92,12 @@ impl Store {
     pub fn with_quotas(mut self, quotas: Quotas) -> Self {
         self.quotas = quotas;
         self
+    }
+
+    /// Plants a mistake.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: crate::planted::Bug) {
+        self.planted = Some(bug);
     }
 
     /// The tree as it is now.
@@ -178,7 +188,9 @@ impl Store {
 
     /// Tells the watches that a change concerns, if their owners may know of it.
     pub(crate) fn tell(&mut self, changes: Vec<Change>) {
-        for change in changes {
+        let most = if planted!(self, LostEvents) { 1 } else { usize::MAX };
+        let absolute = planted!(self, AbsoluteEvents);
+        for change in changes.into_iter().take(most) {
             for connection in self.connections.values_mut() {
                 let subject = connection.subject;
                 let may_know = |perms: &crate::perms::Perms| perms.rights(&subject).contains(Rights::READ);
@@ -187,7 +199,15 @@ impl Store {
                 }
                 let matching =
                     connection.watches.iter().filter(|watch| watch.matches(&change.path, change.exact));
-                let events: Vec<_> = matching.map(|watch| watch.event(&change.path)).collect();
+                let events: Vec<_> = matching
+                    .map(|watch| {
+                        if absolute {
+                            [change.path.as_str().as_bytes(), b"\0", &watch.token, b"\0"].concat()
+                        } else {
+                            watch.event(&change.path)
+                        }
+                    })
+                    .collect();
                 let owned = self.tree.usage(subject.domain).bytes;
                 for event in events {
                     connection.event(event, owned, &self.quotas);

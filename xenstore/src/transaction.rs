@@ -104,6 +104,13 @@ impl Transaction {
         &mut self.tree
     }
 
+    /// Lets a commit pass over nodes that were only read: a mistake to be planted.
+    #[cfg(feature = "planted")]
+    pub(crate) fn forget_reads(mut self) -> Self {
+        self.touched.retain(|touched| touched.modified);
+        self
+    }
+
     /// Tells watches of a change when the transaction commits. An exact notice does not replace a wide one.
     pub fn fire(&mut self, path: &Path, exact: bool) {
         if let Some(touched) = self.index.get(path).and_then(|&at| self.touched.get_mut(at)) {

@@ -37,6 +37,9 @@ pub struct View<'a> {
     pub generation: &'a mut u64,
     /// Bytes that the connection holds besides nodes and this transaction.
     pub held: usize,
+    /// The mistake to make.
+    #[cfg(feature = "planted")]
+    pub planted: Option<crate::planted::Bug>,
     /// Changes to tell watches of, outside transactions.
     pub changes: Vec<Change>,
 }
@@ -99,7 +102,7 @@ impl View<'_> {
             place = place.parent();
             self.touch(&place)?;
             if let Some(node) = self.tree().get(&place) {
-                let told = node.perms.rights(&self.subject).meets(need);
+                let told = node.perms.rights(&self.subject).meets(need) || planted!(self, ToldMissing);
                 return Err(if told { Errno::NoEnt } else { Errno::Acces });
             }
             if place.is_root() {
@@ -165,7 +168,10 @@ impl View<'_> {
         }
         self.check_memory(bytes)?;
         paths.push(place);
-        let subject = self.subject;
+        let mut subject = self.subject;
+        if planted!(self, InheritedOwner) {
+            subject.domain = trunnion_protocol::id::DomainId::DOM0;
+        }
         let (tree, generation) = self.modify(&paths, bytes);
         tree.create(path, &subject, generation);
         Ok(())

@@ -18,6 +18,7 @@ use trunnion_protocol::id::{DomainId, Port};
 use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::store::{Header, Kind, RING_SIZE, page};
 use trunnion_xenstore::connection::ConnectionId;
+use trunnion_xenstore::planted::Bug;
 use trunnion_xenstore::quota::Quotas;
 use trunnion_xenstore::ring::MemoryRing;
 use trunnion_xenstore::server::{Detached, Store};
@@ -251,6 +252,19 @@ impl Talk {
                 _ => {}
             }
         }
+    }
+}
+
+#[test]
+fn every_planted_mistake_is_found() {
+    for bug in Bug::ALL {
+        let found = (0..CONVERSATIONS).find(|&seed| {
+            let mut talk = Talk::new();
+            talk.store.plant(bug);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| talk.run(seed))).is_err()
+        });
+        println!("{bug:?} is found by conversation {found:?}");
+        assert!(found.is_some(), "no conversation finds {bug:?}");
     }
 }
 
