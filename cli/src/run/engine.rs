@@ -6,12 +6,12 @@ use crate::console::terminal::{Raw, typed};
 use crate::control::dom0::{Dom0, Said, refusal};
 use crate::failure::{Failure, Result, Status};
 use crate::machine::child::Emulator;
+use crate::run::needle::Needle;
 use crate::run::record::{Record, tail};
 use crate::say;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use trunnion_dom0::control::summary::{Outcome, PlatformOutcome};
 use trunnion_dom0::control::{self, Event, Reply, Request, VERSION};
@@ -46,45 +46,6 @@ pub(crate) struct Course {
     pub serial: PathBuf,
     /// What the emulator itself says.
     pub errors: PathBuf,
-}
-
-/// When something was seen, in wall time since the machine was started.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Marks {
-    /// dom0 was ready.
-    pub ready: Option<Duration>,
-    /// The text that was waited for was on a console.
-    pub shown: Option<Duration>,
-}
-
-/// Looks for a text in what consoles say.
-pub(crate) struct Needle {
-    pub text: String,
-    pub marks: Arc<Mutex<Marks>>,
-    seen: Vec<u8>,
-}
-
-impl Needle {
-    pub(crate) fn new(text: &str, marks: Arc<Mutex<Marks>>) -> Self {
-        Self { text: text.into(), marks, seen: Vec::new() }
-    }
-
-    fn ready(&self, after: Duration) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).ready = Some(after);
-    }
-
-    /// More of a console; the text may come in pieces.
-    fn console(&mut self, bytes: &[u8], after: Duration) {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        if marks.shown.is_none() {
-            self.seen.extend_from_slice(bytes);
-            if self.seen.windows(self.text.len()).any(|window| window == self.text.as_bytes()) {
-                marks.shown = Some(after);
-            }
-            let keep = self.seen.len().saturating_sub(self.text.len());
-            self.seen.drain(..keep);
-        }
-    }
 }
 
 /// A run in its course.

@@ -6,6 +6,7 @@
 mod create;
 pub mod disks;
 mod engine;
+mod needle;
 mod options;
 mod plan;
 mod record;
@@ -22,7 +23,8 @@ use crate::machine::{Boot, Machine, choice, platform};
 use crate::setup::{self, Permission, Tool};
 use crate::{demo, images, say, workspace};
 use create::Creator;
-use engine::{Course, Engine, Marks, Needle, Note};
+use engine::{Course, Engine, Note};
+use needle::{Marks, Needle};
 use plan::{Domain, Plan};
 use record::Record;
 use serve::Server;

@@ -30,9 +30,9 @@ fn ready() -> Event {
 }
 
 /// dom0's side: answers, and follows the script after the greeting.
-fn play(mut line: UnixStream, script: Script) {
+fn play(mut line: UnixStream, script: &[Event]) {
     let mut decoder = Decoder::new();
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     while let Ok(count @ 1..) = line.read(&mut buffer) {
         decoder.push(&buffer[..count]);
         while let Some(payload) = decoder.next_frame() {
@@ -64,7 +64,7 @@ fn play(mut line: UnixStream, script: Script) {
                 }
                 // Consoles begin with credit; what is typed comes back.
                 Ok(Down::Credit { channel, bytes }) if bytes > 1000 => {
-                    out.push(Up::Console { channel, data: b"hello\n".to_vec() })
+                    out.push(Up::Console { channel, data: b"hello\n".to_vec() });
                 }
                 Ok(Down::Console { channel, data }) => {
                     let end = data == b"end";
@@ -99,11 +99,11 @@ fn world(script: Script) -> World {
         Instance::claim(&format!("engine-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
             .unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    std::thread::spawn(move || play(far, script));
+    std::thread::spawn(move || play(far, &script));
     let (notes, heard) = mpsc::channel();
     let news = notes.clone();
     let dom0 = Dom0::connect(Box::new(near.try_clone().unwrap()), Box::new(near), move |said| {
-        drop(news.send(Note::Said(said)))
+        drop(news.send(Note::Said(said)));
     });
     let consoles = Consoles::new(dom0.clone(), folder.path().to_path_buf());
     let creator = Creator::new(Machine::QemuSvm, instance.file("monitor.sock"), Vec::new(), Vec::new());
@@ -116,7 +116,9 @@ fn world(script: Script) -> World {
     };
     server.start(&instance.file("control.sock")).unwrap();
     let (greeter, reply) = (dom0.clone(), notes.clone());
-    std::thread::spawn(move || reply.send(Note::Greeted(greeter.call(Request::Hello { version: VERSION }))));
+    std::thread::spawn(move || {
+        drop(reply.send(Note::Greeted(greeter.call(Request::Hello { version: VERSION }))))
+    });
     let emulator = Emulator::start("sleep", |command| {
         command.arg("100");
     })
