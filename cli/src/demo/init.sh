@@ -23,14 +23,19 @@ done
 if [ -n "$script" ]; then
     tr -d '\000' <"$script" >/run/script
     sh /run/script
-    exec poweroff
+    exec /sbin/poweroff
 fi
 
 case " $(cat /proc/cmdline) " in
 *" trunnion.demo=1 "*) ;;
 *)
     echo "This is a shell. Try: xenstore-ls; dd if=/dev/xvda of=/dev/null bs=1M; dmesg | grep -i xen; poweroff"
-    setsid cttyhack sh -l
+    # In the background, so that the traps below are taken at once: `poweroff` and `reboot` in the shell are signals to process 1.
+    trap /sbin/poweroff USR2
+    trap /sbin/reboot TERM
+    setsid cttyhack sh -l &
+    wait $!
     ;;
 esac
-exec poweroff
+# With its path: the shell's own `poweroff` would only send a signal to this very process.
+exec /sbin/poweroff
