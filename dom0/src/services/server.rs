@@ -5,8 +5,8 @@ use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use core::future::poll_fn;
-use core::task::{Context, Poll};
+use core::future::{Future, poll_fn};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
 use spin::Mutex;
@@ -155,12 +155,16 @@ impl Server {
                 if matches!(request, Request::Hello { .. }) {
                     self.greet();
                 }
-                // Each request is a task of its own: some take their time.
+                // Each request is a task of its own: some take their time. Its first step is taken here, in the order of
+                // arrival, so that credit finds open the channel that the request before it opened.
                 let (toolstack, wire) = (Rc::clone(&self.toolstack), Rc::clone(&self.wire));
-                self.toolstack.platform().spawner.spawn(async move {
+                let mut task = Box::pin(async move {
                     let result = toolstack.answer(request).await;
                     wire.reply(id, result);
                 });
+                if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                    self.toolstack.platform().spawner.spawn(task);
+                }
             }
             Down::Unknown { id } => {
                 let words = "dom0 does not know this request";
