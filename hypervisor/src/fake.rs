@@ -109,6 +109,14 @@ pub(crate) struct FakeContext {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl FakeContext {
+    /// The registers of a call without arguments.
+    pub(crate) fn set_gprs(&mut self, call: Hypercall) {
+        self.state.gpr = [0; 16];
+        self.state.gpr[Gpr::Rax as usize] = u64::from(call.number());
+    }
+}
+
 impl Context for FakeContext {
     fn gpr(&self, register: Gpr) -> u64 {
         self.state.gpr[register as usize]

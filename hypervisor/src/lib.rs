@@ -19,6 +19,8 @@ pub mod frames;
 pub mod granting;
 pub mod grants;
 pub mod host;
+#[cfg(test)]
+mod hostile;
 pub mod hypercall;
 pub mod inject;
 pub mod journal;
