@@ -5,7 +5,7 @@
 //! bits. No end-of-interrupt: a callback vector does not go through the local APIC.
 #![expect(unsafe_code, reason = "descriptor tables, and the instructions that wait")]
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::size_of;
 
@@ -26,7 +26,23 @@ global_asm!(
     .global __upcall
 __upcall:
     andl $0xfffffdff, 16(%rsp)
+    # An emulator or hypervisor that lets the interrupt in between `sti` and `hlt` must not leave the processor halted with
+    # interrupts off: that is the end of a virtual processor.
+    pushq %rax
+    leaq __wait_halt(%rip), %rax
+    cmpq %rax, 8(%rsp)
+    jne 1f
+    incq 8(%rsp)                         # `hlt` is one byte
+1:  popq %rax
     iretq
+
+    .global __wait
+__wait:
+    sti
+__wait_halt:
+    hlt
+    cli
+    ret
 
     # One stub of 16 bytes for each exception: an error code if the processor gave none, the vector, the rest.
     .balign 16
@@ -134,8 +150,12 @@ pub(crate) fn init() {
 /// Waits for an upcall, and returns with interrupts off. One that came before makes it return at once: the interrupt is
 /// delivered between `sti` and the end of `hlt`.
 pub(crate) fn wait() {
-    // SAFETY: the only interrupt that comes is the upcall, whose handler changes nothing but the interrupt flag.
-    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+    unsafe extern "C" {
+        fn __wait();
+    }
+    // SAFETY: the only interrupt that comes is the upcall, whose handler changes nothing but the interrupt flag and where
+    // the wait goes on.
+    unsafe { __wait() };
 }
 
 const NAMES: [&str; 32] = [

@@ -28,6 +28,18 @@ use zerocopy::FromZeros;
 use super::foreign::ForeignPage;
 use crate::devices::interrupt::Signal;
 
+/// Folders that are there before any domain, with their values: what no single domain's end removes.
+const FIRST: [(&str, &str); 8] = [
+    ("/tool", ""),
+    ("/vm", ""),
+    ("/libxl", ""),
+    ("/local/domain/0/name", "Domain-0"),
+    ("/local/domain/0/domid", "0"),
+    ("/local/domain/0/backend/vbd", ""),
+    ("/local/domain/0/backend/vif", ""),
+    ("/local/domain/0/backend/console", ""),
+];
+
 /// How often a conflicting transaction is tried.
 const ATTEMPTS: usize = 16;
 
@@ -74,6 +86,14 @@ impl StoreHandle {
     pub fn start(spawner: &Spawner) -> Self {
         let inner = Inner { store: RefCell::new(Store::new(Box::new(Machine))), touched: Signal::default() };
         let handle = Self(Rc::new(inner));
+        let client = handle.client();
+        for (path, value) in FIRST {
+            if let Err(error) =
+                client.with(|client, store| client.write(store, NO_TRANSACTION, path, value.as_bytes()))
+            {
+                log::error!("the store's first folders cannot be made: {error} path={path}");
+            }
+        }
         spawner.spawn(pump(handle.clone(), spawner.clone()));
         handle
     }
