@@ -37,9 +37,8 @@ pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: Exit) -> Verdict {
             Some(length) => hypercall::dispatch(running, length),
             None => undefined(running),
         },
-        Exit::Interrupt | Exit::InterruptWindow | Exit::NmiWindow | Exit::Timer | Exit::DirtyLogFull => {
-            Verdict::Resume
-        }
+        Exit::Interrupt => interrupt(running),
+        Exit::InterruptWindow | Exit::NmiWindow | Exit::Timer | Exit::DirtyLogFull => Verdict::Resume,
         Exit::Port(access) => port::access(running, access),
         Exit::Memory(fault) => memory::fault(running, fault),
         Exit::Cpuid { length } => skip(running, &exit, length, instruction::cpuid),
@@ -93,6 +92,18 @@ fn skip<M: Machine>(
     match work(running) {
         Done::Next => advance(running, length),
         Done::Fault(vector, error) => running.context.inject(Event::Exception(vector, error)),
+    }
+    Verdict::Resume
+}
+
+/// A physical interrupt, which the run loop looks at. When it comes between STI and HLT, the HLT is carried out here: no
+/// interrupt may get between the two, and QEMU's VMRUN forgets the shadow that says so.
+#[inline]
+fn interrupt<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
+    if running.context.interruptibility().shadow
+        && let Some(length) = find_length(running, Expected::Halt)
+    {
+        return halt::halt(running, length);
     }
     Verdict::Resume
 }

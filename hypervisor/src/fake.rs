@@ -179,6 +179,9 @@ impl Context for FakeContext {
     fn set_msr(&mut self, msr: u32, value: u64) -> Option<()> {
         (msr == 0x277).then(|| self.state.pat = value)
     }
+    fn xcr0(&self) -> u64 {
+        self.state.xcr0
+    }
     fn set_xcr0(&mut self, value: u64) {
         self.state.xcr0 = value;
     }
@@ -302,7 +305,6 @@ impl World {
     ) -> R {
         let vcpu = guest.vcpu(VcpuId(vcpu)).unwrap();
         let mut body = vcpu.body.lock().take().unwrap();
-        let xcr0 = body.xcr0;
         let result = {
             let body = &mut *body;
             work(&mut Running {
@@ -311,7 +313,6 @@ impl World {
                 vcpu,
                 context: &mut body.context,
                 last: &mut body.last,
-                last_xcr0: xcr0,
             })
         };
         *vcpu.body.lock() = Some(body);

@@ -152,7 +152,7 @@ impl<M: Machine> CpuLoop<M> {
             }
             self.arm(host, cpu);
             let Some(loaded) = self.loaded.as_mut() else { return Activity::Ready };
-            let Body { context, last, xcr0 } = &mut *loaded.body;
+            let Body { context, last } = &mut *loaded.body;
             prepare(host, at, vcpu, context);
             cpu.crossings.fetch_add(1, Ordering::SeqCst);
             let epoch = at.domain.epoch.load(Ordering::SeqCst);
@@ -160,9 +160,8 @@ impl<M: Machine> CpuLoop<M> {
             cpu.crossings.fetch_add(1, Ordering::SeqCst);
             let start = host.machine.tsc();
             vcpu.trail.note(&exit);
-            let mut running = Running { host, domain: &at.domain, vcpu, context, last, last_xcr0: *xcr0 };
+            let mut running = Running { host, domain: &at.domain, vcpu, context, last };
             let verdict = exit::handle(&mut running, exit);
-            *xcr0 = running.last_xcr0;
             vcpu.tally.exit(exit.kind(), host.machine.tsc().wrapping_sub(start));
             match verdict {
                 Verdict::Resume => {}

@@ -252,6 +252,8 @@ pub trait Context: Send {
     fn msr(&self, msr: u32) -> Option<u64>;
     /// Sets such an MSR; `None` if it is none of them or the value cannot be loaded (#GP).
     fn set_msr(&mut self, msr: u32, value: u64) -> Option<()>;
+    /// XCR0 now. It is asked for and not remembered, because QEMU's SVM lets guests execute XSETBV without an exit.
+    fn xcr0(&self) -> u64;
     /// Sets XCR0 after a checked XSETBV.
     fn set_xcr0(&mut self, value: u64);
     /// Completes an intercepted access to a control register with a value that was checked.

@@ -23,7 +23,6 @@ pub fn load<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, state: &VcpuState, up: 
         body.context.load(state);
         body.context.set_tsc_offset(at.domain.tsc_offset);
         body.last.forget();
-        body.xcr0 = state.xcr0;
     }
     vcpu.started.store(true, Ordering::Release);
     if up {

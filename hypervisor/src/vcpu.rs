@@ -29,8 +29,6 @@ pub struct Body<M: Machine> {
     pub context: M::Context,
     /// The last walk through its page tables.
     pub last: Remembered,
-    /// XCR0, which CPUID reports.
-    pub xcr0: u64,
 }
 
 /// One virtual CPU.
@@ -79,7 +77,7 @@ pub const POLL_MANY: u32 = u32::MAX;
 impl<M: Machine> Vcpu<M> {
     /// A vCPU that is down, with its info structure in the shared info page.
     pub fn new(id: VcpuId, context: M::Context, info: u64) -> Self {
-        let body = Box::new(Body { context, last: Remembered::new(), xcr0: 1 });
+        let body = Box::new(Body { context, last: Remembered::new() });
         Self {
             id,
             body: Lock::new(Rank::Vcpu, Some(body)),
@@ -244,8 +242,6 @@ pub struct Running<'a, M: Machine> {
     pub context: &'a mut M::Context,
     /// The last walk through its page tables.
     pub last: &'a mut Remembered,
-    /// XCR0, which CPUID reports.
-    pub last_xcr0: u64,
 }
 
 impl<M: Machine> Running<'_, M> {

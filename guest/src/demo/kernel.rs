@@ -64,7 +64,7 @@ fn connect(start: StartInfo) -> Result<Guest, Error> {
 }
 
 async fn run(spawner: Spawner, guest: &'static Guest) -> ShutdownReason {
-    let headless = guest.start.has_option("headless");
+    let headless = guest.start.has_option("headless") || guest.start.has_option("trunnion.demo=1");
     guest.say("Trunnion demo guest: a Rust kernel on the project's own front ends").await;
     guest
         .say(&format!(

@@ -86,8 +86,8 @@ unsafe fn fxrstor(area: *const u8) {
 /// One vCPU's extended state while another vCPU's is in the processor.
 pub struct Xstate {
     area: Block,
-    /// XCR0 as the guest set it.
-    pub xcr0: u64,
+    /// XCR0 as the guest left it when its state was taken out of the processor.
+    xcr0: u64,
 }
 
 impl Xstate {
@@ -125,6 +125,7 @@ impl Xstate {
             if components == 0 {
                 fxsave(self.area.pointer());
             } else {
+                self.xcr0 = xgetbv();
                 if self.xcr0 != components {
                     xsetbv(components);
                 }
@@ -149,6 +150,16 @@ impl Xstate {
                     xsetbv(self.xcr0);
                 }
             }
+        }
+    }
+
+    /// The guest's XCR0.
+    pub fn xcr0(&self, is_loaded: bool) -> u64 {
+        if is_loaded && COMPONENTS.load(Ordering::Relaxed) != 0 {
+            // SAFETY: the processor has XSAVE, and CR4.OSXSAVE is set since `init`.
+            unsafe { xgetbv() }
+        } else {
+            self.xcr0
         }
     }
 

@@ -103,7 +103,7 @@ pub(super) fn save(context: &SvmContext) -> VcpuState {
         cr2: c.get(field::CR2),
         cr3: c.get(field::CR3),
         cr4: c.get(field::CR4),
-        xcr0: c.xstate.xcr0,
+        xcr0: c.xstate.xcr0(c.is_in),
         dr6: c.get(field::DR6),
         dr7: c.get(field::DR7),
         dr,

@@ -343,6 +343,10 @@ impl Context for VmxContext {
         super::state::set_msr(self, msr, value)
     }
 
+    fn xcr0(&self) -> u64 {
+        self.xstate.xcr0(self.is_in)
+    }
+
     fn set_xcr0(&mut self, value: u64) {
         self.xstate.set_xcr0(value, self.is_in);
     }

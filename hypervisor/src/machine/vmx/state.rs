@@ -132,7 +132,7 @@ pub(super) fn save(c: &VmxContext) -> VcpuState {
         cr2,
         cr3: vmread(field::GUEST_CR3),
         cr4,
-        xcr0: c.xstate.xcr0,
+        xcr0: c.xstate.xcr0(c.is_in),
         dr6,
         dr7: vmread(field::GUEST_DR7),
         dr,
