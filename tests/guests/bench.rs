@@ -251,7 +251,7 @@ mod guest {
             address: Gpa(HOLE << 12),
             flags: 2,
             reference: GrantRef(100),
-            domain: DomainId::SELF,
+            domain: own_domain(),
             ..Default::default()
         };
         let mut first = map;

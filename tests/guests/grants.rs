@@ -82,7 +82,7 @@ mod guest {
         let myself = own_domain();
         page(PAGE).word(FIRST).store(0xfeed, Ordering::SeqCst);
         entry(100, 1, myself.0, PAGE as u32);
-        let first = map(100, DomainId::SELF, false);
+        let first = map(100, myself, false);
         check_eq("map", first.status as u64, 0);
         check_eq("the page is seen", u64::from(page(HOLE).word(FIRST).load(Ordering::SeqCst)), 0xfeed);
         page(HOLE).word(FIRST).store(0xbeef, Ordering::SeqCst);
@@ -95,17 +95,18 @@ mod guest {
         check("a handle far out", unmap(u32::MAX) < 0);
 
         entry(101, 1 | 4, myself.0, PAGE as u32);
-        check("read-only is not mapped for writing", map(101, DomainId::SELF, false).status < 0);
-        let readonly = map(101, DomainId::SELF, true);
+        check("read-only is not mapped for writing", map(101, myself, false).status < 0);
+        let readonly = map(101, myself, true);
         check_eq("read-only map", readonly.status as u64, 0);
         check("only reading is marked", flags(101) & 0x18 == 8);
         check_eq("unmap read-only", unmap(readonly.handle) as u64, 0);
-        check("a reference with no entry", map(102, DomainId::SELF, false).status < 0);
-        check("a reference far out", map(u32::MAX, DomainId::SELF, false).status < 0);
+        check("a reference with no entry", map(102, myself, false).status < 0);
+        check("a reference far out", map(u32::MAX, myself, false).status < 0);
         entry(103, 1, 0x1234, PAGE as u32);
-        check("someone else's", map(103, DomainId::SELF, false).status < 0);
+        check("someone else's", map(103, myself, false).status < 0);
         entry(104, 1, myself.0, 0x0fff_ffff);
-        check("a frame that is not there", map(104, DomainId::SELF, false).status < 0);
+        check("a frame that is not there", map(104, myself, false).status < 0);
+        check("SELF is no domain to map from", map(100, DomainId::SELF, false).status < 0);
         check("a domain that is not there", map(100, DomainId(0x7000), false).status < 0);
 
         copy(myself);
