@@ -60,8 +60,16 @@ impl<P: Platform> Toolstack<P> {
         let name = config.name.clone();
         let named = |failure| (Some(name.clone()), failure);
         self.reserve_name(&name).map_err(named)?;
+        // One at a time: a plan counts on the memory that it saw free.
+        while core::mem::replace(&mut self.state.borrow_mut().busy, true) {
+            self.platform.breathe().await;
+        }
         let built = self.build_named(wish, &config, begin).await;
-        self.state.borrow_mut().building.retain(|other| *other != name);
+        {
+            let mut state = self.state.borrow_mut();
+            state.busy = false;
+            state.building.retain(|other| *other != name);
+        }
         let id = built.map_err(named)?;
         if !paused {
             self.await_watcher(id).await;

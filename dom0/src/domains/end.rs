@@ -18,26 +18,27 @@ const RESTART_AFTER_NS: u64 = 1_000_000_000;
 const LOGS_KEPT: usize = 4;
 
 impl<P: Platform> Toolstack<P> {
-    /// Deals with all domains that have ended.
-    pub(super) async fn collect(&self) {
-        let infos = match self.domains() {
+    /// Domains that have ended and that nobody deals with yet.
+    pub(super) fn fallen(&self) -> Vec<(DomainId, DomainInfo)> {
+        let mut infos = match self.domains() {
             Ok(infos) => infos,
-            Err(failure) => return log::error!("domains cannot be looked at reason={failure}"),
-        };
-        for info in infos {
-            let id = DomainId(info.domain);
-            let alive =
-                self.state.borrow().entries.get(&id).is_some_and(|entry| entry.status == Status::Alive);
-            if alive && info.state & domain_state::SHUTDOWN != 0 {
-                self.ended(id, &info).await;
+            Err(failure) => {
+                log::error!("domains cannot be looked at reason={failure}");
+                return Vec::new();
             }
-        }
+        };
+        let state = self.state.borrow();
+        let alive = |info: &DomainInfo| {
+            state.entries.get(&DomainId(info.domain)).is_some_and(|entry| entry.status == Status::Alive)
+        };
+        infos.retain(|info| info.state & domain_state::SHUTDOWN != 0 && alive(info));
+        infos.into_iter().map(|info| (DomainId(info.domain), info)).collect()
     }
 
     /// A domain has shut down or crashed.
-    pub(super) async fn ended(&self, id: DomainId, info: &DomainInfo) {
+    pub(super) async fn ended(&self, id: DomainId, info: DomainInfo) {
         let Some((mut domain, wish)) = self.take(id) else { return };
-        let (outcome, detail) = self.outcome(id, info);
+        let (outcome, detail) = self.outcome(id, &info);
         log::info!(
             "a domain ended domain={id} name={} outcome={outcome:?} detail={detail}",
             domain.plan.name
@@ -51,7 +52,7 @@ impl<P: Platform> Toolstack<P> {
             Outcome::Poweroff => domain.plan.on_poweroff,
             Outcome::Reboot => domain.plan.on_reboot,
             Outcome::Crash | Outcome::Watchdog
-                if lived(info) < RESTART_AFTER_NS && domain.plan.on_crash == Action::Restart =>
+                if lived(&info) < RESTART_AFTER_NS && domain.plan.on_crash == Action::Restart =>
             {
                 log::warn!("a domain that crashes at once is not started again domain={id}");
                 Action::Destroy

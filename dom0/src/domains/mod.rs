@@ -22,12 +22,15 @@ use crate::build;
 use crate::control::manifest::Create;
 use crate::control::request::DomainName;
 use crate::control::{Code, Event, Failure, Manifest, summary};
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::future::poll_fn;
+use core::pin::{Pin, pin};
 use trunnion_protocol::control::DomainInfo;
 use trunnion_protocol::id::DomainId;
 
@@ -64,8 +67,10 @@ struct Wish {
 #[derive(Default)]
 struct State {
     entries: BTreeMap<DomainId, Entry>,
-    /// Names of domains that are being built.
+    /// Names of domains that are being built, or wait for that.
     building: Vec<String>,
+    /// A build is under way.
+    busy: bool,
     figures: Vec<summary::Domain>,
     uploads: uploads::Uploads,
     /// Domains of the manifest that wait for the one before.
@@ -96,9 +101,10 @@ impl<P: Platform> Toolstack<P> {
         &self.platform
     }
 
-    /// Takes the figures against which leaks are counted, and tells that dom0 is ready. Call once, when everything that dom0 keeps
-    /// for itself is in place.
+    /// Lays out what the store always has, takes the figures against which leaks are counted, and tells that dom0 is ready. Call once,
+    /// when everything that dom0 keeps for itself is in place.
     pub fn ready(&self) {
+        self.furnish();
         let baseline = figures::Baseline::take(&self.platform);
         let event = Event::Ready {
             hypervisor_ready_ns: baseline.hypervisor_ready_ns,
@@ -156,11 +162,19 @@ impl<P: Platform> Toolstack<P> {
         }
     }
 
-    /// Handles ends of domains as they come. Never returns.
+    /// Handles ends of domains as they come, side by side: one whose console is read slowly keeps no other waiting. Never returns.
     pub async fn run(&self) {
+        let mut ends: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
         loop {
-            self.platform.exception().await;
-            self.collect().await;
+            let mut exception = pin!(self.platform.exception());
+            poll_fn(|context| {
+                ends.retain_mut(|end| end.as_mut().poll(context).is_pending());
+                exception.as_mut().poll(context)
+            })
+            .await;
+            for (id, info) in self.fallen() {
+                ends.push(Box::pin(self.ended(id, info)));
+            }
         }
     }
 

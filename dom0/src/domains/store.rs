@@ -14,7 +14,31 @@ use trunnion_protocol::store::Kind;
 const NODES_MAX: usize = 256;
 const BYTES_MAX: usize = 32 * 1024;
 
+/// Folders that outlive domains. They are made first, so that what a domain leaves behind can be counted.
+const FOLDERS: [&str; 7] = [
+    "/tool",
+    "/vm",
+    "/libxl",
+    "/local/domain/0/backend/vbd",
+    "/local/domain/0/backend/vif",
+    "/local/domain/0/backend/console",
+    "/local/domain/0/device",
+];
+
 impl<P: Platform> Toolstack<P> {
+    /// Makes the nodes that the store always has.
+    pub(super) fn furnish(&self) {
+        let folders = FOLDERS.iter().map(|path| (Kind::Mkdir, terminated(path)));
+        let values = [("name", "Domain-0"), ("domid", "0")];
+        let values = values
+            .map(|(name, value)| (Kind::Write, format!("/local/domain/0/{name}\0{value}").into_bytes()));
+        for (kind, payload) in folders.chain(values) {
+            if let Err(errno) = self.platform.store(kind, &payload) {
+                log::error!("the store's first nodes cannot be written error={}", errno.name());
+            }
+        }
+    }
+
     pub(super) fn store_request(&self, request: &StoreRequest) -> Result<Reply, Failure> {
         match request {
             StoreRequest::Ls { path, from } => self.tree(path, *from),

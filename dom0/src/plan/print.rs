@@ -28,11 +28,11 @@ impl fmt::Display for Plan {
         for write in &self.writes {
             match &write.content {
                 Content::Kernel(bytes) => {
-                    writeln!(f, "  write {:#x} kernel {:#x}..{:#x}", write.address, bytes.start, bytes.end)?
+                    writeln!(f, "  write {:#x} kernel {:#x}..{:#x}", write.address, bytes.start, bytes.end)
                 }
-                Content::Ramdisk => writeln!(f, "  write {:#x} ramdisk", write.address)?,
-                Content::Bytes(bytes) => writeln!(f, "  write {:#x} {} bytes", write.address, bytes.len())?,
-            }
+                Content::Ramdisk => writeln!(f, "  write {:#x} ramdisk", write.address),
+                Content::Bytes(bytes) => writeln!(f, "  write {:#x} {} bytes", write.address, bytes.len()),
+            }?;
         }
         writeln!(f, "  start {:#x} with {:#x}", self.entry, self.start_info)?;
         for disk in &self.disks {

@@ -5,6 +5,7 @@ mod table;
 use crate::control::manifest::Create;
 use crate::control::reply::{DomainInfo, StoreNode};
 use crate::control::request::{DomainName, ShutdownKind, StoreRequest};
+use crate::control::summary::Leaks;
 use crate::control::{Code, Failure, Reply, Request};
 use crate::domains::{Platform, Toolstack};
 use alloc::boxed::Box;
@@ -168,9 +169,9 @@ fn printed(reply: Reply) -> String {
     match reply {
         Reply::Domains(domains) => list(&domains),
         Reply::Created { domid, name, warnings } => {
-            let mut text: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
-            text.push_str(&format!("{name} is domain {domid}\n"));
-            text
+            let mut lines = warnings;
+            lines.push(format!("{name} is domain {domid}"));
+            joined(lines)
         }
         Reply::Info(info) => {
             let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
@@ -187,7 +188,7 @@ fn printed(reply: Reply) -> String {
             table.text()
         }
         Reply::Value(value) => format!("{}\n", String::from_utf8_lossy(&value)),
-        Reply::Names(names) => names.iter().map(|name| format!("{name}\n")).collect(),
+        Reply::Names(names) => joined(names),
         Reply::Exists(exists) => String::from(if exists { "yes\n" } else { "no\n" }),
         Reply::Text(text) => text,
         Reply::Devices(devices) => {
@@ -217,17 +218,22 @@ fn printed(reply: Reply) -> String {
                 ]);
             }
             let leaks = summary.platform.leaks;
-            let mut text = table.text();
-            text.push_str(&format!(
-                "leaks: {} frames, {} grants, {} ports, {} store nodes\n",
-                leaks.frames, leaks.grants, leaks.ports, leaks.store_nodes
-            ));
-            text
+            let Leaks { frames, grants, ports, store_nodes } = leaks;
+            table.text()
+                + &format!(
+                    "leaks: {frames} frames, {grants} grants, {ports} ports, {store_nodes} store nodes\n"
+                )
         }
         Reply::Done | Reply::Hello { .. } | Reply::Dmesg { .. } | Reply::Vcpus(_) | Reply::Tree { .. } => {
             String::new()
         }
     }
+}
+
+/// Each on a line of its own.
+fn joined(mut lines: Vec<String>) -> String {
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 fn list(domains: &[DomainInfo]) -> String {
