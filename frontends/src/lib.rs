@@ -53,6 +53,20 @@
 //! read from shared memory is copied once and then checked.
 #![cfg_attr(not(test), no_std)]
 
+/// True if this mistake is planted; always false, and gone, outside of this crate's tests.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(test)]
+        {
+            crate::planted::is(crate::planted::Bug::$bug)
+        }
+        #[cfg(not(test))]
+        {
+            false
+        }
+    }};
+}
+
 pub mod block;
 pub mod blocking;
 pub mod console;
@@ -65,6 +79,8 @@ mod fake;
 pub mod grant;
 pub mod hypercall;
 pub mod page;
+#[cfg(test)]
+mod planted;
 pub mod platform;
 pub mod store;
 #[cfg(test)]

@@ -116,6 +116,10 @@ impl<'p, P: Platform> Store<'p, P> {
                 return Poll::Ready(result);
             }
             if again {
+                if planted!(SingleLook) {
+                    self.waiters.wait(self.platform, self.port, context);
+                    break;
+                }
                 self.waiters.wait(self.platform, self.port, context);
             }
         }

@@ -75,6 +75,8 @@ impl<'w, const N: usize> Turn<'w, N> {
 
 impl<const N: usize> Drop for Turn<'_, N> {
     fn drop(&mut self) {
-        self.0.wake();
+        if !planted!(ForgottenHandOver) {
+            self.0.wake();
+        }
     }
 }

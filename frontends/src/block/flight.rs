@@ -82,7 +82,8 @@ impl<P: Platform> Flights<P> {
 
     fn place(&mut self, ticket: Ticket) -> Option<&mut Option<Flight<P>>> {
         let place = self.0.get_mut(ticket.index)?;
-        (place.uses == ticket.uses && place.flight.is_some()).then_some(&mut place.flight)
+        let current = place.uses == ticket.uses || planted!(BelievedIdentity);
+        (current && place.flight.is_some()).then_some(&mut place.flight)
     }
 
     /// Notes an answer. False if it belongs to no request: the back end is not to be trusted any more.
@@ -105,6 +106,7 @@ impl<P: Platform> Flights<P> {
             if let Some(flight) = &mut place.flight
                 && flight.outcome.is_some()
                 && flight.abandoned
+                && !planted!(KeptFlight)
                 && flight.references.end(grants)
             {
                 place.flight = None;
@@ -117,7 +119,7 @@ impl<P: Platform> Flights<P> {
         let place = self.place(ticket)?;
         let flight = place.as_mut()?;
         let outcome = flight.outcome?;
-        if !flight.references.end(grants) {
+        if !flight.references.end(grants) && !planted!(EarlyReturn) {
             return None;
         }
         let buffer = flight.buffer.take();
@@ -215,7 +217,7 @@ impl<P: Platform> Disk<'_, '_, P> {
     fn put(&self, request: &Request) {
         let mut ring = self.ring.borrow_mut();
         let Some(ring) = ring.as_mut() else { return };
-        if ring.put(request).is_ok() && ring.publish().is_due() {
+        if ring.put(request).is_ok() && ring.publish().is_due() && !planted!(ForgottenEvent) {
             self.channel.notify();
         }
     }

@@ -145,12 +145,18 @@ impl FakeDisk {
     fn serve(&mut self, fake: &Fake) -> bool {
         let Some((mut ring, reference, port)) = self.ring.take() else { return false };
         let mut did = false;
-        while let Some(claimed) = ring.take().unwrap() {
-            self.seen.push(claimed.request.operation());
-            self.waiting.push(claimed);
-            did = true;
+        while fake.kicked(port) {
+            loop {
+                while let Some(claimed) = ring.take().unwrap() {
+                    self.seen.push(claimed.request.operation());
+                    self.waiting.push(claimed);
+                    did = true;
+                }
+                if !ring.arm().unwrap() {
+                    break;
+                }
+            }
         }
-        let _ = ring.arm();
         if !self.holding && !self.waiting.is_empty() {
             let mut waiting = std::mem::take(&mut self.waiting);
             if self.reversed {

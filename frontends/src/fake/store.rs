@@ -21,6 +21,8 @@ pub(crate) struct FakeStore {
     /// Bytes that are moved in one step, to cut messages into pieces.
     pub(crate) piece: usize,
     pub(crate) requests: u32,
+    /// There was something to do the last time.
+    awake: bool,
 }
 
 impl FakeStore {
@@ -36,6 +38,7 @@ impl FakeStore {
             conflicts: 0,
             piece: RING_SIZE,
             requests: 0,
+            awake: true,
         }
     }
 
@@ -61,6 +64,7 @@ impl FakeStore {
     /// Sends bytes that no store would.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.output.extend_from_slice(bytes);
+        self.awake = true;
     }
 
     fn fire(&mut self, path: &str) {
@@ -75,6 +79,7 @@ impl FakeStore {
 
     fn send(&mut self, kind: Kind, req_id: u32, tx_id: u32, payload: &[u8]) {
         let header = Header { kind: kind.number(), req_id, tx_id, len: payload.len() as u32 };
+        self.awake = true;
         self.output.extend(header.to_bytes());
         self.output.extend(payload);
     }
@@ -145,6 +150,9 @@ impl FakeStore {
 
 impl Peer for FakeStore {
     fn step(&mut self, fake: &Fake) -> bool {
+        if !fake.kicked(self.port) && !self.awake {
+            return false;
+        }
         let mut moved = false;
         let (consumer, producer) = (page::REQUEST_CONSUMER, page::REQUEST_PRODUCER);
         for _ in 0..self.piece {
@@ -177,6 +185,7 @@ impl Peer for FakeStore {
             self.word(page::RESPONSE_PRODUCER).store(at.wrapping_add(1), Ordering::SeqCst);
             moved = true;
         }
+        self.awake = moved;
         if moved {
             fake.notify(self.port);
         }
