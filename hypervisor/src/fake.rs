@@ -347,6 +347,7 @@ impl World {
     pub(crate) fn destroy(&self, guest: Guest) {
         for _ in 0..1000 {
             if life::destroy_step(&self.host, &guest).unwrap() {
+                drop(guest);
                 return;
             }
         }

@@ -5,7 +5,7 @@
 //! bits are not judged: QEMU's TCG sets the accessed bit in PAE page-directory-pointer entries, where it is reserved.
 //! Whatever a table claims, the frames it names go through the domain's second-level tables.
 //!
-//! [`Remembered`] keeps the last walk. The hypervisor sees neither INVLPG nor writes of CR3, so a hit reads every table
+//! [`Remembered`] keeps the last walks. The hypervisor sees neither INVLPG nor writes of CR3, so a hit reads every table
 //! entry that the walk used again and compares it, and compares the epoch of the second-level tables.
 
 mod tables;

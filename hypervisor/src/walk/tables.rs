@@ -1,4 +1,4 @@
-//! The walk through a guest's page tables, and the memory of the last one.
+//! The walk through a guest's page tables, and the memory of the last ones.
 
 use core::sync::atomic::Ordering;
 
@@ -81,9 +81,20 @@ struct Step {
     value: u64,
 }
 
-/// The last walk of a vCPU, for one page.
+/// Pages that are remembered: the code that makes a call, its structure, and what that points to.
+const PAGES: usize = 3;
+
+/// The last walks of a vCPU, one for each of a few pages.
 #[derive(Clone, Copy, Debug)]
 pub struct Remembered {
+    walks: [Walk; PAGES],
+    /// The one that is given up next.
+    next: u8,
+}
+
+/// One walk, for one page.
+#[derive(Clone, Copy, Debug)]
+struct Walk {
     /// The address without its offset; all ones never matches.
     page: u64,
     epoch: u64,
@@ -103,20 +114,12 @@ impl Default for Remembered {
 impl Remembered {
     /// Nothing remembered.
     pub const fn new() -> Self {
-        Self {
-            page: u64::MAX,
-            epoch: 0,
-            paging: Paging { mode: Mode::Off, root: 0, protect: false },
-            steps: [Step { table: Mfn(0), offset: 0, value: 0 }; 4],
-            used: 0,
-            found: Found { gfn: Gfn(0), mfn: Mfn(0) },
-            writable: false,
-        }
+        Self { walks: [Walk::NONE; PAGES], next: 0 }
     }
 
     /// Forgets.
     pub const fn forget(&mut self) {
-        self.page = u64::MAX;
+        *self = Self::new();
     }
 
     #[inline]
@@ -127,16 +130,38 @@ impl Remembered {
         gva: Gva,
         write: bool,
     ) -> Result<Found, FaultReason> {
-        if !self.hit(space, paging, gva) {
-            self.walk(space, paging, gva)?;
-        }
-        if write && !self.writable { Err(FaultReason::ReadOnly) } else { Ok(self.found) }
+        let page = gva.0 >> 12;
+        let walk = if let Some(at) = self.walks.iter().position(|walk| walk.page == page) {
+            let walk = &mut self.walks[at];
+            if !walk.hit(space, paging) {
+                walk.walk(space, paging, gva)?;
+            }
+            walk
+        } else {
+            let at = usize::from(self.next) % PAGES;
+            self.next = (at as u8 + 1) % PAGES as u8;
+            let walk = &mut self.walks[at];
+            walk.walk(space, paging, gva)?;
+            walk
+        };
+        if write && !walk.writable { Err(FaultReason::ReadOnly) } else { Ok(walk.found) }
     }
+}
+
+impl Walk {
+    const NONE: Self = Self {
+        page: u64::MAX,
+        epoch: 0,
+        paging: Paging { mode: Mode::Off, root: 0, protect: false },
+        steps: [Step { table: Mfn(0), offset: 0, value: 0 }; 4],
+        used: 0,
+        found: Found { gfn: Gfn(0), mfn: Mfn(0) },
+        writable: false,
+    };
 
     #[inline]
-    fn hit(&self, space: &impl Space, paging: &Paging, gva: Gva) -> bool {
-        self.page == gva.0 >> 12
-            && self.epoch == space.epoch()
+    fn hit(&self, space: &impl Space, paging: &Paging) -> bool {
+        self.epoch == space.epoch()
             && self.paging == *paging
             && self.steps.iter().take(self.used as usize).all(|step| {
                 load(space, paging, step.table, step.offset)
@@ -146,7 +171,7 @@ impl Remembered {
 
     #[cold]
     fn walk(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
-        self.forget();
+        self.page = u64::MAX;
         // The epoch before the walk: what is taken away during it makes the next use walk again.
         self.epoch = space.epoch();
         self.paging = *paging;
