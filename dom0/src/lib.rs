@@ -10,6 +10,8 @@ pub mod control;
 pub mod cpio;
 pub mod devices;
 pub mod domains;
+#[cfg(test)]
+mod fuzz;
 pub mod image;
 pub mod plan;
 pub mod services;
