@@ -9,11 +9,11 @@ use crate::seam::{DEVICE_SLOTS, HostInterrupt, Message, NoSuchLine};
 
 /// The vector of device slot 0.
 const FIRST_DEVICE: u8 = 0x40;
-/// Marks a slot that no line feeds.
+/// Marks a slot that no such line feeds.
 const NO_PIN: u32 = u32::MAX;
 
-/// The I/O APIC pin that feeds each slot. A pin is masked when its interrupt comes, because its device keeps the line up
-/// until dom0 has served it.
+/// The level-triggered I/O APIC pin that feeds each slot. Such a pin is masked when its interrupt comes, because its device
+/// keeps the line up until dom0 has served it. An edge-triggered one is not: an edge that comes meanwhile would be lost.
 static PINS: [AtomicU32; DEVICE_SLOTS as usize] = [const { AtomicU32::new(NO_PIN) }; DEVICE_SLOTS as usize];
 static MADT: spin::Once<Madt> = spin::Once::new();
 
@@ -62,6 +62,9 @@ pub fn next(cpu: &PerCpu) -> Option<HostInterrupt> {
 
 /// The message that raises a slot's interrupt on the first CPU (SDM 3 section 10.11).
 pub fn message(slot: u8) -> Message {
+    if let Some(pin) = PINS.get(slot as usize) {
+        pin.store(NO_PIN, Ordering::Relaxed);
+    }
     let to = super::cpu::percpu::FIRST.apic_id.load(Ordering::Relaxed);
     Message {
         address: 0xfee0_0000 | u64::from(to & 0xff) << 12,
@@ -77,7 +80,7 @@ pub fn route(line: u32, slot: u8) -> Result<(), NoSuchLine> {
     if !ioapic::route(pin, to, FIRST_DEVICE + slot, level_low) {
         return Err(NoSuchLine);
     }
-    place.store(pin, Ordering::Relaxed);
+    place.store(if level_low { pin } else { NO_PIN }, Ordering::Relaxed);
     Ok(())
 }
 
