@@ -3,6 +3,7 @@
 use crate::console::hub::Hub;
 use crate::control::dom0::Dom0;
 use crate::failure::{Failure, Result, Status};
+use crate::say;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -62,13 +63,15 @@ impl Consoles {
             }
             channel
         };
-        // The reply is not waited for: this is called where replies' news are handled, and a refusal shows as a silent console.
-        self.dom0.begin(Request::ConsoleAttach {
-            domain: DomainName::Id(domid),
-            channel,
-            replay: true,
-            hold: true,
-        })?;
+        let domain = DomainName::Id(domid);
+        let reply = self.dom0.begin(Request::ConsoleAttach { domain, channel, replay: true, hold: true })?;
+        // Not waited for here, where the news are handled.
+        let name = name.to_string();
+        std::thread::spawn(move || {
+            if let Ok(Err(refusal)) = reply.recv() {
+                say::warning(&format!("the console of domain {name} cannot be shown: {refusal}"));
+            }
+        });
         self.dom0.allow(channel, CREDIT);
         Ok(())
     }
