@@ -92,12 +92,8 @@ pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Fail
         },
     )?;
     domain.weight.store(WEIGHT, Ordering::Relaxed);
-    let runs = allocate(host, wanted)?;
+    let runs = give_memory(host, &domain, wanted)?;
     host.dom0_bytes.store(runs.iter().map(|run| (PAGE_SIZE as u64) << run.order).sum(), Ordering::Relaxed);
-    for run in &runs {
-        let frames = FrameRange { start: run.start, end: Mfn(run.start.0 + (1 << run.order)) };
-        map(host, &domain, frames, Kind::Ram)?;
-    }
     map(host, &domain, boot.bundle, Kind::Ram)?;
     map_devices(host, &domain, boot)?;
     let first = runs.first().ok_or(Failure::Image("no memory for it"))?;
@@ -113,6 +109,20 @@ pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Fail
     host.say(format_args!("dom0 starts entry={entry:#x} memory={} bundle={}", wanted, boot.bundle_bytes));
     life::unpause(host, &domain)?;
     Ok(())
+}
+
+/// Allocates memory and maps it one to one.
+pub(crate) fn give_memory<M: Machine>(
+    host: &Host<M>,
+    domain: &Arc<Domain<M>>,
+    bytes: u64,
+) -> Result<Vec<Frames>, Failure> {
+    let runs = allocate(host, bytes)?;
+    for run in &runs {
+        let frames = FrameRange { start: run.start, end: Mfn(run.start.0 + (1 << run.order)) };
+        map(host, domain, frames, Kind::Ram)?;
+    }
+    Ok(runs)
 }
 
 /// dom0's memory in as few runs as there are, below 4 GiB; the first, which takes the image, is the largest.

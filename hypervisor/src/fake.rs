@@ -1,47 +1,145 @@
-//! For tests: a machine made of vectors, and a world of one dom0 and some guests on it whose exits a test invents.
+//! A machine made of vectors: what host tests and the simulation run the core on.
+//!
+//! Guest code is a Rust closure, a [`Script`]: each entry calls it with the vCPU's registers, and it returns the exit. Time
+//! stands still unless a test moves it.
 
+use core::cell::Cell;
+use std::boxed::Box;
 use std::collections::VecDeque;
+use std::string::String;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::vec::Vec;
 
-use alloc::sync::Arc;
-use trunnion_protocol::address::{Gfn, Mfn};
+use trunnion_protocol::address::Mfn;
 use trunnion_protocol::control::{Gpr, VcpuState};
-use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::hypercall::page::Opcode;
-use trunnion_protocol::id::VcpuId;
 use trunnion_protocol::shared::SharedPage;
 
-use crate::create::{self, Wanted};
-use crate::domain::Domain;
-use crate::exit;
-use crate::frames::FrameKind;
-use crate::host::Host;
-use crate::life;
-use crate::memory;
 use crate::seam::{
     BootInfo, CodeMode, Context, Cpu, CpuidResult, EntryFormat, Event, Exit, FrameRange, HostInterrupt,
-    HostTime, Interruptibility, Machine, Message, NoSuchLine, OutOfHeap, Verdict,
+    HostTime, Interruptibility, Machine, Message, NoSuchLine, OutOfHeap,
 };
-use crate::second_level::tests::NPT;
-use crate::second_level::{Kind, Rights, Run};
-use crate::vcpu::Running;
 
-/// A machine without instructions.
-pub(crate) struct FakeMachine {
-    memory: Vec<SharedPage>,
-    pub(crate) time: AtomicU64,
+/// Guest code: what the vCPU does until its next exit.
+pub type Script = Box<dyn FnMut(&mut FakeContext) -> Exit + Send>;
+
+/// Memory of the machine, time, interrupts, console.
+pub struct FakeMachine {
+    pages: Vec<SharedPage>,
+    now: AtomicU64,
+    armed: AtomicU64,
     interrupts: Mutex<VecDeque<HostInterrupt>>,
+    scripts: Mutex<Vec<(u64, Script)>>,
+    contexts: AtomicU64,
+    console: Mutex<String>,
+    /// Contexts that can still be made; for running out.
+    pub heap_left: AtomicU64,
+}
+
+/// The nested-paging format (APM 15.25.5).
+static FORMAT: EntryFormat = EntryFormat {
+    table: 7,
+    leaf: 0x65,
+    device_leaf: 0x7d,
+    write: 2,
+    execute: 0,
+    no_execute: 1 << 63,
+    large: 0x80,
+    present_mask: 1,
+    accessed: 0x20,
+    dirty: 0x40,
+    largest_leaf: 3,
+};
+
+/// Ticks of the fake TSC in a nanosecond: one, so the two clocks agree.
+const TSC_KHZ: u64 = 1_000_000;
+/// Unix time at the fake machine's start, in nanoseconds.
+pub const WALL_CLOCK: u64 = 1_700_000_000_000_000_000;
+
+impl FakeMachine {
+    /// A machine with `frames` frames of RAM.
+    pub fn new(frames: usize) -> Self {
+        Self {
+            pages: (0..frames).map(|_| SharedPage::zeroed()).collect(),
+            now: AtomicU64::new(1_000_000),
+            armed: AtomicU64::new(u64::MAX),
+            interrupts: Mutex::new(VecDeque::new()),
+            scripts: Mutex::new(Vec::new()),
+            contexts: AtomicU64::new(0),
+            console: Mutex::new(String::new()),
+            heap_left: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// What a boot of this machine with no bundle says: frame 0 is reserved.
+    pub fn boot_ranges(&self) -> [FrameRange; 2] {
+        let end = Mfn(self.pages.len() as u64);
+        [FrameRange { start: Mfn(0), end }, FrameRange { start: Mfn(1), end }]
+    }
+
+    /// The boot information of [`FakeMachine::boot_ranges`].
+    pub fn boot<'a>(ranges: &'a [FrameRange; 2]) -> BootInfo<'a> {
+        let [ram, free] = ranges;
+        BootInfo {
+            free: core::slice::from_ref(free),
+            ram: core::slice::from_ref(ram),
+            device_windows: &[],
+            bundle: FrameRange::default(),
+            bundle_bytes: 0,
+            dom0_image: (0, 0),
+            dom0_memory: 0,
+            command_line: "",
+            rsdp: 0,
+            hypervisor_bytes: 0,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, ns: u64) {
+        self.now.fetch_add(ns, Ordering::SeqCst);
+    }
+
+    /// When the timer is to fire.
+    pub fn armed(&self) -> Option<HostTime> {
+        let armed = self.armed.load(Ordering::SeqCst);
+        (armed != u64::MAX).then_some(HostTime(armed))
+    }
+
+    /// A device or the timer interrupts.
+    pub fn interrupt(&self, interrupt: HostInterrupt) {
+        if let Ok(mut interrupts) = self.interrupts.lock() {
+            interrupts.push_back(interrupt);
+        }
+    }
+
+    /// The code of the vCPU whose context was made as number `context`, from 0.
+    pub fn script(&self, context: u64, script: Script) {
+        if let Ok(mut scripts) = self.scripts.lock() {
+            scripts.retain(|(number, _)| *number != context);
+            scripts.push((context, script));
+        }
+    }
+
+    /// Contexts made so far: the number the next one gets.
+    pub fn contexts(&self) -> u64 {
+        self.contexts.load(Ordering::SeqCst)
+    }
+
+    /// What was written to the console.
+    pub fn console_text(&self) -> String {
+        self.console.lock().map(|text| text.clone()).unwrap_or_default()
+    }
 }
 
 impl Machine for FakeMachine {
     type Context = FakeContext;
 
     fn page(&self, frame: Mfn) -> Option<&SharedPage> {
-        self.memory.get(usize::try_from(frame.0).ok()?)
+        self.pages.get(usize::try_from(frame.0).ok()?)
     }
     fn format(&self) -> &'static EntryFormat {
-        &NPT
+        &FORMAT
     }
     fn opcode(&self) -> Opcode {
         Opcode::Vmmcall
@@ -53,67 +151,145 @@ impl Machine for FakeMachine {
         1
     }
     fn now(&self) -> HostTime {
-        HostTime(self.time.fetch_add(100, Ordering::Relaxed))
+        HostTime(self.now.load(Ordering::SeqCst))
     }
     fn tsc(&self) -> u64 {
-        self.time.load(Ordering::Relaxed)
+        self.now.load(Ordering::SeqCst)
     }
     fn tsc_khz(&self) -> u64 {
-        1_000_000
+        TSC_KHZ
     }
     fn tsc_is_stable(&self) -> bool {
         true
     }
     fn wall_clock_base(&self) -> u64 {
-        1_600_000_000_000_000_000
+        WALL_CLOCK
     }
     fn kick(&self, _: Cpu) {}
-    fn arm(&self, _: Option<HostTime>) {}
-    fn idle(&self) {}
+    fn arm(&self, deadline: Option<HostTime>) {
+        self.armed.store(deadline.map_or(u64::MAX, |deadline| deadline.0), Ordering::SeqCst);
+    }
+    /// Time jumps to the timer's deadline, as on an emulator that does not sleep.
+    fn idle(&self) {
+        if let Some(deadline) = self.armed() {
+            self.now.fetch_max(deadline.0, Ordering::SeqCst);
+            self.armed.store(u64::MAX, Ordering::SeqCst);
+            self.interrupt(HostInterrupt::Timer);
+        }
+    }
     fn take_interrupt(&self) -> Option<HostInterrupt> {
-        self.interrupts.lock().unwrap().pop_front()
+        if self.armed().is_some_and(|deadline| deadline <= self.now()) {
+            self.armed.store(u64::MAX, Ordering::SeqCst);
+            return Some(HostInterrupt::Timer);
+        }
+        self.interrupts.lock().ok()?.pop_front()
     }
     fn cpuid(&self, leaf: u32, _: u32) -> CpuidResult {
+        // A small AMD processor with long mode and no-execute.
         match leaf {
-            0 => CpuidResult { eax: 0xd, ..CpuidResult::default() },
+            0 => CpuidResult { eax: 1, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
+            1 => CpuidResult { eax: 0x0080_0f12, ebx: 0, ecx: 0, edx: 0x078b_fbff },
             0x8000_0000 => CpuidResult { eax: 0x8000_0008, ..CpuidResult::default() },
-            _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+            0x8000_0001 => CpuidResult { edx: 0x2810_0800, ..CpuidResult::default() },
+            0x8000_0008 => CpuidResult { eax: 0x3028, ..CpuidResult::default() },
+            _ => CpuidResult::default(),
         }
     }
     fn new_context(&self, _: bool) -> Result<FakeContext, OutOfHeap> {
-        Ok(FakeContext::default())
+        self.heap_left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .map_err(|_| OutOfHeap)?;
+        Ok(FakeContext::new(self.contexts.fetch_add(1, Ordering::SeqCst)))
     }
-    fn enter(&self, _: &mut FakeContext, _: Mfn, _: u64) -> Exit {
-        Exit::Interrupt
+    fn enter(&self, context: &mut FakeContext, _: Mfn, _: u64) -> Exit {
+        if let Some(Event::Interrupt(vector)) = context.event.take() {
+            context.taken.push(vector);
+            context.state.rflags &= !IF;
+        }
+        // The script is taken out while it runs, so that it can be replaced from inside.
+        let script = self.scripts.lock().ok().and_then(|mut scripts| {
+            let at = scripts.iter().position(|(number, _)| *number == context.number)?;
+            Some(scripts.swap_remove(at))
+        });
+        let Some((number, mut script)) = script else { return Exit::Halt { length: Some(1) } };
+        let exit = script(context);
+        if let Ok(mut scripts) = self.scripts.lock()
+            && !scripts.iter().any(|(other, _)| *other == number)
+        {
+            scripts.push((number, script));
+        }
+        exit
     }
     fn message(&self, slot: u8) -> Message {
-        Message { address: 0xfee0_0000, data: u32::from(slot) }
+        Message { address: 0xfee0_0000, data: 0x30 + u32::from(slot) }
     }
     fn route_line(&self, line: u32, _: u8) -> Result<(), NoSuchLine> {
-        if line < 16 { Ok(()) } else { Err(NoSuchLine) }
+        if line < 24 { Ok(()) } else { Err(NoSuchLine) }
     }
     fn unmask_line(&self, _: u32) {}
-    fn console(&self, _: &[u8]) {}
+    fn console(&self, text: &[u8]) {
+        if let Ok(mut console) = self.console.lock() {
+            console.push_str(&String::from_utf8_lossy(text));
+        }
+    }
     fn power_off(&self, ok: bool) -> ! {
-        panic!("power off, {ok}")
+        panic!("the machine is off, as wanted: {ok}")
     }
 }
 
-/// Registers in a structure.
-#[derive(Default)]
-pub(crate) struct FakeContext {
-    pub(crate) state: VcpuState,
-    pub(crate) event: Option<Event>,
-    pub(crate) long: bool,
-    pub(crate) cpl: u8,
-    pub(crate) bytes: Vec<u8>,
+const IF: u64 = 1 << 9;
+
+/// Registers as plain data.
+pub struct FakeContext {
+    /// All of them.
+    pub state: VcpuState,
+    /// The event of the next entry.
+    pub event: Option<Event>,
+    /// Vectors that the guest took, in order.
+    pub taken: Vec<u8>,
+    /// An interrupt window is asked for.
+    pub window: Cell<bool>,
+    /// What decode assists saved of the instruction.
+    pub bytes: Vec<u8>,
+    number: u64,
+    tsc_offset: u64,
 }
 
 impl FakeContext {
-    /// The registers of a call without arguments.
-    pub(crate) fn set_gprs(&mut self, call: Hypercall) {
-        self.state.gpr = [0; 16];
-        self.state.gpr[Gpr::Rax as usize] = u64::from(call.number());
+    fn new(number: u64) -> Self {
+        Self {
+            state: VcpuState::default(),
+            event: None,
+            taken: Vec::new(),
+            window: Cell::new(false),
+            bytes: Vec::new(),
+            number,
+            tsc_offset: 0,
+        }
+    }
+
+    /// Asks for a hypercall in the convention of the present mode. The exit goes back to the core.
+    pub fn hypercall(&mut self, number: u32, arguments: &[u64]) -> Exit {
+        self.state.gpr[Gpr::Rax as usize] = u64::from(number);
+        let registers = if self.mode() == CodeMode::Bits64 {
+            [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8]
+        } else {
+            [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi]
+        };
+        for (register, value) in registers.into_iter().zip(arguments) {
+            self.state.gpr[register as usize] = *value;
+        }
+        Exit::Hypercall { length: Some(3) }
+    }
+}
+
+impl FakeContext {
+    /// Switches between 64-bit and 32-bit code, at a privilege level.
+    pub fn set_mode(&mut self, long: bool, cpl: u8) {
+        self.state.efer = if long { 1 << 10 } else { 0 };
+        self.state.cs.attributes = if long { 0xa9b } else { 0xc9b };
+        self.state.cr0 |= 0x11;
+        self.state.ss.attributes = 0xc93 | u16::from(cpl & 3) << 5;
     }
 }
 
@@ -129,6 +305,7 @@ impl Context for FakeContext {
     }
     fn set_rip(&mut self, value: u64) {
         self.state.rip = value;
+        self.state.interruptibility &= !3;
     }
     fn rflags(&self) -> u64 {
         self.state.rflags
@@ -152,32 +329,57 @@ impl Context for FakeContext {
         self.state.cr2 = value;
     }
     fn cpl(&self) -> u8 {
-        self.cpl
+        (self.state.ss.attributes >> 5 & 3) as u8
     }
     fn mode(&self) -> CodeMode {
-        if self.long { CodeMode::Bits64 } else { CodeMode::Bits32 }
+        if self.state.efer >> 10 & 1 != 0 && self.state.cs.attributes >> 9 & 1 != 0 {
+            CodeMode::Bits64
+        } else if self.state.cr0 & 1 == 0 {
+            CodeMode::Real
+        } else if self.state.cs.attributes >> 10 & 1 != 0 {
+            CodeMode::Bits32
+        } else {
+            CodeMode::Bits16
+        }
     }
     fn code_base(&self) -> u64 {
-        0
+        if self.mode() == CodeMode::Bits64 { 0 } else { self.state.cs.base }
     }
     fn interruptibility(&self) -> Interruptibility {
         Interruptibility {
-            interrupts_enabled: self.state.rflags & 0x200 != 0,
+            interrupts_enabled: self.state.rflags & IF != 0,
+            shadow: self.state.interruptibility & 3 != 0,
+            nmi_blocked: self.state.interruptibility & 4 != 0,
             event_set: self.event.is_some(),
-            ..Interruptibility::default()
         }
     }
     fn inject(&mut self, event: Event) {
         self.event = Some(event);
     }
-    fn set_interrupt_window(&mut self, _: bool) {}
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        self.window.set(wanted);
+    }
     fn set_nmi_window(&mut self, _: bool) {}
-    fn set_tsc_offset(&mut self, _: u64) {}
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = offset;
+    }
     fn msr(&self, msr: u32) -> Option<u64> {
-        (msr == 0x277).then_some(self.state.pat)
+        match msr {
+            0xc000_0081 => Some(self.state.star),
+            0xc000_0082 => Some(self.state.lstar),
+            0x277 => Some(self.state.pat),
+            _ => None,
+        }
     }
     fn set_msr(&mut self, msr: u32, value: u64) -> Option<()> {
-        (msr == 0x277).then(|| self.state.pat = value)
+        let slot = match msr {
+            0xc000_0081 => &mut self.state.star,
+            0xc000_0082 => &mut self.state.lstar,
+            0x277 => &mut self.state.pat,
+            _ => return None,
+        };
+        *slot = value;
+        Some(())
     }
     fn xcr0(&self) -> u64 {
         self.state.xcr0
@@ -189,8 +391,7 @@ impl Context for FakeContext {
         match register {
             0 => self.state.cr0 = value,
             3 => self.state.cr3 = value,
-            4 => self.state.cr4 = value,
-            _ => {}
+            _ => self.state.cr4 = value,
         }
     }
     fn instruction_bytes(&self) -> &[u8] {
@@ -201,156 +402,8 @@ impl Context for FakeContext {
     }
     fn load(&mut self, state: &VcpuState) {
         self.state = *state;
+        self.event = None;
     }
     fn switch_in(&mut self) {}
     fn switch_out(&mut self) {}
-}
-
-/// A domain of the world.
-pub(crate) type Guest = Arc<Domain<FakeMachine>>;
-
-/// One host with dom0, in which tests make guests.
-pub(crate) struct World {
-    pub(crate) host: Host<FakeMachine>,
-    pub(crate) dom0: Guest,
-    /// dom0's memory: frames from here on, [`World::DOM0_PAGES`] of them.
-    pub(crate) dom0_memory: Mfn,
-}
-
-impl World {
-    /// Pages of dom0.
-    pub(crate) const DOM0_PAGES: u64 = 64;
-
-    /// A host with so many frames.
-    pub(crate) fn new(frames: usize) -> Self {
-        let all = [FrameRange { start: Mfn(0), end: Mfn(frames as u64) }];
-        let free = [FrameRange { start: Mfn(1), end: Mfn(frames as u64) }];
-        let machine = FakeMachine {
-            memory: (0..frames).map(|_| SharedPage::zeroed()).collect(),
-            time: AtomicU64::new(1_000_000),
-            interrupts: Mutex::default(),
-        };
-        let boot = BootInfo {
-            free: &free,
-            ram: &all,
-            device_windows: &[],
-            bundle: FrameRange::default(),
-            bundle_bytes: 0,
-            dom0_image: (0, 0),
-            dom0_memory: 0,
-            command_line: "",
-            rsdp: 0,
-            hypervisor_bytes: 0,
-        };
-        let host = Host::new(machine, &boot).unwrap();
-        let wanted = Wanted {
-            id: Some(trunnion_protocol::id::DomainId::DOM0),
-            vcpus: 1,
-            max_pages: u64::MAX,
-            uuid: [0; 16],
-            name: create::name("dom0"),
-            privileged: true,
-        };
-        let dom0 = create::create(&host, &wanted).unwrap();
-        let run = host.allocate(6, dom0.id, FrameKind::Ram).unwrap();
-        let mut pool = host.table_pool(dom0.id);
-        let leaf = Run {
-            gfn: Gfn(run.start.0),
-            mfn: run.start,
-            count: Self::DOM0_PAGES,
-            rights: Rights::all(),
-            kind: Kind::Ram,
-        };
-        {
-            let mut memory = dom0.memory.lock();
-            memory.tables.map(&host.machine, &mut pool, leaf).unwrap();
-            memory.tables.prepare(&host.machine, &mut pool, Gfn(0), frames as u64).unwrap();
-        }
-        Self { host, dom0, dom0_memory: run.start }
-    }
-
-    /// A guest with memory at its frames 0 to `pages` - 1, of one vCPU that is up.
-    pub(crate) fn guest(&self, pages: u64) -> Guest {
-        let wanted = Wanted {
-            id: None,
-            vcpus: 2,
-            max_pages: pages + 16,
-            uuid: [1; 16],
-            name: create::name("guest"),
-            privileged: false,
-        };
-        let guest = create::create(&self.host, &wanted).unwrap();
-        for page in 0..pages {
-            memory::populate(&self.host, &guest, Gfn(page), 0).unwrap();
-        }
-        guest
-    }
-
-    /// The frame behind a guest's page.
-    pub(crate) fn frame(&self, guest: &Guest, gfn: u64) -> Option<Mfn> {
-        guest.memory.lock().tables.lookup(&self.host.machine, Gfn(gfn)).map(|leaf| leaf.mfn)
-    }
-
-    /// A guest's page.
-    pub(crate) fn page(&self, guest: &Guest, gfn: u64) -> &SharedPage {
-        self.host.machine.page(self.frame(guest, gfn).unwrap()).unwrap()
-    }
-
-    /// Works for a vCPU as its CPU does between an exit and the next entry.
-    pub(crate) fn run<R>(
-        &self,
-        guest: &Guest,
-        vcpu: u32,
-        work: impl FnOnce(&mut Running<'_, FakeMachine>) -> R,
-    ) -> R {
-        let vcpu = guest.vcpu(VcpuId(vcpu)).unwrap();
-        let mut body = vcpu.body.lock().take().unwrap();
-        let result = {
-            let body = &mut *body;
-            work(&mut Running {
-                host: &self.host,
-                domain: guest,
-                vcpu,
-                context: &mut body.context,
-                last: &mut body.last,
-            })
-        };
-        *vcpu.body.lock() = Some(body);
-        result
-    }
-
-    /// A hypercall by 64-bit code with paging off, repeated as long as it continues itself.
-    pub(crate) fn call(&self, guest: &Guest, call: Hypercall, arguments: &[u64]) -> i64 {
-        self.run(guest, 0, |running| {
-            running.context.long = true;
-            running.context.cpl = 0;
-            running.context.state.rip = 0x1000;
-            running.context.state.cr0 = 0x11;
-            running.context.set_gpr(Gpr::Rax, u64::from(call.number()));
-            for (register, &value) in
-                [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8].into_iter().zip(arguments)
-            {
-                running.context.set_gpr(register, value);
-            }
-            for _ in 0..10_000 {
-                let verdict = exit::handle(running, Exit::Hypercall { length: Some(3) });
-                if running.context.rip() != 0x1000 {
-                    return running.context.gpr(Gpr::Rax) as i64;
-                }
-                assert_eq!(verdict, Verdict::Resume, "a call that continues itself");
-            }
-            panic!("a hypercall that never ends");
-        })
-    }
-
-    /// Destroys a guest, step by step. What others still hold stays.
-    pub(crate) fn destroy(&self, guest: Guest) {
-        for _ in 0..1000 {
-            if life::destroy_step(&self.host, &guest).unwrap() {
-                drop(guest);
-                return;
-            }
-        }
-        panic!("a destruction that never ends");
-    }
 }

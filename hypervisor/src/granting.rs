@@ -9,6 +9,8 @@
 
 mod copy;
 #[cfg(test)]
+pub(crate) mod kit;
+#[cfg(test)]
 mod tests;
 
 pub use copy::copy;

@@ -17,8 +17,8 @@ use trunnion_protocol::hypercall::grant::COPY_SOURCE_GRANT;
 use crate::audit::audit;
 use crate::domain::stop;
 use crate::exit;
-use crate::fake::{Guest, World};
-use crate::seam::{ControlAccess, Exit, PortAccess, SecondLevelFault};
+use crate::granting::kit::{Guest, World};
+use crate::seam::{Context, ControlAccess, Exit, PortAccess, SecondLevelFault};
 
 /// A word that a structure might hold: small numbers, addresses of the guest, reserved domains, anything.
 fn word() -> impl Strategy<Value = u64> {
@@ -156,8 +156,7 @@ proptest! {
         for (exit, code, values, bits) in steps {
             world.run(&guest, u32::from(bits & 1), |running| {
                 running.context.event = None;
-                running.context.long = long;
-                running.context.cpl = if bits & 0xc0 == 0xc0 { 3 } else { 0 };
+                running.context.set_mode(long, if bits & 0xc0 == 0xc0 { 3 } else { 0 });
                 running.context.state.rip = 0x2000;
                 running.context.state.rflags = u64::from(bits & 2) << 8;
                 let registers = [Gpr::Rax, Gpr::Rcx, Gpr::Rdx, Gpr::Rbx, Gpr::Rdi, Gpr::Rsi, Gpr::R10, Gpr::R8];
@@ -167,7 +166,7 @@ proptest! {
                 if bits & 4 == 0 { running.context.bytes = code } else { let _ = running.write(Gva(0x2000), &code); }
                 let _ = exit::handle(running, exit);
             });
-            world.host.machine.time.fetch_add(u64::from(bits) << 12, std::sync::atomic::Ordering::Relaxed);
+            world.host.machine.advance(u64::from(bits) << 12);
         }
         still_well(&world);
         prop_assert_eq!(fingerprint(&world, &victim), print);
@@ -206,9 +205,9 @@ fn calls_from_user_mode_are_refused() {
     let world = World::new(512);
     let guest = world.guest(16);
     world.run(&guest, 0, |running| {
-        running.context.long = true;
-        running.context.cpl = 3;
-        running.context.set_gprs(Hypercall::XenVersion);
+        running.context.set_mode(true, 3);
+        running.context.state.gpr = [0; 16];
+        running.context.set_gpr(Gpr::Rax, u64::from(Hypercall::XenVersion.number()));
         let _ = exit::handle(running, Exit::Hypercall { length: Some(3) });
         assert_eq!(running.context.state.gpr[0] as i64, -1);
     });

@@ -13,8 +13,8 @@ pub mod dom0;
 pub mod domain;
 pub mod events;
 pub mod exit;
-#[cfg(test)]
-mod fake;
+#[cfg(any(test, feature = "sim"))]
+pub mod fake;
 pub mod frames;
 pub mod granting;
 pub mod grants;
@@ -45,3 +45,6 @@ pub mod time;
 pub mod timers;
 pub mod vcpu;
 pub mod walk;
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,8 @@ use crate::vcpu::{Body, Running, VcpuRef};
 
 /// vCPUs whose timers fire in one go.
 const TIMER_BUDGET: u32 = 32;
+/// Exits in one step, when nothing else ends it.
+const EXITS: u32 = 256;
 /// Free frames looked at for scrubbing in one idle turn.
 const SCRUB_BUDGET: u32 = 64;
 
@@ -32,6 +34,7 @@ pub struct CpuLoop<M: Machine> {
     cpu: Cpu,
     loaded: Option<Loaded<M>>,
     armed: Option<HostTime>,
+    exits: u32,
 }
 
 /// What a step did.
@@ -56,7 +59,12 @@ pub fn run_cpu<M: Machine>(host: &Host<M>) -> ! {
 impl<M: Machine> CpuLoop<M> {
     /// With no vCPU loaded.
     pub const fn new(cpu: Cpu) -> Self {
-        Self { cpu, loaded: None, armed: None }
+        Self { cpu, loaded: None, armed: None, exits: EXITS }
+    }
+
+    /// With steps of at most so many exits.
+    pub const fn with_exits(cpu: Cpu, exits: u32) -> Self {
+        Self { cpu, loaded: None, armed: None, exits }
     }
 
     /// One turn: interrupts, timers, then one vCPU.
@@ -67,7 +75,7 @@ impl<M: Machine> CpuLoop<M> {
         }
         let now = host.now();
         timers::expire(host, cpu, now, TIMER_BUDGET);
-        let Some(at) = schedule::pick(host, cpu, now) else {
+        let Some(at) = schedule::pick(cpu, now) else {
             life::reap(host);
             self.arm(host, cpu);
             return Step::Idle;
@@ -127,12 +135,7 @@ impl<M: Machine> CpuLoop<M> {
             self.unload();
         }
         time::scheduled_out(host, at, vcpu, activity);
-        let loaded = self.loaded.as_mut();
-        schedule::put_back(host, at, activity, now, || {
-            // HLT has looked at RFLAGS already: only an interrupt that would be taken wakes it.
-            let _ = loaded;
-            local::wants_to_run(host, at, vcpu)
-        });
+        schedule::put_back(host, at, activity, now, || local::wants_to_run(host, at, vcpu));
         life::reap(host);
     }
 
@@ -142,7 +145,7 @@ impl<M: Machine> CpuLoop<M> {
         let root = at.domain.root;
         crate::hypercall::end_poll(host, at);
         time::run_state(host, at, vcpu, Activity::Running);
-        loop {
+        for _ in 0..self.exits {
             if cpu.queue.wants_another() || !at.domain.may_run() {
                 return if vcpu.going_down.swap(false, Ordering::AcqRel) {
                     Activity::Down
@@ -183,6 +186,7 @@ impl<M: Machine> CpuLoop<M> {
                 return Activity::Ready;
             }
         }
+        Activity::Ready
     }
 
     /// What is looked at after each exit: interrupts that came, timers that are due.

@@ -117,6 +117,7 @@ pub struct Queue<M: Machine> {
     /// Virtual time of the running vCPU at its start; `u64::MAX` while idle.
     current: AtomicU64,
     current_weight: AtomicU32,
+    current_cap: AtomicU32,
     current_start: AtomicU64,
     /// The run loop should pick anew.
     again: AtomicU32,
@@ -130,6 +131,7 @@ impl<M: Machine> Queue<M> {
             floor: AtomicU64::new(0),
             current: AtomicU64::new(u64::MAX),
             current_weight: AtomicU32::new(DEFAULT_WEIGHT),
+            current_cap: AtomicU32::new(0),
             current_start: AtomicU64::new(0),
             again: AtomicU32::new(0),
         }
@@ -151,10 +153,10 @@ impl<M: Machine> Queue<M> {
         self.again.store(1, Ordering::Release);
     }
 
-    /// Whether others are ready.
+    /// Whether others are ready, or the running vCPU has a cap to be held to.
     #[inline]
     pub fn is_contended(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) != 0
+        self.waiting.load(Ordering::Relaxed) != 0 || self.current_cap.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -271,7 +273,7 @@ fn enqueue<M: Machine>(
 }
 
 /// The vCPU that `cpu` runs next, as running. vCPUs whose domain may not run are parked on the way.
-pub fn pick<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
+pub fn pick<M: Machine>(cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
     let mut ready = cpu.queue.ready.lock();
     cpu.queue.again.store(0, Ordering::Release);
     let picked = loop {
@@ -293,6 +295,7 @@ pub fn pick<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, now: HostTime) -> Optio
             cpu.queue.floor.fetch_max(time, Ordering::Relaxed);
             cpu.queue.current.store(time, Ordering::Relaxed);
             cpu.queue.current_weight.store(item.domain.weight.load(Ordering::Relaxed), Ordering::Relaxed);
+            cpu.queue.current_cap.store(item.domain.cap.load(Ordering::Relaxed), Ordering::Relaxed);
             cpu.queue.current_start.store(now.0, Ordering::Relaxed);
             vcpu.state.since.store(now.0, Ordering::Relaxed);
             break Some(item);
@@ -301,9 +304,10 @@ pub fn pick<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, now: HostTime) -> Optio
     };
     if picked.is_none() {
         cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
+        // Whoever is ready now has used up its cap: look again when some of the window has passed.
+        cpu.queue.current_start.store(now.0, Ordering::Relaxed);
     }
     cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
-    let _ = host;
     picked
 }
 

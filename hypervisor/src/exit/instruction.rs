@@ -20,7 +20,11 @@ pub(super) fn cpuid<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let context = &mut *running.context;
     let leaf = context.gpr(Gpr::Rax) as u32;
     let subleaf = context.gpr(Gpr::Rcx) as u32;
-    let now = Now { vcpu: running.vcpu.id.0, cr4: context.cr4(), xcr0: if leaf == 0xd { context.xcr0() } else { 0 } };
+    let now = Now {
+        vcpu: running.vcpu.id.0,
+        cr4: context.cr4(),
+        xcr0: if leaf == 0xd { context.xcr0() } else { 0 },
+    };
     let answer = running.domain.cpuid.answer(leaf, subleaf, now);
     context.set_gpr(Gpr::Rax, u64::from(answer.eax));
     context.set_gpr(Gpr::Rbx, u64::from(answer.ebx));

@@ -1,0 +1,8 @@
+//! Tests of the core as a guest meets it: encoded hypercalls in guest memory, through the shipped exit handling.
+
+mod control;
+mod events;
+mod kit;
+mod memory;
+mod scheduling;
+mod vcpus;
