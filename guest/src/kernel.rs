@@ -165,15 +165,14 @@ fn occupied(raw: &RawStart, info: u64, image: &entry::Image) -> ([Range; 24], us
 
 /// The start info in memory of our own.
 fn own(raw: &RawStart) -> StartInfo {
-    let module = |module: &start_info::Module| LoadedModule {
+    let module = |module: &start_info::Module| {
+        if module.address == 0 {
+            return LoadedModule { data: &[] };
+        }
+        paging::reach(Range::sized(module.address, module.size));
         // SAFETY: the loader put the file there, and it was kept out of the heap.
-        data: match module.address {
-            0 => &[],
-            start => unsafe {
-                paging::reach(Range::sized(start, module.size));
-                slice::from_raw_parts(start as *const u8, module.size as usize)
-            },
-        },
+        let data = unsafe { slice::from_raw_parts(module.address as *const u8, module.size as usize) };
+        LoadedModule { data }
     };
     StartInfo {
         command_line: String::from_utf8_lossy(raw.command_line).into_owned(),

@@ -76,6 +76,7 @@ pub fn placed(first: Gfn, count: usize) -> Option<&'static [SharedPage]> {
 
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "guest-physical space is reached by its addresses")]
+#[expect(clippy::unnecessary_wraps, reason = "on the host there is no such space")]
 fn reach(range: Range, count: usize) -> Option<&'static [SharedPage]> {
     crate::paging::reach(range);
     // SAFETY: the identity map covers the range, it is no memory of this kernel's own (checked by the caller), shared pages

@@ -10,7 +10,7 @@ use trunnion_protocol::address::PAGE_SHIFT;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-use crate::memory::{self, Pages};
+use crate::memory;
 use crate::ports;
 use crate::start::Range;
 
@@ -115,35 +115,21 @@ fn uncache(_: Range) {}
 #[derive(Debug)]
 pub enum Bus {}
 
-// SAFETY: pages come from the heap, page-aligned, zeroed and exclusive until they are given back; register windows are
-// checked not to be memory of the kernel; buffers need no work, because the address of memory is its bus address.
+// SAFETY: no memory is given out; register windows are checked not to be memory of the kernel; buffers need no work,
+// because the address of memory is its bus address.
 unsafe impl Hal for Bus {
-    fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        match memory::pages(pages) {
-            Some(Pages::Own(memory)) if pages > 0 => {
-                let start = memory.leak().as_mut_ptr().cast::<u8>();
-                (start as PhysAddr, NonNull::new(start).unwrap_or(NonNull::dangling()))
-            }
-            // The trait's way to say that there is no memory.
-            _ => (0, NonNull::dangling()),
-        }
+    fn dma_alloc(_: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        // Address 0 is the trait's way to say that there is none.
+        (0, NonNull::dangling())
     }
 
-    unsafe fn dma_dealloc(_: PhysAddr, start: NonNull<u8>, pages: usize) -> i32 {
-        // SAFETY: this was a vector of exactly so many pages, leaked by `dma_alloc`.
-        drop(unsafe {
-            alloc::vec::Vec::from_raw_parts(
-                start.as_ptr().cast::<trunnion_protocol::shared::SharedPage>(),
-                pages,
-                pages,
-            )
-        });
-        0
+    unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
+        -1
     }
 
     unsafe fn mmio_phys_to_virt(start: PhysAddr, size: usize) -> NonNull<u8> {
         // A window that is memory of ours would be a lie of the device; a page that is never mapped stands in for it.
-        let checked = Registers::new(start as u64, size as u64).map_or(0, |window| window.start);
+        let checked = Registers::new(start, size as u64).map_or(0, |window| window.start);
         NonNull::new(checked as *mut u8).unwrap_or(NonNull::dangling())
     }
 

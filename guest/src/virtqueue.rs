@@ -252,8 +252,11 @@ mod tests {
         Piece { address: MachineAddress(address), length }
     }
 
+    /// A slot, and its pieces: address, length, flags with the next.
+    type Offered = (u16, Vec<(u64, u32, u32)>);
+
     /// Plays the device: takes the next offered slot.
-    fn take(queue: &Queue, seen: u16) -> Option<(u16, Vec<(u64, u32, u32)>)> {
+    fn take(queue: &Queue, seen: u16) -> Option<Offered> {
         let driver = Queue::driver(queue.size);
         let index = (queue.word(driver)?.load(Ordering::Acquire) >> 16) as u16;
         if index == seen {

@@ -35,7 +35,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(function: &mut Function, number: u16) -> Result<(Queue, Pages), Unusable> {
+    fn set_up(function: &mut Function, number: u16) -> Result<(Queue, Pages), Unusable> {
         let size = function.transport.max_queue_size(number).min(u32::from(BUFFERS)) as u16;
         let queue = Queue::new(size, 1).ok_or(Unusable::Queue)?;
         let areas = queue.areas();
@@ -79,8 +79,8 @@ impl Line {
         if !features.contains(Feature::INDIRECT) {
             return Err(Unusable::Feature("indirect descriptors"));
         }
-        let (receive, receive_pages) = Lane::new(&mut function, 0)?;
-        let (send, send_pages) = Lane::new(&mut function, 1)?;
+        let (receive, receive_pages) = Lane::set_up(&mut function, 0)?;
+        let (send, send_pages) = Lane::set_up(&mut function, 1)?;
         let signal = Rc::new(Signal::default());
         interrupt::connect(&mut function, line, &[(0, Rc::clone(&signal)), (1, Rc::clone(&signal))], spawner);
         function.transport.finish_init();

@@ -267,7 +267,7 @@ impl Platform for Dom0 {
     async fn exception(&self) {
         if !self.exceptions.next().await {
             // The port is closed by nobody; without it no end is heard of.
-            core::future::pending().await
+            core::future::pending::<()>().await;
         }
     }
 

@@ -46,7 +46,7 @@ impl Guest {
 
 pub(crate) async fn main(spawner: Spawner, start: StartInfo) -> ShutdownReason {
     match connect(start) {
-        Ok(guest) => run(spawner, Box::leak(Box::new(guest))).await,
+        Ok(guest) => Box::pin(run(spawner, Box::leak(Box::new(guest)))).await,
         Err(error) => {
             log::error!("no console, store or grants: {error}");
             ShutdownReason::Crash
@@ -75,7 +75,7 @@ async fn run(spawner: Spawner, guest: &'static Guest) -> ShutdownReason {
         .await;
     tell_store(guest).await;
     tell_time(guest).await;
-    let disks = disk::check_all(guest).await;
+    let disks = Box::pin(disk::check_all(guest)).await;
     let (used, free) = memory::heap_usage();
     guest.say(&format!("heap: {} KiB used, {} KiB free", used >> 10, free >> 10)).await;
     let reason = match disks {
@@ -119,7 +119,7 @@ async fn tell_store(guest: &Guest) {
 pub(crate) async fn tell_time(guest: &Guest) {
     let before = clock::now();
     clock::sleep(core::time::Duration::from_millis(10)).await;
-    let slept = clock::now() - before;
+    let slept = clock::now().saturating_sub(before);
     guest
         .say(&format!(
             "time: {:.3} s since power-on, {} s since 1970; a sleep of 10 ms took {:.3} ms",

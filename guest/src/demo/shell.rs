@@ -114,7 +114,7 @@ async fn perform(guest: &'static Guest, line: &str, end: &Cell<Option<ShutdownRe
             }
         }
         (Some("disk"), ..) => {
-            if let Err(error) = disk::check_all(guest).await {
+            if let Err(error) = Box::pin(disk::check_all(guest)).await {
                 guest.say(&error).await;
             }
         }
