@@ -136,7 +136,7 @@ pub(super) fn set_timer<M: Machine>(running: &mut Running<'_, M>, arguments: &mu
     };
     let name = running.name();
     timers::change(running.host, &name, |timers| {
-        timers.singleshot = (deadline != 0).then_some(HostTime(deadline))
+        timers.singleshot = (deadline != 0).then_some(HostTime(deadline));
     });
     Ok(0)
 }

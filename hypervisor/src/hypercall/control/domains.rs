@@ -8,6 +8,7 @@ use trunnion_protocol::control::{
     VcpuStateCall, domain_state,
 };
 use trunnion_protocol::errno::Errno;
+use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::id::{DomainId, VcpuId};
 
 use super::find;
@@ -67,7 +68,7 @@ pub(super) fn info<M: Machine>(_: &Control, running: &mut Running<'_, M>, at: Gv
     let info = DomainInfo {
         domain: domain.id.0,
         state,
-        shutdown_reason: life.reason.map_or(0, |reason| reason.number()),
+        shutdown_reason: life.reason.map_or(0, ShutdownReason::number),
         vcpus: domain.vcpus.len() as u32,
         online_vcpus: domain.vcpus.iter().filter(|vcpu| vcpu.state.is_up()).count() as u32,
         pages: u64::from(host.frames.owned(domain.id)),
