@@ -79,7 +79,7 @@ impl FakeMachine {
     }
 
     /// The boot information of [`FakeMachine::boot_ranges`].
-    pub fn boot<'a>(ranges: &'a [FrameRange; 2]) -> BootInfo<'a> {
+    pub fn boot(ranges: &[FrameRange; 2]) -> BootInfo<'_> {
         let [ram, free] = ranges;
         BootInfo {
             free: core::slice::from_ref(free),

@@ -58,12 +58,12 @@ impl World {
         let runs = dom0::give_memory(&host, &dom0, 2 << 20).unwrap();
         let base = runs[0].start.address().0;
         let world = Self { host, dom0, base, cpu: std::sync::Mutex::new(CpuLoop::with_exits(Cpu(0), 4)) };
-        world.load(&world.dom0, 0, long_mode());
+        world.load(&world.dom0, 0, &long_mode());
         world
     }
 
-    fn load(&self, domain: &Guest, vcpu: u32, state: VcpuState) {
-        start::load(&self.host, &VcpuRef { domain: domain.clone(), index: vcpu }, &state, true).unwrap();
+    fn load(&self, domain: &Guest, vcpu: u32, state: &VcpuState) {
+        start::load(&self.host, &VcpuRef { domain: domain.clone(), index: vcpu }, state, true).unwrap();
     }
 
     /// A guest with memory and its first vCPU up, in 64-bit mode, still paused.
@@ -78,7 +78,7 @@ impl World {
         };
         let domain = create::create(&self.host, &wanted).unwrap();
         memory::populate(&self.host, &domain, Gfn(0), 9).unwrap();
-        self.load(&domain, 0, long_mode());
+        self.load(&domain, 0, &long_mode());
         domain
     }
 

@@ -160,7 +160,7 @@ fn a_second_vcpu_starts_by_the_interrupt_controller() {
 fn version_and_features() {
     let world = World::new();
     let a = world.guest(1);
-    assert_eq!(world.call(&a, XenVersion, &[0, 0]), Ok(4 << 16 | 17));
+    assert_eq!(world.call(&a, XenVersion, &[0, 0]), Ok(0x4_0011));
     let ask = FeatureInfo { index: 0, submap: 0 };
     let told = world.with(&a, XenVersion, version::Op::GetFeatures.number(), ask).unwrap();
     assert_eq!(told.submap, Feature::GUEST);
@@ -184,7 +184,7 @@ fn several_calls_in_one() {
     assert_eq!(world.call(&a, Multicall, &[0x1000, 100]), Ok(0));
     for index in 0..100u64 {
         let entry: MulticallEntry = world.get(&a, 0x1000 + index * 64);
-        let expected = if index % 2 == 0 { 4 << 16 | 17 } else { -38i64 as u64 };
+        let expected = if index % 2 == 0 { 0x4_0011 } else { -38i64 as u64 };
         assert_eq!(entry.result, expected);
     }
     let inner = MulticallEntry { number: 13, result: 0, arguments: [0; 6] };

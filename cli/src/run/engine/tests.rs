@@ -117,7 +117,7 @@ fn world(script: Script) -> World {
     server.start(&instance.file("control.sock")).unwrap();
     let (greeter, reply) = (dom0.clone(), notes.clone());
     std::thread::spawn(move || {
-        drop(reply.send(Note::Greeted(greeter.call(Request::Hello { version: VERSION }))))
+        drop(reply.send(Note::Greeted(greeter.call(Request::Hello { version: VERSION }))));
     });
     let emulator = Emulator::start("sleep", |command| {
         command.arg("100");
