@@ -20,7 +20,9 @@ pub mod granting;
 pub mod grants;
 pub mod host;
 #[cfg(test)]
-mod hostile;
+mod hostile {
+    mod tests;
+}
 pub mod hypercall;
 pub mod inject;
 pub mod journal;

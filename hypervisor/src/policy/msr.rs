@@ -171,6 +171,29 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
+/// Writes the rows as a table for the documentation.
+pub fn describe(out: &mut impl core::fmt::Write) -> core::fmt::Result {
+    writeln!(out, "| MSR | name | reading | writing | because |\n|---|---|---|---|---|")?;
+    for row in TABLE {
+        write!(out, "| {:#x} | {} | ", row.msr, row.name)?;
+        match row.read {
+            Read::Context => write!(out, "the guest's value")?,
+            Read::Value(value) => write!(out, "{value:#x}")?,
+            Read::Core(_) => write!(out, "the core's answer")?,
+            Read::Fault => write!(out, "#GP")?,
+        }
+        let write = match row.write {
+            Write::Context => "the guest's value, if it can be loaded",
+            Write::Ignore => "ignored",
+            Write::Same => "only what it reads as",
+            Write::Core(_) => "the core acts",
+            Write::Fault => "#GP",
+        };
+        writeln!(out, " | {write} | {} |", row.reason)?;
+    }
+    Ok(())
+}
+
 /// The row of an MSR; `None` is #GP for reading and writing.
 #[inline]
 pub fn find(msr: u32) -> Option<&'static Row> {
