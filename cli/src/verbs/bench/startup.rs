@@ -43,7 +43,8 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
         row("power-on-to-dom0", "ns", wall(marks.ready, "power-on to dom0")?, 800_000_000),
         row("power-on-to-shell", "ns", wall(marks.shown, "power-on to shell")?, 5_000_000_000),
         row("create-to-first-instruction", "emulated-ns", create, 100_000_000),
-        row("create-to-shell", "emulated-ns", create + uptime, 1_900_000_000),
+        // The guest's TSC begins at 0 when its domain is created, and Linux counts its uptime from there.
+        row("create-to-shell", "emulated-ns", uptime.max(create), 1_900_000_000),
         row("platform-memory", "bytes", bytes("hypervisor_bytes")? + bytes("dom0_bytes")?, 48 << 20),
         row("image-size", "bytes", stripped(&image).len() as u64, 1 << 20),
     ];
