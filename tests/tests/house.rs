@@ -2,8 +2,10 @@
 
 use trunnion_tests::house;
 
-/// Most code lines of the hypervisor, both vendors together.
-const HYPERVISOR_LINES: usize = 12_000;
+/// The budget for the hypervisor's code lines, both vendors together.
+const HYPERVISOR_BUDGET: usize = 12_000;
+/// What it may have until it is down to its budget (docs/src/decisions/0003-line-budget.md). Only ever lowered.
+const HYPERVISOR_CEILING: usize = 16_000;
 /// Most lines of a file.
 const FILE_LINES: usize = 600;
 /// Files that may be longer, each with its reason; none may pass 1,000 lines.
@@ -28,7 +30,7 @@ const PACKAGES: &[&str] =
 #[test]
 fn the_hypervisor_is_thin() {
     let lines = house::code_lines("hypervisor/src");
-    println!("hypervisor: {lines} code lines of {HYPERVISOR_LINES}");
+    println!("hypervisor: {lines} code lines, budget {HYPERVISOR_BUDGET}, ceiling {HYPERVISOR_CEILING}");
     for package in PACKAGES {
         println!("{package:>12}: {} code lines", house::code_lines(package));
     }
