@@ -15,9 +15,6 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use trunnion_protocol::id::DomainId;
 
-/// How long a new domain waits for a tool to open its console, in nanoseconds, so that the tool misses nothing of a domain that lives for a moment.
-const WATCH_PATIENCE_NS: u64 = 100_000_000;
-
 /// A built domain, for the answer.
 #[derive(Debug)]
 pub(super) struct Built {
@@ -72,7 +69,6 @@ impl<P: Platform> Toolstack<P> {
         }
         let id = built.map_err(named)?;
         if !paused {
-            self.await_watcher(id).await;
             self.let_run(id).map_err(named)?;
         }
         Ok(Built { id, name, warnings })
@@ -130,14 +126,6 @@ impl<P: Platform> Toolstack<P> {
         log::info!("a domain was built domain={id} name={name}");
         self.platform.event(Event::DomainCreated { domid: id.0, name, create_begin_ns: begin });
         id
-    }
-
-    /// Waits a moment for the tool that was told of the domain to open its console.
-    async fn await_watcher(&self, id: DomainId) {
-        let until = self.platform.now_ns().saturating_add(WATCH_PATIENCE_NS);
-        while self.platform.has_tool() && !self.platform.is_watched(id) && self.platform.now_ns() < until {
-            self.platform.breathe().await;
-        }
     }
 
     /// Lets a domain run, and notes when it did so first.

@@ -14,6 +14,9 @@ use trunnion_protocol::id::DomainId;
 
 /// A domain that is started again after a crash must have lived that long, in nanoseconds; one that crashes at once would do nothing else.
 const RESTART_AFTER_NS: u64 = 1_000_000_000;
+/// How long the end of a domain waits for a tool to open its console, in nanoseconds: one that lived for a moment only may have ended before the tool
+/// that heard of it could ask.
+const WATCH_PATIENCE_NS: u64 = 500_000_000;
 /// Ended domains whose console logs are kept for tools that come late.
 const LOGS_KEPT: usize = 4;
 
@@ -44,8 +47,7 @@ impl<P: Platform> Toolstack<P> {
             domain.plan.name
         );
         self.platform.shut_down(id);
-        domain.drain(&self.platform).await;
-        self.platform.flush_console(id).await;
+        self.read_dry(id, &mut domain).await;
         let ended_ns = if info.ended_ns == 0 { self.platform.now_ns() } else { info.ended_ns };
         self.note_end(id, &domain, outcome, &detail, ended_ns);
         let action = match outcome {
@@ -99,8 +101,7 @@ impl<P: Platform> Toolstack<P> {
             log::warn!("pausing failed domain={id} error={}", errno.name());
         }
         self.platform.shut_down(id);
-        domain.drain(&self.platform).await;
-        self.platform.flush_console(id).await;
+        self.read_dry(id, &mut domain).await;
         let ended_ns = self.platform.now_ns();
         let detail = String::from("by request");
         self.note_end(id, &domain, Outcome::Destroyed, &detail, ended_ns);
@@ -128,6 +129,16 @@ impl<P: Platform> Toolstack<P> {
                 log::info!("a domain was not destroyed domain={id} reason={failure}");
             }
         }
+    }
+
+    /// Reads a console to its last byte, and waits until tools have it.
+    async fn read_dry(&self, id: DomainId, domain: &mut build::Domain) {
+        domain.drain(&self.platform).await;
+        let until = self.platform.now_ns().saturating_add(WATCH_PATIENCE_NS);
+        while self.platform.has_tool() && !self.platform.is_watched(id) && self.platform.now_ns() < until {
+            self.platform.breathe().await;
+        }
+        self.platform.flush_console(id).await;
     }
 
     /// Takes a domain out of its entry; whoever has it ends it.
