@@ -32,7 +32,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use trunnion_dom0::control::{Manifest, Request, VERSION};
@@ -231,11 +231,19 @@ fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Failure::file("make the folder", folder, &e))
 }
 
-/// Says hello as soon as dom0 listens. dom0 starts the first domain when it has heard it.
+/// Says hello as soon as dom0 listens. dom0 starts the first domain when it has heard it. A serial line loses what is said before dom0
+/// has set up its receiver, so the greeting is repeated, at growing intervals.
 fn greet(dom0: Dom0, notes: Sender<Note>) {
     std::thread::spawn(move || {
-        let reply = dom0.call(Request::Hello { version: VERSION });
-        let _ = notes.send(Note::Greeted(reply));
+        for attempt in 0..6 {
+            let Ok(reply) = dom0.begin(Request::Hello { version: VERSION }) else { break };
+            match reply.recv_timeout(Duration::from_secs(2 << attempt)) {
+                Ok(Ok(reply)) => return drop(notes.send(Note::Greeted(Ok(reply)))),
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => break,
+            }
+        }
+        let _ = notes.send(Note::Greeted(dom0.call(Request::Hello { version: VERSION })));
     });
 }
 

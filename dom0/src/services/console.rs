@@ -137,16 +137,6 @@ impl Consoles {
         self.serve_all();
     }
 
-    /// Ends all attachments, and returns their channels.
-    pub fn detach_all(&self) -> Vec<Channel> {
-        let mut guests = self.guests.borrow_mut();
-        let channels =
-            guests.values_mut().flat_map(|guest| guest.attachments.drain(..)).map(|a| a.channel).collect();
-        drop(guests);
-        self.serve_all();
-        channels
-    }
-
     /// Bytes typed on a channel. What finds no room is dropped.
     pub fn typed(&self, channel: Channel, bytes: &[u8]) {
         let mut guests = self.guests.borrow_mut();

@@ -178,12 +178,9 @@ impl Server {
         }
     }
 
-    /// A tool's first words: what an earlier one opened is closed.
+    /// A tool's first words. The line has one tool for its whole life, which repeats them until it is answered: a serial
+    /// line loses what comes before its receiver is set up.
     fn greet(&self) {
-        self.wire.watches.borrow_mut().clear();
-        for channel in self.toolstack.platform().consoles.detach_all() {
-            self.wire.with(|outbox| outbox.close(channel));
-        }
         self.wire.greeted.set(true);
         self.wire.greeting.raise();
     }

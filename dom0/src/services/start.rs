@@ -125,7 +125,7 @@ fn devices(disks: &Disks, spawner: &Spawner) -> Option<Box<dyn CharDevice>> {
         }
     }
     line.or_else(|| {
-        let uart = Uart::open()?;
+        let uart = Uart::open(spawner)?;
         log::info!("control connection on COM2");
         Some(Box::new(uart) as Box<dyn CharDevice>)
     })
