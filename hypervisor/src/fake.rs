@@ -276,8 +276,8 @@ impl FakeContext {
         } else {
             [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi]
         };
-        for (register, value) in registers.into_iter().zip(arguments) {
-            self.state.gpr[register as usize] = *value;
+        for (index, register) in registers.into_iter().enumerate() {
+            self.state.gpr[register as usize] = arguments.get(index).copied().unwrap_or(0);
         }
         Exit::Hypercall { length: Some(3) }
     }

@@ -196,14 +196,19 @@ impl FrameTable {
         Run { start: Mfn(u64::from(start)), order }
     }
 
-    /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first.
-    pub fn scrub_run(&self, run: Run, mut scrub: impl FnMut(Mfn)) {
+    /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first. At most `budget`
+    /// frames; false when some are left.
+    pub fn scrub_run(&self, run: Run, budget: u32, mut scrub: impl FnMut(Mfn)) -> bool {
+        let mut left = budget;
         for (index, frame) in self.run(run.start.0, run.order).iter().enumerate() {
             if frame.state.load(Ordering::Relaxed) & DIRTY != 0 {
+                let Some(rest) = left.checked_sub(1) else { return false };
+                left = rest;
                 scrub(Mfn(run.start.0 + index as u64));
                 frame.state.fetch_and(!DIRTY, Ordering::Relaxed);
             }
         }
+        true
     }
 
     /// Scrubs up to `budget` free frames that need it, going round; returns how many it looked at were dirty. For the
@@ -271,6 +276,48 @@ impl FrameTable {
             core::sync::atomic::fence(Ordering::Acquire);
             self.end(mfn, frame);
         }
+    }
+
+    /// Gives up one stored reference to each of `count` frames. A whole run whose last references go is freed as one.
+    pub fn put_run(&self, start: Mfn, count: u64) {
+        let order = count.max(1).ilog2().min(LARGEST_ORDER);
+        let frames = self.run(start.0, order);
+        let whole = count.is_power_of_two() && start.0.is_multiple_of(count) && frames.len() as u64 == count;
+        if !whole || frames.iter().any(|frame| frame.references.load(Ordering::Acquire) != 1) {
+            for page in 0..count {
+                self.put(Mfn(start.0 + page));
+            }
+            return;
+        }
+        // Only a holder of a reference can add one, and the caller has the only one of each frame.
+        for frame in frames {
+            let state = frame.state.load(Ordering::Relaxed);
+            self.count(
+                DomainId((state >> OWNER_SHIFT) as u16),
+                FrameKind::from_bits(state),
+                1u32.wrapping_neg(),
+            );
+            frame.references.store(0, Ordering::Release);
+            frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
+        }
+        self.buddies.lock().free(&self.frames, start.0 as u32, order);
+        self.free.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Takes an allocation back that nobody has seen. Frames that were scrubbed stay scrubbed.
+    pub fn give_back(&self, run: Run) {
+        for frame in self.run(run.start.0, run.order) {
+            let state = frame.state.load(Ordering::Relaxed);
+            self.count(
+                DomainId((state >> OWNER_SHIFT) as u16),
+                FrameKind::from_bits(state),
+                1u32.wrapping_neg(),
+            );
+            frame.references.store(0, Ordering::Release);
+            frame.state.store(FrameKind::Free as u32 | state & DIRTY, Ordering::Relaxed);
+        }
+        self.buddies.lock().free(&self.frames, run.start.0 as u32, run.order);
+        self.free.fetch_add(1 << run.order, Ordering::Relaxed);
     }
 
     /// What a frame is used for.
@@ -347,7 +394,7 @@ impl FrameTable {
         self.count(DomainId((state >> OWNER_SHIFT) as u16), FrameKind::from_bits(state), 1u32.wrapping_neg());
         let mut buddies = self.buddies.lock();
         frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
-        buddies.free(&self.frames, mfn.0 as u32);
+        buddies.free(&self.frames, mfn.0 as u32, 0);
         self.free.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -442,8 +489,8 @@ mod tests {
         let table = table(16);
         let run = table.allocate(3, DomainId(1), FrameKind::Ram).unwrap();
         let mut scrubbed = 0;
-        table.scrub_run(run, |_| scrubbed += 1);
-        table.scrub_run(run, |_| scrubbed += 1);
+        table.scrub_run(run, u32::MAX, |_| scrubbed += 1);
+        table.scrub_run(run, u32::MAX, |_| scrubbed += 1);
         assert_eq!(scrubbed, 8);
         let rest = table.scrub_free(100, |_| ());
         assert_eq!(rest, 7);

@@ -10,6 +10,7 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::{DomainId, Virq};
 
 use crate::authority::Mint;
+use crate::clock::Scale;
 use crate::domain::Domain;
 use crate::events::Pirqs;
 use crate::frames::{DOMAINS, FrameKind, FrameTable, Run};
@@ -68,6 +69,8 @@ pub struct Host<M: Machine> {
     pub ready: AtomicU64,
     /// Bytes given to dom0, without the bundle.
     pub dom0_bytes: AtomicU64,
+    /// How the TSC's ticks become nanoseconds, for guests' clocks.
+    pub(crate) scale: Scale,
 }
 
 impl<M: Machine> Host<M> {
@@ -89,7 +92,9 @@ impl<M: Machine> Host<M> {
         list.try_reserve_exact(DOMAINS).map_err(|_| OutOfHeap)?;
         list.resize_with(DOMAINS, || None);
         let pages: u64 = boot.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum();
+        let scale = Scale::new(machine.tsc_khz(), machine.tsc_is_stable());
         Ok(Self {
+            scale,
             machine,
             frames,
             list: spin::RwLock::new(list),
@@ -171,12 +176,33 @@ impl<M: Machine> Host<M> {
         Some(run)
     }
 
-    fn scrub(&self, run: Run) {
-        self.frames.scrub_run(run, |mfn| {
+    /// As [`Host::allocate`], scrubbing at most `budget` frames. `Err(true)` when more have to be scrubbed: the next try
+    /// finds less to do. `Err(false)` when there is no memory.
+    pub fn allocate_some(
+        &self,
+        order: u32,
+        owner: DomainId,
+        kind: FrameKind,
+        budget: u32,
+    ) -> Result<Run, bool> {
+        let run = self.frames.allocate(order, owner, kind).ok_or(false)?;
+        if self.scrub_some(run, budget) {
+            return Ok(run);
+        }
+        self.frames.give_back(run);
+        Err(true)
+    }
+
+    fn scrub_some(&self, run: Run, budget: u32) -> bool {
+        self.frames.scrub_run(run, budget, |mfn| {
             if let Some(page) = self.machine.page(mfn) {
                 page.fill_zero();
             }
-        });
+        })
+    }
+
+    fn scrub(&self, run: Run) {
+        self.scrub_some(run, u32::MAX);
     }
 
     /// One frame full of zeroes.

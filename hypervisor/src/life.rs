@@ -168,7 +168,7 @@ pub fn last_one_out<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, leaving
 }
 
 /// Work in one step of a destruction, in pages, ports or mappings.
-const STEP: u32 = 512;
+const STEP: u32 = 256;
 
 /// Does one step of a domain's destruction. `Ok(true)` when the caller has nothing left to do: the domain is gone, or a
 /// zombie.

@@ -24,8 +24,10 @@ use crate::host::Host;
 use crate::seam::Machine;
 use crate::second_level::{GFN_LIMIT, Kind, Leaf, MapError, Rights, Run, SecondLevel, Stale};
 
-/// Guest-owned pages that are freed by one call before it continues.
-pub const BATCH: u64 = 512;
+/// Pages of the largest leaf that is taken out of a dying domain's map at once.
+const BATCH: u64 = 512;
+/// Frames that one call scrubs.
+const SCRUB: u32 = 96;
 
 /// A domain's physical map.
 pub struct Memory {
@@ -80,7 +82,8 @@ pub fn flush<M: Machine>(host: &Host<M>, domain: &Domain<M>, stale: Stale) {
     stale.release(&host.machine, &mut host.table_pool(domain.id));
 }
 
-/// Puts 2^`order` new pages at a guest frame. What was there stays, and is an error.
+/// Puts 2^`order` new pages at a guest frame. What was there stays, and is an error. [`Errno::Restart`] when memory had to
+/// be scrubbed first: the next try gets further.
 pub fn populate<M: Machine>(host: &Host<M>, domain: &Domain<M>, gfn: Gfn, order: u32) -> Result<(), Errno> {
     let mut memory = domain.memory.lock();
     if domain.stopped.load(Ordering::Acquire) & stop::DYING != 0 {
@@ -95,7 +98,9 @@ pub fn populate<M: Machine>(host: &Host<M>, domain: &Domain<M>, gfn: Gfn, order:
     if owned.saturating_add(pages) > domain.max_pages.load(Ordering::Relaxed) {
         return Err(Errno::NoMem);
     }
-    let run = host.allocate(order, domain.id, FrameKind::Ram).ok_or(Errno::NoMem)?;
+    let run = host
+        .allocate_some(order, domain.id, FrameKind::Ram, SCRUB)
+        .map_err(|more| if more { Errno::Restart } else { Errno::NoMem })?;
     let mut pool = host.table_pool(domain.id);
     let mapped = memory.tables.map(
         &host.machine,
@@ -105,9 +110,7 @@ pub fn populate<M: Machine>(host: &Host<M>, domain: &Domain<M>, gfn: Gfn, order:
     if let Err(partial) = mapped {
         let (stale, _) = memory.tables.unmap(&host.machine, &mut pool, gfn, partial.done, |_, _| ());
         flush(host, domain, stale);
-        for page in 0..pages {
-            host.frames.put(Mfn(run.start.0 + page));
-        }
+        host.frames.put_run(run.start, pages);
         return Err(partial.error.into());
     }
     memory.highest = memory.highest.max(Gfn(end - 1));
@@ -249,9 +252,7 @@ pub fn clear_some<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, budget: u
         flush(host, domain, stale);
         if let Some(leaf) = gone {
             if leaf.kind != Kind::Device {
-                for page in 0..leaf.pages {
-                    host.frames.put(Mfn(leaf.mfn.0 + page));
-                }
+                host.frames.put_run(leaf.mfn, leaf.pages);
             }
             left = left.saturating_sub(leaf.pages);
         }

@@ -180,27 +180,23 @@ impl<M: Machine> CpuLoop<M> {
                     };
                 }
             }
-            self.between(host, cpu);
-            // A slice that has ended matters only when somebody waits.
-            if schedule::slice_end(cpu).is_some_and(|end| end <= host.now()) {
+            // The timer is armed for the end of the slice as well, which matters only when somebody waits.
+            if self.between(host, cpu) && schedule::slice_end(cpu).is_some_and(|end| end <= host.now()) {
                 return Activity::Ready;
             }
         }
         Activity::Ready
     }
 
-    /// What is looked at after each exit: interrupts that came, timers that are due.
+    /// What is looked at after each exit: interrupts that came, and when the timer was among them, what is due. True then.
     #[inline]
-    fn between(&mut self, host: &Host<M>, cpu: &PerCpu<M>) {
-        if take_interrupts(host) {
+    fn between(&mut self, host: &Host<M>, cpu: &PerCpu<M>) -> bool {
+        let timer = take_interrupts(host);
+        if timer {
             self.armed = None;
+            timers::expire(host, cpu, host.now(), TIMER_BUDGET);
         }
-        if let Some(head) = cpu.deadlines.head() {
-            let now = host.now();
-            if head <= now {
-                timers::expire(host, cpu, now, TIMER_BUDGET);
-            }
-        }
+        timer
     }
 
     /// Arms the machine's timer for whatever comes first.

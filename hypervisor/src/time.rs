@@ -10,7 +10,7 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::layout::{Layout, Width};
 use trunnion_protocol::shared_info::{RunState, Runstate, TimeInfo, vcpu::TIME};
 
-use crate::clock::{self, Account, Scale};
+use crate::clock::{self, Account};
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::memory;
@@ -86,8 +86,7 @@ pub fn write_wall_clock<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
 }
 
 fn time_now<M: Machine>(host: &Host<M>, domain: &Domain<M>) -> TimeInfo {
-    let scale = Scale::new(host.machine.tsc_khz(), host.machine.tsc_is_stable());
-    scale.at(host.machine.tsc().wrapping_add(domain.tsc_offset), host.now())
+    host.scale.at(host.machine.tsc().wrapping_add(domain.tsc_offset), host.now())
 }
 
 /// Writes a vCPU's clock.

@@ -85,9 +85,9 @@ impl Buddies {
         None
     }
 
-    /// Frees one frame, joining it with its buddies.
-    pub(super) fn free(&mut self, frames: &[Frame], frame: u32) {
-        let (mut start, mut order) = (frame, 0);
+    /// Frees a run that is aligned to its size, joining it with its buddies.
+    pub(super) fn free(&mut self, frames: &[Frame], start: u32, order: u32) {
+        let (mut start, mut order) = (start, order);
         while order < LARGEST_ORDER {
             let buddy = start ^ (1 << order);
             let Some(other) = frames.get(buddy as usize) else { break };

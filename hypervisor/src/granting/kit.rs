@@ -123,10 +123,9 @@ impl World {
             running.context.state.rip = 0x1000;
             running.context.state.cr0 = 0x11;
             running.context.set_gpr(Gpr::Rax, u64::from(call.number()));
-            for (register, &value) in
-                [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8].into_iter().zip(arguments)
+            for (index, register) in [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8].into_iter().enumerate()
             {
-                running.context.set_gpr(register, value);
+                running.context.set_gpr(register, arguments.get(index).copied().unwrap_or(0));
             }
             for _ in 0..10_000 {
                 let verdict = exit::handle(running, Exit::Hypercall { length: Some(3) });

@@ -5,7 +5,7 @@ mod foreign;
 mod host;
 mod interrupts;
 
-use trunnion_protocol::control::Operation;
+use trunnion_protocol::control::{FOREIGN_MAX, Operation};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::layout::Width;
@@ -27,6 +27,9 @@ pub(super) fn call<M: Machine>(
         return Err(Errno::Inval.into());
     }
     let operation = Operation::from_number(arguments.get(0)).ok_or(Errno::NoSys)?;
+    if arguments.get(2) > u64::from(FOREIGN_MAX) {
+        return Err(Errno::Inval.into());
+    }
     let at = arguments.pointer(1);
     match operation {
         Operation::HostInfo => host::info(control, running, at),
@@ -37,8 +40,8 @@ pub(super) fn call<M: Machine>(
         Operation::Unpause => domains::unpause(control, running, at),
         Operation::SetVcpuState => domains::set_vcpu_state(control, running, at),
         Operation::GetVcpuState => domains::get_vcpu_state(control, running, at),
-        Operation::MapForeign => foreign::map(control, running, at),
-        Operation::UnmapForeign => foreign::unmap(control, running, at),
+        Operation::MapForeign => foreign::map(control, running, at, arguments),
+        Operation::UnmapForeign => foreign::unmap(control, running, at, arguments),
         Operation::SeedGrant => foreign::seed_grant(control, running, at),
         Operation::MapPirq => interrupts::map(control, running, at),
         Operation::UnmapPirq => interrupts::unmap(control, running, at),
@@ -47,7 +50,7 @@ pub(super) fn call<M: Machine>(
         Operation::ReadLog => host::read_log(control, running, at),
         Operation::CrashReport => domains::crash_report(control, running, at),
         Operation::SetScheduling => domains::set_scheduling(control, running, at),
-        Operation::Audit => host::audit(control, running, at),
+        Operation::Audit => host::audit(control, running, at, arguments),
         Operation::PowerOff => host::power_off(control, running, at),
         Operation::SetMaxMemory => domains::set_max_memory(control, running, at),
     }

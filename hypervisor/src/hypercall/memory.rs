@@ -19,13 +19,13 @@ use super::{Arguments, Reply, Stop, target};
 use crate::domain::Domain;
 use crate::frames::LARGEST_ORDER;
 use crate::granting;
-use crate::memory::{self, BATCH};
+use crate::memory;
 use crate::seam::Machine;
 use crate::second_level::Kind;
 use crate::vcpu::Running;
 
-/// Pages that are populated or freed in one go, and entries of a batch.
-const BUDGET: u64 = BATCH;
+/// Extents that are populated or freed in one go, and pages that are moved.
+const BUDGET: u64 = 48;
 /// Largest extent a guest may ask for itself: 2 MiB.
 const GUEST_ORDER: u32 = 9;
 
@@ -107,13 +107,15 @@ fn extents<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments, 
         return Ok(done.min(wanted.count));
     }
     let pages = 1u64 << wanted.order;
+    // A large extent is populated as one, and freed page by page.
+    let cost = if op == Op::PopulatePhysmap { 1 + pages / 32 } else { pages };
     let mut budget = BUDGET;
     for position in done..wanted.count {
         // At least one extent each time, so that it gets on.
-        if budget < pages && position != done {
+        if budget < cost && position != done {
             return again(arguments, position);
         }
-        budget = budget.saturating_sub(pages);
+        budget = budget.saturating_sub(cost);
         let entry = Gva(wanted.extents.0.wrapping_add(position * width.word() as u64));
         let Ok(gfn) = running.get_word(width, entry) else { return Ok(position) };
         let result = if op == Op::PopulatePhysmap {
@@ -121,8 +123,10 @@ fn extents<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments, 
         } else {
             decrease(running, &domain, Gfn(gfn), pages)
         };
-        if result.is_err() {
-            return Ok(position);
+        match result {
+            Ok(()) => {}
+            Err(Errno::Restart) => return again(arguments, position),
+            Err(_) => return Ok(position),
         }
     }
     Ok(wanted.count)
@@ -173,7 +177,7 @@ fn add_batch<M: Machine>(
     let domain = target(running, batch.domain)?;
     let space = Space::from_number(u32::from(batch.space)).ok_or(Errno::Inval)?;
     let count = u64::from(batch.count);
-    let end = (done + BUDGET / 8).min(count);
+    let end = (done + BUDGET).min(count);
     for entry in done..end {
         let word = entry * width.word() as u64;
         let index = running.get_word(width, Gva(batch.indices.0.wrapping_add(word)))?;

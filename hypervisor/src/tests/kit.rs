@@ -77,7 +77,8 @@ impl World {
             privileged: false,
         };
         let domain = create::create(&self.host, &wanted).unwrap();
-        memory::populate(&self.host, &domain, Gfn(0), 9).unwrap();
+        while memory::populate(&self.host, &domain, Gfn(0), 9) == Err(Errno::Restart) {}
+        assert_eq!(self.host.frames.owned(domain.id), PAGES as u32);
         self.load(&domain, 0, &long_mode());
         domain
     }

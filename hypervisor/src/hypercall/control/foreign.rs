@@ -5,49 +5,95 @@ use trunnion_protocol::control::{FOREIGN_MAX, MapForeign, SeedGrant, UnmapForeig
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::{DomainId, GrantRef};
 
+use zerocopy::IntoBytes;
+
 use super::find;
 use crate::authority::Control;
 use crate::domain::Domain;
 use crate::granting;
 use crate::host::Host;
-use crate::hypercall::Reply;
+use crate::hypercall::{Arguments, Reply, Stop};
 use crate::life;
 use crate::memory;
 use crate::seam::Machine;
 use crate::second_level::{Kind, Rights, Stale};
 use crate::vcpu::Running;
 
-pub(super) fn map<M: Machine>(_: &Control, running: &mut Running<'_, M>, at: Gva) -> Reply {
+/// Frames that are mapped or given back in one go. Argument 3 says how many are done.
+const CHUNK: usize = 64;
+
+/// The frames of the list at `list` from `done` on, at most [`CHUNK`] of `count`.
+fn chunk(done: u64, count: u32) -> usize {
+    (u64::from(count).saturating_sub(done) as usize).min(CHUNK)
+}
+
+fn entry(list: u64, index: u64) -> Gva {
+    Gva(list.wrapping_add(index * 8))
+}
+
+pub(super) fn map<M: Machine>(
+    _: &Control,
+    running: &mut Running<'_, M>,
+    at: Gva,
+    arguments: &mut Arguments,
+) -> Reply {
     let wanted: MapForeign = running.get_plain(at)?;
-    let domain = find(running, wanted.domain)?;
     if wanted.count == 0 || wanted.count > FOREIGN_MAX {
         return Err(Errno::Inval.into());
     }
-    if !life::is_alive(&domain) {
-        return Err(Errno::Srch.into());
-    }
     let write = wanted.flags & 1 != 0;
-    let mut frames = [0u64; FOREIGN_MAX as usize];
-    let frames = frames.get_mut(..wanted.count as usize).ok_or(Errno::Inval)?;
-    let mut done = 0;
+    let [_, _, done, ..] = &mut arguments.values;
+    match map_some(running, &wanted, *done, write) {
+        Ok(()) => {
+            *done += chunk(*done, wanted.count) as u64;
+            if *done < u64::from(wanted.count) { Err(Stop::Again) } else { Ok(0) }
+        }
+        Err(errno) => {
+            // All or none: what earlier rounds mapped is in dom0's own list.
+            let mut from = 0;
+            while from < *done {
+                let count = chunk(from, *done as u32);
+                let mut frames = [0u64; CHUNK];
+                let frames = frames.get_mut(..count).ok_or(Errno::Inval)?;
+                running.read(entry(wanted.frames, from), frames.as_mut_bytes())?;
+                give_back(running.host, running.domain, frames.iter().map(|&frame| Mfn(frame)), write)?;
+                from += count as u64;
+            }
+            Err(errno.into())
+        }
+    }
+}
+
+/// Maps the next frames; on failure none of them.
+fn map_some<M: Machine>(
+    running: &mut Running<'_, M>,
+    wanted: &MapForeign,
+    done: u64,
+    write: bool,
+) -> Result<(), Errno> {
+    let domain = find(running, wanted.domain)?;
+    if !life::is_alive(&domain) {
+        return Err(Errno::Srch);
+    }
+    let mut frames = [0u64; CHUNK];
+    let frames = frames.get_mut(..chunk(done, wanted.count)).ok_or(Errno::Inval)?;
+    let mut mapped = 0;
     let mut result = Ok(());
     for (index, frame) in frames.iter_mut().enumerate() {
-        result = map_one(running, &domain, Gfn(wanted.gfn.wrapping_add(index as u64)), write)
-            .map(|mfn| *frame = mfn.0);
+        let gfn = Gfn(wanted.gfn.wrapping_add(done).wrapping_add(index as u64));
+        result = map_one(running, &domain, gfn, write).map(|mfn| *frame = mfn.0);
         if result.is_err() {
             break;
         }
-        done = index + 1;
+        mapped = index + 1;
     }
     if result.is_ok() {
-        let bytes = zerocopy::IntoBytes::as_bytes(&*frames);
-        result = running.write(Gva(wanted.frames), bytes);
+        result = running.write(entry(wanted.frames, done), frames.as_bytes());
     }
-    if let Err(errno) = result {
-        give_back(running.host, running.domain, frames.iter().take(done).map(|&frame| Mfn(frame)), write)?;
-        return Err(errno.into());
+    if result.is_err() {
+        give_back(running.host, running.domain, frames.iter().take(mapped).map(|&frame| Mfn(frame)), write)?;
     }
-    Ok(0)
+    result
 }
 
 fn map_one<M: Machine>(
@@ -96,16 +142,23 @@ fn give_back<M: Machine>(
     result
 }
 
-pub(super) fn unmap<M: Machine>(_: &Control, running: &mut Running<'_, M>, at: Gva) -> Reply {
+pub(super) fn unmap<M: Machine>(
+    _: &Control,
+    running: &mut Running<'_, M>,
+    at: Gva,
+    arguments: &mut Arguments,
+) -> Reply {
     let wanted: UnmapForeign = running.get_plain(at)?;
     if wanted.count == 0 || wanted.count > FOREIGN_MAX {
         return Err(Errno::Inval.into());
     }
-    let mut frames = [0u64; FOREIGN_MAX as usize];
-    let frames = frames.get_mut(..wanted.count as usize).ok_or(Errno::Inval)?;
-    running.read(Gva(wanted.frames), zerocopy::IntoBytes::as_mut_bytes(frames))?;
+    let [_, _, done, ..] = &mut arguments.values;
+    let mut frames = [0u64; CHUNK];
+    let frames = frames.get_mut(..chunk(*done, wanted.count)).ok_or(Errno::Inval)?;
+    running.read(entry(wanted.frames, *done), frames.as_mut_bytes())?;
     give_back(running.host, running.domain, frames.iter().map(|&frame| Mfn(frame)), wanted.flags & 1 != 0)?;
-    Ok(0)
+    *done += frames.len() as u64;
+    if *done < u64::from(wanted.count) { Err(Stop::Again) } else { Ok(0) }
 }
 
 pub(super) fn seed_grant<M: Machine>(_: &Control, running: &mut Running<'_, M>, at: Gva) -> Reply {

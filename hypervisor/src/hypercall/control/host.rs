@@ -3,10 +3,11 @@
 use core::sync::atomic::Ordering;
 
 use trunnion_protocol::address::Gva;
-use trunnion_protocol::control::{HostInfo, PowerOff, REVISION, ReadText};
+use trunnion_protocol::control::{Audit, HostInfo, PowerOff, REVISION, ReadText};
 
+use crate::audit::Position;
 use crate::authority::Control;
-use crate::hypercall::Reply;
+use crate::hypercall::{Arguments, Reply, Stop};
 use crate::seam::Machine;
 use crate::vcpu::Running;
 
@@ -46,10 +47,27 @@ pub(super) fn read_log<M: Machine>(_: &Control, running: &mut Running<'_, M>, at
     Ok(0)
 }
 
-pub(super) fn audit<M: Machine>(_: &Control, running: &mut Running<'_, M>, at: Gva) -> Reply {
-    let audit = crate::audit::audit(running.host);
+/// The walk goes on in arguments 3 to 5 (which part, and where), and adds to the structure as it goes.
+pub(super) fn audit<M: Machine>(
+    _: &Control,
+    running: &mut Running<'_, M>,
+    at: Gva,
+    arguments: &mut Arguments,
+) -> Reply {
+    let [_, _, part, first, second] = &mut arguments.values;
+    let (position, mut audit) = match *part {
+        0 => (Position::Frames(0), Audit::default()),
+        1 => (Position::Frames(*first), running.get_plain(at)?),
+        _ => (Position::Map(*first as u16, *second), running.get_plain(at)?),
+    };
+    let next = crate::audit::step(running.host, position, &mut audit);
     running.put_plain(at, &audit)?;
-    Ok(0)
+    (*part, *first, *second) = match next {
+        None => return Ok(0),
+        Some(Position::Frames(frame)) => (1, frame, 0),
+        Some(Position::Map(domain, gfn)) => (2, u64::from(domain), gfn),
+    };
+    Err(Stop::Again)
 }
 
 pub(super) fn power_off<M: Machine>(_: &Control, running: &mut Running<'_, M>, at: Gva) -> Reply {
