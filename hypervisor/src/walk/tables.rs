@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use trunnion_protocol::address::{Gfn, Gva, Mfn};
+use trunnion_protocol::shared::SharedPage;
 
 use super::{FaultReason, Found, Space};
 use crate::seam::Context;
@@ -27,43 +28,51 @@ const LARGE: u64 = 1 << 7;
 const FLAGS: u64 = 1 << 5 | 1 << 6;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// The registers that decide how addresses are translated.
+/// The registers that decide how addresses are translated, in one word: the root table's address, whose low bits are
+/// free, [`PROTECT`] and the mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Paging {
-    mode: Mode,
-    root: u64,
-    protect: bool,
-}
+pub struct Paging(u64);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mode {
-    Off,
-    TwoLevel { large: bool },
-    Pae,
-    FourLevel,
-    FiveLevel,
-}
+/// A supervisor may not write read-only pages.
+const PROTECT: u64 = 1 << 3;
+const ROOT: u64 = !0x1f;
+const MODE: u64 = 7;
+const OFF: u64 = 0;
+const TWO_LEVEL: u64 = 1;
+const TWO_LEVEL_LARGE: u64 = 2;
+const PAE: u64 = 3;
+const FOUR_LEVEL: u64 = 4;
+const FIVE_LEVEL: u64 = 5;
 
 impl Paging {
     /// From register values.
     #[inline]
     pub const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Self {
-        let mode = if cr0 & CR0_PG == 0 {
-            Mode::Off
+        let protect = if cr0 & CR0_WP != 0 { PROTECT } else { 0 };
+        let (mode, root) = if cr0 & CR0_PG == 0 {
+            (OFF, 0)
         } else if efer & EFER_LMA != 0 {
-            if cr4 & CR4_LA57 == 0 { Mode::FourLevel } else { Mode::FiveLevel }
+            (if cr4 & CR4_LA57 == 0 { FOUR_LEVEL } else { FIVE_LEVEL }, cr3 & ADDRESS)
         } else if cr4 & CR4_PAE != 0 {
-            Mode::Pae
+            (PAE, cr3 & 0xffff_ffe0)
         } else {
-            Mode::TwoLevel { large: cr4 & CR4_PSE != 0 }
+            (if cr4 & CR4_PSE != 0 { TWO_LEVEL_LARGE } else { TWO_LEVEL }, cr3 & 0xffff_f000)
         };
-        let root = match mode {
-            Mode::Off => 0,
-            Mode::TwoLevel { .. } => cr3 & 0xffff_f000,
-            Mode::Pae => cr3 & 0xffff_ffe0,
-            Mode::FourLevel | Mode::FiveLevel => cr3 & ADDRESS,
-        };
-        Self { mode, root, protect: cr0 & CR0_WP != 0 }
+        Self(root | protect | mode)
+    }
+
+    const fn root(self) -> u64 {
+        self.0 & ROOT
+    }
+
+    const fn mode(self) -> u64 {
+        self.0 & MODE
+    }
+
+    /// Entries are 32 bits wide.
+    #[inline]
+    const fn is_narrow(self) -> bool {
+        matches!(self.mode(), TWO_LEVEL | TWO_LEVEL_LARGE)
     }
 
     /// From a vCPU.
@@ -152,7 +161,7 @@ impl Walk {
     const NONE: Self = Self {
         page: u64::MAX,
         epoch: 0,
-        paging: Paging { mode: Mode::Off, root: 0, protect: false },
+        paging: Paging(OFF),
         steps: [Step { table: Mfn(0), offset: 0, value: 0 }; 4],
         used: 0,
         found: Found { gfn: Gfn(0), mfn: Mfn(0) },
@@ -164,8 +173,14 @@ impl Walk {
         self.epoch == space.epoch()
             && self.paging == *paging
             && self.steps.iter().take(self.used as usize).all(|step| {
-                load(space, paging, step.table, step.offset)
-                    .is_some_and(|now| (now ^ step.value) & !FLAGS == 0)
+                let Some(page) = space.page(step.table) else { return false };
+                if paging.is_narrow() {
+                    return load(page, *paging, step.offset)
+                        .is_some_and(|now| (now ^ step.value) & !FLAGS == 0);
+                }
+                let [low, high] = page.pair(step.offset as usize / 8);
+                (low.load(Ordering::Relaxed) ^ step.value as u32) & !(FLAGS as u32) == 0
+                    && high.load(Ordering::Relaxed) == (step.value >> 32) as u32
             })
     }
 
@@ -176,21 +191,21 @@ impl Walk {
         self.epoch = space.epoch();
         self.paging = *paging;
         self.used = 0;
-        let (gfn, allowed) = match paging.mode {
-            Mode::Off => (Gfn(u64::from(gva.0 as u32) >> 12), true),
-            Mode::TwoLevel { large } => self.two_levels(space, paging, gva.0 as u32, large)?,
-            Mode::Pae => self.three_levels(space, paging, gva.0 as u32)?,
-            Mode::FourLevel => {
+        let (gfn, allowed) = match paging.mode() {
+            OFF => (Gfn(u64::from(gva.0 as u32) >> 12), true),
+            TWO_LEVEL | TWO_LEVEL_LARGE => self.two_levels(space, paging, gva.0 as u32)?,
+            PAE => self.three_levels(space, paging, gva.0 as u32)?,
+            FOUR_LEVEL => {
                 if (gva.0 as i64) << 16 >> 16 != gva.0 as i64 {
                     return Err(FaultReason::NotCanonical);
                 }
-                self.levels(space, paging, paging.root, gva.0, 4, true)?
+                self.levels(space, paging, paging.root(), gva.0, 4, true)?
             }
-            Mode::FiveLevel => return Err(FaultReason::Unsupported),
+            _ => return Err(FaultReason::Unsupported),
         };
         let (mfn, second_level) = space.frame(gfn).ok_or(FaultReason::NoMemory)?;
         self.found = Found { gfn, mfn };
-        self.writable = second_level && (allowed || !paging.protect);
+        self.writable = second_level && (allowed || paging.0 & PROTECT == 0);
         self.page = gva.0 >> 12;
         Ok(())
     }
@@ -206,7 +221,8 @@ impl Walk {
         let address = table | offset;
         let (mfn, _) = space.frame(Gfn(address >> 12)).ok_or(FaultReason::NoMemory)?;
         let offset = (address & 0xfff) as u16;
-        let value = load(space, paging, mfn, offset).ok_or(FaultReason::NoMemory)?;
+        let page = space.page(mfn).ok_or(FaultReason::NoMemory)?;
+        let value = load(page, *paging, offset).ok_or(FaultReason::NoMemory)?;
         if value & PRESENT == 0 {
             return Err(FaultReason::NotPresent);
         }
@@ -248,7 +264,7 @@ impl Walk {
         paging: &Paging,
         gva: u32,
     ) -> Result<(Gfn, bool), FaultReason> {
-        let pointer = self.step(space, paging, paging.root, u64::from(gva >> 30) * 8)?;
+        let pointer = self.step(space, paging, paging.root(), u64::from(gva >> 30) * 8)?;
         self.levels(space, paging, pointer & ADDRESS, u64::from(gva), 2, true)
     }
 
@@ -258,11 +274,10 @@ impl Walk {
         space: &impl Space,
         paging: &Paging,
         gva: u32,
-        large: bool,
     ) -> Result<(Gfn, bool), FaultReason> {
         let gva = u64::from(gva);
-        let directory = self.step(space, paging, paging.root, (gva >> 22) * 4)?;
-        if large && directory & LARGE != 0 {
+        let directory = self.step(space, paging, paging.root(), (gva >> 22) * 4)?;
+        if paging.mode() == TWO_LEVEL_LARGE && directory & LARGE != 0 {
             let address = directory & 0xffc0_0000 | (directory >> 13 & 0xff) << 32;
             return Ok((Gfn((address | gva & 0x3f_ffff) >> 12), directory & WRITE != 0));
         }
@@ -273,9 +288,8 @@ impl Walk {
 
 /// A table entry, 32 or 64 bits wide.
 #[inline]
-fn load(space: &impl Space, paging: &Paging, table: Mfn, offset: u16) -> Option<u64> {
-    let page = space.page(table)?;
-    if let Mode::TwoLevel { .. } = paging.mode {
+fn load(page: &SharedPage, paging: Paging, offset: u16) -> Option<u64> {
+    if paging.is_narrow() {
         return page.word_at(offset as usize).map(|word| u64::from(word.load(Ordering::Relaxed)));
     }
     let [low, high] = page.pair(offset as usize / 8);
