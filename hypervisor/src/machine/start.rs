@@ -124,11 +124,18 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u6
     let mut ram = info.ram.pages_inside(4096);
     // A null pointer must not be memory.
     ram.remove(0, 4096);
+    // QEMU places the bundle by the size of memory, and SeaBIOS may have kept the last pages of that place for itself: it is
+    // RAM, whatever the map says.
+    let bundle = info.modules().first().copied().unwrap_or_default();
+    let mut module = Ranges::default();
+    module.add(bundle.address, bundle.address.saturating_add(bundle.size));
+    for &(from, to) in module.pages_around(4096).as_slice() {
+        ram.add(from, to);
+    }
     let mut free = ram.clone();
     free.remove(0, LOW);
     let (image_begin, image_end) = paging::image();
     free.remove(image_begin, image_end);
-    let bundle = info.modules().first().copied().unwrap_or_default();
     let mut busy = info.busy.clone();
     busy.add(bundle.address, bundle.address.saturating_add(bundle.size));
     let mut spare = free.clone();
@@ -148,8 +155,6 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u6
     // The loader's small tables are free from here on; the bundle has a place of its own in the core's account.
     free.remove(heap_at, heap_at + heap_size);
     free.remove(tables_at, tables_at + tables);
-    let mut module = Ranges::default();
-    module.add(bundle.address, bundle.address.saturating_add(bundle.size));
     free.remove_all(&module.pages_around(4096));
     let own_bytes = image_end - image_begin + heap_size + tables;
     (Memory { ram, free, bundle, rsdp, own_bytes, controllers }, heap_at, tables_at)
