@@ -21,6 +21,17 @@ pub struct Rule<V> {
     pub broken: fn(&V) -> Option<u64>,
 }
 
+/// A table of rules, one row each: field, rule, manual section, and what says whether it is broken.
+macro_rules! rules {
+    ($(#[$doc:meta])* $visibility:vis const $name:ident; $($field:literal, $rule:literal, $section:literal => $broken:expr;)*) => {
+        $(#[$doc])*
+        $visibility const $name: &[$crate::machine::check::Rule<View>] = &[$(
+            $crate::machine::check::Rule { field: $field, rule: $rule, section: $section, broken: $broken },
+        )*];
+    };
+}
+pub(crate) use rules;
+
 /// The first broken rule of the tables; without one the field is empty.
 pub fn first_broken<V>(tables: &[&[Rule<V>]], view: &V, code: u64) -> Diagnosis {
     for rule in tables.iter().copied().flatten() {
