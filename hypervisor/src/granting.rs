@@ -9,8 +9,6 @@
 
 mod copy;
 #[cfg(test)]
-pub(crate) mod kit;
-#[cfg(test)]
 mod tests;
 
 pub use copy::copy;

@@ -6,3 +6,4 @@ mod kit;
 mod memory;
 mod scheduling;
 mod vcpus;
+pub(crate) mod world;

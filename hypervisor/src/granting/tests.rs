@@ -8,9 +8,9 @@ use trunnion_protocol::hypercall::grant::{
 };
 use trunnion_protocol::layout::{Layout, Width};
 
-use super::kit::{Guest, World};
 use super::*;
 use crate::audit::audit;
+use crate::tests::world::{Guest, World};
 
 /// Where a caller builds its structures: page 3 of a guest, the first page of dom0.
 fn scratch(world: &World, guest: &Guest) -> Gva {

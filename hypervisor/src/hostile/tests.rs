@@ -17,8 +17,8 @@ use trunnion_protocol::hypercall::grant::COPY_SOURCE_GRANT;
 use crate::audit::audit;
 use crate::domain::stop;
 use crate::exit;
-use crate::granting::kit::{Guest, World};
 use crate::seam::{Context, ControlAccess, Exit, PortAccess, SecondLevelFault};
+use crate::tests::world::{Guest, World};
 
 /// A word that a structure might hold: small numbers, addresses of the guest, reserved domains, anything.
 fn word() -> impl Strategy<Value = u64> {
