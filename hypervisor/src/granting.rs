@@ -269,12 +269,15 @@ impl Unmapping {
     }
 
     /// One flush for all, then the pins and the references go.
-    pub fn finish<M: Machine>(self, host: &Host<M>, domain: &Domain<M>) {
-        memory::flush(host, domain, self.stale);
-        for mapping in self.gone.into_iter().take(self.count).flatten() {
-            unpin(host, mapping.domain, mapping.reference, mapping.access);
-            host.frames.put(mapping.mfn);
+    pub fn finish<M: Machine>(&mut self, host: &Host<M>, domain: &Domain<M>) {
+        memory::flush(host, domain, core::mem::replace(&mut self.stale, Stale::NONE));
+        for slot in self.gone.iter_mut().take(self.count) {
+            if let Some(mapping) = slot.take() {
+                unpin(host, mapping.domain, mapping.reference, mapping.access);
+                host.frames.put(mapping.mfn);
+            }
         }
+        self.count = 0;
     }
 }
 
