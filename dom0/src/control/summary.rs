@@ -119,7 +119,7 @@ pub struct Domain {
     pub hypercalls: Counts,
     /// Event channels.
     pub events: Events,
-    /// Grants of this domain, used by others.
+    /// Its use of other domains' grants.
     pub grants: Grants,
     /// In the order of the configuration.
     pub disks: Vec<Disk>,
@@ -136,7 +136,7 @@ pub struct Events {
     pub delivered: u64,
 }
 
-/// Use of a domain's grants.
+/// What a domain has done with grants of others. A guest that only has front ends does nothing here: back ends map its grants, in dom0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
     /// Mappings made.
