@@ -1,4 +1,4 @@
-//! Building a domain: a [`Plan`](crate::plan::Plan) carried out as a transaction. Every step that has an effect says what undoes it; when one fails, what was done is
+//! Building a domain: a [`Plan`] carried out as a transaction. Every step that has an effect says what undoes it; when one fails, what was done is
 //! undone in reverse, and the host is as it was. A domain that was built keeps the same list, and ends by it.
 
 mod host;
