@@ -98,9 +98,7 @@ fn start_bochs(boot: &Boot, serial: &Path, folder: &Path, errors: PathBuf) -> Re
         Failure::platform(format!("cannot make a pseudo-terminal for the control connection: {e}"))
     };
     let pair = nix::pty::openpty(None, None).map_err(fail)?;
-    let mut attributes = termios::tcgetattr(&pair.slave).map_err(fail)?;
-    termios::cfmakeraw(&mut attributes);
-    termios::tcsetattr(&pair.slave, termios::SetArg::TCSANOW, &attributes).map_err(fail)?;
+    make_raw(&pair.slave).map_err(fail)?;
     let terminal = nix::unistd::ttyname(&pair.slave).map_err(fail)?;
     let configuration = folder.join("bochsrc");
     let debugger = folder.join("debugger");
@@ -118,16 +116,24 @@ fn start_bochs(boot: &Boot, serial: &Path, folder: &Path, errors: PathBuf) -> Re
     // The other end stays open here too: reads would fail while Bochs has not opened it.
     Ok(Platform {
         emulator,
-        from_dom0: Box::new(Terminal { master: reader, _slave: pair.slave }),
+        from_dom0: Box::new(Terminal { master: reader, slave: pair.slave, raw: false }),
         to_dom0: Box::new(master),
         errors,
     })
 }
 
+/// Takes every meaning away from bytes on a terminal.
+fn make_raw(terminal: impl AsFd) -> nix::Result<()> {
+    let mut attributes = termios::tcgetattr(&terminal)?;
+    termios::cfmakeraw(&mut attributes);
+    termios::tcsetattr(&terminal, termios::SetArg::TCSANOW, &attributes)
+}
+
 /// The near end of a pseudo-terminal.
 struct Terminal {
     master: File,
-    _slave: std::os::fd::OwnedFd,
+    slave: std::os::fd::OwnedFd,
+    raw: bool,
 }
 
 impl Read for Terminal {
@@ -135,7 +141,14 @@ impl Read for Terminal {
         let mut wanted = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
         match nix::poll::poll(&mut wanted, PollTimeout::try_from(QUIET).unwrap_or(PollTimeout::NONE)) {
             Ok(0) => Err(std::io::ErrorKind::TimedOut.into()),
-            Ok(_) => self.master.read(buffer),
+            Ok(_) => {
+                // Bochs gives the terminal modes of its own when it starts: there the byte of Ctrl-C would be a signal, and would
+                // throw away what is on its way in both directions.
+                if !std::mem::replace(&mut self.raw, true) {
+                    make_raw(&self.slave)?;
+                }
+                self.master.read(buffer)
+            }
             Err(e) => Err(e.into()),
         }
     }

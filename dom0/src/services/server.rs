@@ -113,11 +113,15 @@ impl Server {
         if self.decoder.is_waiting() && clock::now().saturating_sub(self.heard) > SILENCE {
             self.decoder.resynchronise();
         }
+        let skipped = self.decoder.skipped();
         while let Some(payload) = self.decoder.next_frame() {
             match Down::from_payload(&payload) {
                 Ok(message) => self.hear(message),
                 Err(malformed) => log::warn!("control: {malformed}"),
             }
+        }
+        if self.decoder.skipped() > skipped {
+            log::warn!("control: bytes without a frame count={}", self.decoder.skipped() - skipped);
         }
         let lines = core::mem::take(&mut *LOG.lock());
         for line in lines {
