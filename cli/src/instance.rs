@@ -24,14 +24,15 @@ impl Instance {
         let folder = folder(name)?;
         let path = folder.with_extension("lock");
         let fail = |doing, e| Failure::file(doing, &path, &e);
-        let mut lock = File::options()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| fail("open", e))?;
-        if lock.try_lock().is_err() {
+        let open = || File::options().create(true).read(true).write(true).truncate(false).open(&path);
+        let mut lock = open().map_err(|e| fail("open", e))?;
+        let mut is_mine = lock.try_lock().is_ok();
+        // Who ends a run removes the file: a lock on one that is not there any more is worth nothing.
+        while is_mine && !is_same(&lock, &path) {
+            lock = open().map_err(|e| fail("open", e))?;
+            is_mine = lock.try_lock().is_ok();
+        }
+        if !is_mine {
             let mut pid = String::new();
             let _ = lock.read_to_string(&mut pid);
             return Err(Failure::usage(format!(
@@ -60,9 +61,15 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // The lock file stays: removing it would let two processes hold locks on two files of the same name.
         let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(self.folder.with_extension("lock"));
     }
+}
+
+/// Whether the open file is the one that is at `path` now.
+fn is_same(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(found)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (found.dev(), found.ino())
 }
 
 /// The socket on which the instance `name` answers the other verbs.
@@ -141,7 +148,7 @@ mod tests {
         let second = Instance::claim(&name).unwrap();
         assert!(!second.file("stale").exists());
         drop(second);
-        let _ = fs::remove_file(folder.with_extension("lock"));
+        assert!(!folder.with_extension("lock").exists());
     }
 
     #[test]

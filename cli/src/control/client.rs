@@ -22,6 +22,11 @@ impl Client {
             return Ok(Self { instance: instance.to_string(), reader: BufReader::new(reader), writer });
         }
         let others = instance::running();
+        if others.iter().any(|name| name == instance) {
+            return Err(Failure::usage(format!(
+                "instance \"{instance}\" is still starting; try again in a moment"
+            )));
+        }
         let advice = if others.is_empty() {
             "start one with `cargo run`, or `trunnion run`".to_string()
         } else {
