@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use trunnion_protocol::address::Gfn;
 use trunnion_protocol::grant::{ENTRIES_PER_FRAME, permit, place, revoke};
 use trunnion_protocol::id::{DomainId, GrantRef};
+use trunnion_protocol::planted::{self, Bug};
 
 pub use trunnion_protocol::grant::Access;
 
@@ -205,7 +206,8 @@ impl<'p, P: Platform> GrantTable<'p, P> {
     fn withdraw(&self, reference: GrantRef) -> bool {
         let (Some(word), _) = self.words(reference) else { return true };
         let mut now = word.load(Ordering::Relaxed);
-        while let Some(none) = revoke(now).or(planted!(ForcedRevoke).then_some(0)) {
+        let forced = planted::is(Bug::HastyRevoke) || planted!(ForcedRevoke);
+        while let Some(none) = revoke(now).or(forced.then_some(0)) {
             // A full barrier: nothing of the page is touched before it is private again.
             match word.compare_exchange_weak(now, none, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return true,

@@ -7,6 +7,7 @@ use core::cell::{Cell, RefCell};
 use core::task::{Context, Waker};
 
 use trunnion_protocol::id::Port;
+use trunnion_protocol::planted::{self, Bug};
 
 use crate::platform::Platform;
 
@@ -75,7 +76,7 @@ impl<'w, const N: usize> Turn<'w, N> {
 
 impl<const N: usize> Drop for Turn<'_, N> {
     fn drop(&mut self) {
-        if !planted!(ForgottenHandOver) {
+        if !planted!(ForgottenHandOver) && !planted::is(Bug::LostTurn) {
             self.0.wake();
         }
     }

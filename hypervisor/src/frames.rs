@@ -83,6 +83,9 @@ pub struct FrameTable {
     /// Frames of every kind by owner.
     all_owned: Box<[AtomicU32]>,
     scrub_at: AtomicU64,
+    /// The allocation that fails, counted down; 0 is none.
+    #[cfg(feature = "sim")]
+    fails: AtomicU32,
 }
 
 /// A run of frames that was just allocated, each with one reference.
@@ -131,6 +134,8 @@ impl FrameTable {
             owned: counts()?,
             all_owned: counts()?,
             scrub_at: AtomicU64::new(0),
+            #[cfg(feature = "sim")]
+            fails: AtomicU32::new(0),
         };
         for range in free {
             table.release_range(*range);
@@ -170,7 +175,7 @@ impl FrameTable {
     /// Allocates 2^`order` frames, aligned to their size, each with one reference. They hold zeroes only after
     /// [`FrameTable::scrub_run`]; allocate through `Host::allocate`, which does that.
     pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
-        if order > LARGEST_ORDER {
+        if order > LARGEST_ORDER || self.is_to_fail() {
             return None;
         }
         let start = self.buddies.lock().take(&self.frames, order)?;
@@ -185,6 +190,26 @@ impl FrameTable {
         let limit = u32::try_from(limit.0).unwrap_or(u32::MAX);
         let start = self.buddies.lock().take_below(&self.frames, order, limit)?;
         Some(self.allocated(start, order, owner, kind))
+    }
+
+    /// Makes the allocation that is the `count`th from now fail; 0 makes none fail. For the simulation.
+    #[cfg(feature = "sim")]
+    pub fn fail_after(&self, count: u32) {
+        self.fails.store(count, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "sim")]
+    fn is_to_fail(&self) -> bool {
+        let left = self.fails.load(Ordering::Relaxed);
+        self.fails.store(left.saturating_sub(1), Ordering::Relaxed);
+        left == 1
+    }
+
+    #[cfg(not(feature = "sim"))]
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the simulation's variant looks")]
+    const fn is_to_fail(&self) -> bool {
+        false
     }
 
     fn allocated(&self, start: u32, order: u32, owner: DomainId, kind: FrameKind) -> Run {

@@ -11,6 +11,7 @@ use trunnion_protocol::address::Gfn;
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::id::{DomainId, Port, VcpuId, Virq};
+use trunnion_protocol::planted::{self, Bug};
 
 use crate::domain::{Domain, stop};
 use crate::events;
@@ -248,7 +249,9 @@ fn release_specials<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
         crate::time::forget_areas(host, vcpu);
     }
     crate::granting::release_table(host, domain);
-    host.frames.put(domain.shared_info);
+    if !planted::is(Bug::LeakedFrame) {
+        host.frames.put(domain.shared_info);
+    }
 }
 
 /// Removes zombies whose last frame has come back. Cheap when there are none.

@@ -14,7 +14,7 @@
 //!
 //! All integers are little-endian. Sources are Xen's public headers (`xen/include/public`), named item by item; the C
 //! names are searchable as documentation aliases.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "planted")), no_std)]
 
 #[macro_use]
 mod closed;
@@ -31,6 +31,8 @@ pub mod grant;
 pub mod hypercall;
 pub mod id;
 pub mod layout;
+#[doc(hidden)]
+pub mod planted;
 pub mod ring;
 pub mod shared;
 pub mod shared_info;

@@ -4,4 +4,6 @@
 #[cfg(not(target_os = "none"))]
 pub mod house;
 #[cfg(not(target_os = "none"))]
+pub mod sim;
+#[cfg(not(target_os = "none"))]
 pub mod system;

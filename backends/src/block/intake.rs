@@ -6,6 +6,7 @@ use trunnion_protocol::blkif::{Block, Request, SEGMENT_SIZE, SEGMENTS_PER_INDIRE
 use trunnion_protocol::errno::GrantStatus;
 use trunnion_protocol::grant::Access;
 use trunnion_protocol::ring::{BackRing, Claimed, Overrun};
+use trunnion_protocol::planted::{self, Bug};
 
 use super::check::{self, Checked};
 use super::engine::{Backend, Duty};
@@ -115,6 +116,10 @@ impl<P: GuestPage> Intake<P> {
                 backend.answers.push((duty, status));
                 0
             }
+            Ok(Checked::Order { operation: BlockOperation::Flush, .. }) if planted::is(Bug::DroppedFlush) => {
+                backend.answers.push((duty, Status::Okay));
+                0
+            }
             Ok(Checked::Order { operation, sector }) => {
                 self.drafts.push(Draft { duty, operation, sector, pages: 0 });
                 0
@@ -153,7 +158,7 @@ impl<P: GuestPage> Intake<P> {
                     bytes += length as u64;
                     self.places.push((offset, length));
                     self.wanted
-                        .push(Wanted { reference: segment.reference, access: check::access(operation) });
+                        .push(Wanted { reference: segment.reference, access: access(operation) });
                 }
                 Err(status) => checked = Err(status),
             }
@@ -206,4 +211,9 @@ impl<P: GuestPage> Intake<P> {
         backend.unmap.extend(pages.flatten());
         self.mapped = mapped;
     }
+}
+
+/// What pages are mapped for.
+fn access(operation: BlockOperation) -> Access {
+    if planted::is(Bug::ReadOnlyMap) { Access::ReadOnly } else { check::access(operation) }
 }

@@ -18,6 +18,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use trunnion_protocol::errno::Errno;
+use trunnion_protocol::planted::{self, Bug};
 
 /// The files that a plan speaks of.
 #[derive(Clone, Debug, Default)]
@@ -131,6 +132,7 @@ pub async fn build<H: Host>(plan: Plan, files: &Files<'_>, host: &H) -> Result<D
     let mut domain = Domain::nothing(plan);
     match steps::all(&mut domain, files, host).await {
         Ok(()) => Ok(domain),
+        Err(error) if planted::is(Bug::ForgottenUndo) => Err(error),
         Err(error) => {
             domain.end(host).await;
             Err(error)

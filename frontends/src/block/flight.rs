@@ -7,6 +7,7 @@ use trunnion_protocol::blkif::{
 };
 use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::planted::{self, Bug};
 
 use super::{BlockError, Disk, SLOTS};
 use crate::grant::{Access, GrantTable, References};
@@ -119,7 +120,8 @@ impl<P: Platform> Flights<P> {
         let place = self.place(ticket)?;
         let flight = place.as_mut()?;
         let outcome = flight.outcome?;
-        if !flight.references.end(grants) && !planted!(EarlyReturn) {
+        let forgotten = planted::is(Bug::LeakedGrant);
+        if !forgotten && !flight.references.end(grants) && !planted!(EarlyReturn) {
             return None;
         }
         let buffer = flight.buffer.take();
@@ -217,7 +219,8 @@ impl<P: Platform> Disk<'_, '_, P> {
     fn put(&self, request: &Request) {
         let mut ring = self.ring.borrow_mut();
         let Some(ring) = ring.as_mut() else { return };
-        if ring.put(request).is_ok() && ring.publish().is_due() && !planted!(ForgottenEvent) {
+        let forgotten = planted::is(Bug::ForgottenNotify) || planted!(ForgottenEvent);
+        if ring.put(request).is_ok() && ring.publish().is_due() && !forgotten {
             self.channel.notify();
         }
     }

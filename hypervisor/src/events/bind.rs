@@ -7,6 +7,7 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::event;
 use trunnion_protocol::hypercall::event::{PortState, Status};
 use trunnion_protocol::id::{DomainId, Pirq, Port, VcpuId, Virq, VirqScope};
+use trunnion_protocol::planted::{self, Bug};
 
 use super::channel::Channel;
 use super::deliver::{clear_pending, set_pending};
@@ -142,7 +143,7 @@ pub fn close<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) -> Resu
             let open = Channel::Unbound(domain.id);
             if remote == domain.id {
                 domain.ports.replace(remote_port, ours, open);
-            } else if let Some(remote) = host.domain(remote) {
+            } else if let Some(remote) = host.domain(remote).filter(|_| !planted::is(Bug::OneSidedClose)) {
                 remote.ports.replace(remote_port, ours, open);
             }
         }

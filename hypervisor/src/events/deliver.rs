@@ -8,6 +8,7 @@ use trunnion_protocol::event;
 use trunnion_protocol::id::{DomainId, Port, VcpuId, Virq, VirqScope};
 use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDING_BYTE};
+use trunnion_protocol::planted::{self, Bug};
 
 use super::channel::Channel;
 use crate::domain::Domain;
@@ -133,6 +134,9 @@ pub fn deliver_upcall<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu:
     let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
     if vector != 0 {
         local::post(host, &at, vcpu, vector as u8);
+    }
+    if planted::is(Bug::LostWake) {
+        return;
     }
     schedule::wake(host, &at);
 }

@@ -15,6 +15,7 @@ use trunnion_protocol::grant::{
 };
 use trunnion_protocol::id::{DomainId, GrantRef};
 use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::planted::{self, Bug};
 
 use crate::pages::Pages;
 
@@ -168,7 +169,9 @@ impl Table {
         };
         active.users = users;
         active.writers = writers;
-        clear(page, offset, *active);
+        if !planted::is(Bug::LateClear) {
+            clear(page, offset, *active);
+        }
         self.pins -= 1;
         true
     }

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::{Interface, Notify, Overrun, Pages, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, pages};
 use crate::layout::Width;
+use crate::planted::{self, Bug};
 
 /// Tells rings apart, so that a token of one connection is of no use in the next.
 static NEXT_RING: AtomicU32 = AtomicU32::new(0);
@@ -158,6 +159,10 @@ impl<I: Interface, P: Pages> BackRing<I, P> {
         }
         let _ = pages::write(&self.pages, self.width, self.answered, self.slots, self.stride, response);
         self.answered = self.answered.wrapping_add(1);
+        if planted::is(Bug::DoubleAnswer) && self.outstanding() != 0 {
+            let _ = pages::write(&self.pages, self.width, self.answered, self.slots, self.stride, response);
+            self.answered = self.answered.wrapping_add(1);
+        }
         Ok(())
     }
 
@@ -172,7 +177,8 @@ impl<I: Interface, P: Pages> BackRing<I, P> {
         pages::store(&self.pages, RSP_PROD, new);
         self.published = new;
         fence(Ordering::SeqCst);
-        Notify::after(old, new, pages::load(&self.pages, RSP_EVENT))
+        let event = pages::load(&self.pages, RSP_EVENT);
+        Notify::after(old, new, if planted::is(Bug::SloppyNotify) { event.wrapping_sub(1) } else { event })
     }
 
     /// Asks for an event at the next request, and looks once more: true if there is work now.

@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::HEADER_SIZE;
 use crate::address::PAGE_SIZE;
+use crate::planted::{self, Bug};
 use crate::layout::Layout;
 use crate::layout::Width;
 use crate::shared::SharedPage;
@@ -60,6 +61,9 @@ pub(super) fn store<P: Pages>(pages: &P, offset: usize, value: u32) {
 
 /// Offset of a slot from the ring's first byte. `slots` is a power of two.
 fn place(index: u32, slots: u32, stride: usize) -> usize {
+    if planted::is(Bug::UnmaskedIndex) {
+        return HEADER_SIZE + index as usize * stride;
+    }
     HEADER_SIZE + (index & slots.wrapping_sub(1)) as usize * stride
 }
 

@@ -4,6 +4,7 @@ use trunnion_protocol::address::{Gfn, Gva, Mfn};
 use trunnion_protocol::control::{FOREIGN_MAX, MapForeign, SeedGrant, UnmapForeign};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::{DomainId, GrantRef};
+use trunnion_protocol::planted::{self, Bug};
 
 use zerocopy::IntoBytes;
 
@@ -135,7 +136,7 @@ fn give_back<M: Machine>(
     }
     memory::flush(host, dom0, stale);
     drop(memory);
-    for mfn in frames.take(done) {
+    for mfn in frames.take(if planted::is(Bug::KeptReference) { 0 } else { done }) {
         host.frames.put(mfn);
     }
     life::reap(host);

@@ -1,0 +1,124 @@
+//! The simulation: many seeds of the whole platform, and known mistakes that it has to find.
+//!
+//! A failing seed is printed with the last events; `TRUNNION_SEED=0x1234` runs that one alone.
+
+use std::time::Instant;
+
+use trunnion_tests::sim::{Bug, Faults, Kind, Load, Report, World};
+
+/// Seeds of the ordinary tier.
+const SEEDS: u64 = 2000;
+/// Seeds of the full tier.
+const MORE_SEEDS: u64 = 20_000;
+/// Seeds within which a planted mistake has to be found.
+const SEARCH: u64 = 60;
+
+fn honest(tasks: usize) -> Kind {
+    Kind::Honest(Load { tasks, operations: 10, rounds: 2, device: 0 })
+}
+
+/// The world of a seed: one to three honest guests, sometimes a hostile one beside them.
+fn world(seed: u64) -> World {
+    let mut world = World::new(seed).faults(Faults::harsh());
+    for guest in 0..1 + seed % 3 {
+        world = world.domain(honest(1 + (seed / 3 + guest) as usize % 3));
+    }
+    if seed % 4 == 3 { world.domain(Kind::Hostile(150)) } else { world }
+}
+
+fn run(seeds: impl Iterator<Item = u64>) {
+    let start = Instant::now();
+    let mut total = Report::default();
+    let mut count = 0;
+    for seed in seeds {
+        match world(seed).run_until_idle() {
+            Ok(report) => {
+                count += 1;
+                total.steps += report.steps;
+                total.requests += report.requests;
+                total.struck.add(&report.struck);
+            }
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    println!(
+        "{count} seeds, {} steps, {} requests answered, {} faults in {:.1} s: {:?}",
+        total.steps,
+        total.requests,
+        total.struck.total(),
+        start.elapsed().as_secs_f64(),
+        total.struck
+    );
+}
+
+#[test]
+fn every_seed_survives() {
+    match std::env::var("TRUNNION_SEED") {
+        Ok(text) => {
+            let seed =
+                text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
+            run(std::iter::once(seed.expect("TRUNNION_SEED is a number")));
+        }
+        Err(_) => run(0..SEEDS),
+    }
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "long: TRUNNION_TIER=full runs it")]
+fn every_seed_of_many_survives() {
+    run(SEEDS..SEEDS + MORE_SEEDS);
+}
+
+#[test]
+fn a_seed_replays() {
+    for seed in [1, 7, 11] {
+        let (first, second) = (world(seed).run_until_idle(), world(seed).run_until_idle());
+        let (first, second) =
+            (first.unwrap_or_else(|failure| panic!("{failure}")), second.expect("it survived"));
+        assert_eq!((first.steps, first.requests), (second.steps, second.requests), "seed {seed}");
+    }
+}
+
+#[test]
+fn any_allocation_may_fail() {
+    let mut struck = 0;
+    for number in 1..120 {
+        let world = World::new(number.into()).domain(honest(2)).fail_allocation(number);
+        match world.run_until_idle() {
+            Ok(_) => struck += 1,
+            Err(failure) => panic!("allocation {number}: {failure}"),
+        }
+    }
+    println!("{struck} allocations failed, one at a time");
+}
+
+#[test]
+fn a_lost_frame_shows() {
+    let failure = World::new(5).domain(honest(1)).leak().run_until_idle().expect_err("a frame is lost");
+    assert!(
+        failure.what.contains("did not come back")
+            || failure.what.contains("not everything came back")
+            || failure.what.contains("frames belong"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn planted_mistakes_are_found() {
+    let backend = trunnion_backends::planted::Bug::ALL.map(Bug::Backend);
+    let parts = trunnion_protocol::planted::Bug::ALL.map(Bug::Part);
+    // Others of the store's own list are for its model to find.
+    let store = [trunnion_xenstore::planted::Bug::LostEvents].map(Bug::Store);
+    let mut missed = Vec::new();
+    for bug in backend.into_iter().chain(store).chain(parts) {
+        let found = (0..SEARCH).find_map(|seed| Some((seed, world(seed).plant(bug).run_until_idle().err()?)));
+        match found {
+            Some((seed, failure)) => {
+                let what: String = failure.what.chars().take(100).collect();
+                println!("{bug:?}: seed {seed}, step {}: {what}", failure.step);
+            }
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {SEARCH} seeds: {missed:?}");
+}
