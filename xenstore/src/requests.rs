@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
-use trunnion_protocol::store::{Kind, PAYLOAD_MAX};
 use trunnion_protocol::planted::{self, Bug};
+use trunnion_protocol::store::{Kind, PAYLOAD_MAX};
 
 use crate::connection::ConnectionId;
 use crate::path::{Path, Special};

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use trunnion_protocol::blkif::{Block, Request, SEGMENT_SIZE, SEGMENTS_PER_INDIRECT_PAGE, Segment, Status};
 use trunnion_protocol::errno::GrantStatus;
 use trunnion_protocol::grant::Access;
-use trunnion_protocol::ring::{BackRing, Claimed, Overrun};
 use trunnion_protocol::planted::{self, Bug};
+use trunnion_protocol::ring::{BackRing, Claimed, Overrun};
 
 use super::check::{self, Checked};
 use super::engine::{Backend, Duty};
@@ -157,8 +157,7 @@ impl<P: GuestPage> Intake<P> {
                 Ok((offset, length)) => {
                     bytes += length as u64;
                     self.places.push((offset, length));
-                    self.wanted
-                        .push(Wanted { reference: segment.reference, access: access(operation) });
+                    self.wanted.push(Wanted { reference: segment.reference, access: access(operation) });
                 }
                 Err(status) => checked = Err(status),
             }

@@ -6,9 +6,9 @@ use trunnion_protocol::address::Mfn;
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::event;
 use trunnion_protocol::id::{DomainId, Port, VcpuId, Virq, VirqScope};
+use trunnion_protocol::planted::{self, Bug};
 use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDING_BYTE};
-use trunnion_protocol::planted::{self, Bug};
 
 use super::channel::Channel;
 use crate::domain::Domain;

@@ -14,8 +14,8 @@ use trunnion_protocol::grant::{
     self, Access, DEFAULT_MAX_FRAMES, ENTRIES_PER_FRAME, READING, WRITING, place,
 };
 use trunnion_protocol::id::{DomainId, GrantRef};
-use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::planted::{self, Bug};
+use trunnion_protocol::shared::SharedPage;
 
 use crate::pages::Pages;
 

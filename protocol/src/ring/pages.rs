@@ -4,9 +4,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::HEADER_SIZE;
 use crate::address::PAGE_SIZE;
-use crate::planted::{self, Bug};
 use crate::layout::Layout;
 use crate::layout::Width;
+use crate::planted::{self, Bug};
 use crate::shared::SharedPage;
 
 /// Pages in the order of their index, however their owner keeps them.

@@ -27,6 +27,8 @@ const OWN: u64 = 0x180;
 
 /// The guest's main task.
 pub async fn run(kernel: Rc<Kernel>, device: u32, turns: u64) {
+    // The table stays as it is to the end: nothing of it is given back.
+    let table = GrantTable::new(&*kernel, 1).ok();
     let ring = handshake(&kernel, device).await;
     if let Some((port, ring)) = ring {
         sloppy(&kernel, port, ring).await;
@@ -40,6 +42,7 @@ pub async fn run(kernel: Rc<Kernel>, device: u32, turns: u64) {
             yield_now().await;
         }
     }
+    drop(table);
     let _ = trunnion_frontends::hypercall::shut_down(&*kernel, ShutdownReason::PowerOff);
 }
 
@@ -48,9 +51,6 @@ type Ring = FrontRing<Block, Buffer<Kernel>>;
 
 /// Gets as far as a connected ring, if it can.
 async fn handshake(kernel: &Kernel, device: u32) -> Option<(Port, Ring)> {
-    let table = GrantTable::new(kernel, 1).ok()?;
-    // Nothing of the table is given back: it stays as it is.
-    std::mem::forget(table);
     let store = Store::new(kernel).ok()?;
     let port = trunnion_frontends::hypercall::open_port(kernel, DomainId::DOM0).ok()?;
     let buffer = Buffer::new(kernel, PAGE_SIZE).ok()?;
