@@ -281,7 +281,6 @@ impl Kernel {
             vcpu: &self.domain.vcpus[0],
             context: &mut context,
             last: &mut last,
-            last_xcr0: 1,
         };
         exit::handle(&mut running, exit)
     }

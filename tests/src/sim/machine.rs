@@ -347,6 +347,9 @@ impl Context for SimContext {
     fn set_msr(&mut self, _: u32, _: u64) -> Option<()> {
         None
     }
+    fn xcr0(&self) -> u64 {
+        self.get().state.xcr0
+    }
     fn set_xcr0(&mut self, value: u64) {
         self.get().state.xcr0 = value;
     }
