@@ -127,7 +127,7 @@ impl<M: Machine> Table<M> {
         Row {
             call: Hypercall::MemoryOp,
             name: "memory_op",
-            purpose: "reservations, the physical map, memory maps",
+            purpose: "populate, increase and decrease reservation, add to and remove from the physical map, memory map",
             handler: Handler::Any(memory::call),
         },
         Row {
@@ -139,49 +139,49 @@ impl<M: Machine> Table<M> {
         Row {
             call: Hypercall::SetTimerOp,
             name: "set_timer_op",
-            purpose: "the calling vCPU's deadline",
+            purpose: "one deadline for the calling vCPU",
             handler: Handler::Any(vcpu::set_timer),
         },
         Row {
             call: Hypercall::XenVersion,
             name: "xen_version",
-            purpose: "version, features, identity",
+            purpose: "version, features, names, identity",
             handler: Handler::Any(version::call),
         },
         Row {
             call: Hypercall::ConsoleIo,
             name: "console_io",
-            purpose: "debugging text for the hypervisor's log",
+            purpose: "text for the hypervisor's log, rate-limited for guests",
             handler: Handler::Any(console::call),
         },
         Row {
             call: Hypercall::GrantTableOp,
             name: "grant_table_op",
-            purpose: "map, unmap, copy and query grants",
+            purpose: "version 1: map, unmap, copy, query, set up",
             handler: Handler::Any(grant::call),
         },
         Row {
             call: Hypercall::VmAssist,
             name: "vm_assist",
-            purpose: "optional behaviours",
+            purpose: "the runstate update flag",
             handler: Handler::Any(vcpu::assist),
         },
         Row {
             call: Hypercall::VcpuOp,
             name: "vcpu_op",
-            purpose: "start, stop, timers and areas of a vCPU",
+            purpose: "start and stop, timers, info page, run state and clock areas, NMI",
             handler: Handler::Any(vcpu::call),
         },
         Row {
             call: Hypercall::SchedOp,
             name: "sched_op",
-            purpose: "yield, wait, shut down, watchdog",
+            purpose: "yield, block, poll, shut down, watchdog",
             handler: Handler::Any(sched::call),
         },
         Row {
             call: Hypercall::EventChannelOp,
             name: "event_channel_op",
-            purpose: "bind, send and close event channels",
+            purpose: "the two-level ABI: bind, send, unmask, status, close, reset",
             handler: Handler::Any(event::call),
         },
         Row {
@@ -193,7 +193,7 @@ impl<M: Machine> Table<M> {
         Row {
             call: Hypercall::Arch0,
             name: "arch_0",
-            purpose: "dom0's control calls",
+            purpose: "dom0's control calls: `trunnion_protocol::control`",
             handler: Handler::Control(control::call),
         },
     ];
@@ -299,4 +299,17 @@ pub(crate) fn target<M: Machine>(running: &Running<'_, M>, id: DomainId) -> Resu
         return Err(Errno::Perm);
     }
     running.host.domain(id).filter(|domain| crate::life::is_alive(domain)).ok_or(Errno::Srch)
+}
+
+#[cfg(test)]
+mod tests {
+    /// The book's page has the table as the code has it.
+    #[test]
+    fn the_book_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/hypercalls.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let mut table = String::new();
+        super::describe::<crate::fake::FakeMachine>(&mut table).unwrap();
+        assert!(page.contains(&table), "the table should be:\n{table}");
+    }
 }
