@@ -144,6 +144,8 @@ pub fn listen(line: u8, spawner: &Spawner, act: impl Fn() + 'static) -> Result<(
     let mut call = MapPirq { kind: 1, line: u32::from(line), ..MapPirq::default() };
     hypercall::control(Operation::MapPirq, &mut call)?;
     let (pirq, port) = (call.pirq, bind(call.pirq)?);
+    // A line is routed masked.
+    hypercall::control(Operation::UnmaskPirq, &mut PirqRef { pirq, pad: 0 })?;
     spawner.spawn(async move {
         let listener = Listener::new(port);
         while listener.next().await {
