@@ -105,7 +105,7 @@ async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Re
     let config = config::parse(&text).map_err(|errors| format!("{errors:?}"))?.config;
     for attempt in 0..ATTEMPTS {
         let mut info = HostInfo::default();
-        let free = dom0.control(Operation::HostInfo, &mut info).map(|_| info.free_bytes >> 12).unwrap_or(0);
+        let free = dom0.control(Operation::HostInfo, &mut info).map_or(0, |_| info.free_bytes >> 12);
         let capacity = Capacity { free_pages: free, cpus: 1, seed: dom0.shared.bits() };
         let planned = plan(&config, &image, None, &capacity).map_err(|refusal| format!("{refusal}"))?;
         let files = Files { kernel: &file, ramdisk: &[], disks: vec![None] };
@@ -186,7 +186,7 @@ async fn meddle(
         if !matches!(client.text(&path), Ok(Some(_))) {
             continue;
         }
-        let Ok(transaction) = client.with(|client, store| client.start(store)) else { break };
+        let Ok(transaction) = client.with(trunnion_xenstore::local::LocalClient::start) else { break };
         let now = client.with(|client, store| client.read_text(store, transaction, &path));
         dom0.sleep(1_000 + dom0.shared.below(40_000)).await;
         let next = now.ok().and_then(|text| text.parse::<u64>().ok()).map(|now| format!("{}", now + 1));

@@ -409,7 +409,9 @@ impl Kernel {
     /// Kicks that were lost come again. True if there were any.
     pub fn kick_again(&self) -> bool {
         let lost = std::mem::take(&mut *self.lost.borrow_mut());
-        lost.iter().for_each(|&port| self.fire(port));
+        for &port in &lost {
+            self.fire(port);
+        }
         !lost.is_empty() && !self.dead.get()
     }
 
