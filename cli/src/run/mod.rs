@@ -16,7 +16,7 @@ pub use options::Options;
 
 use crate::bundle::Bundle;
 use crate::console::registry::Consoles;
-use crate::control::dom0::Dom0;
+use crate::control::dom0::{Dom0, Said};
 use crate::failure::{Failure, Result, Status};
 use crate::instance::Instance;
 use crate::machine::{Boot, Machine, choice, platform};
@@ -32,10 +32,10 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use trunnion_dom0::control::{Manifest, Request, VERSION};
+use trunnion_dom0::control::{Event, Manifest, Request, VERSION};
 
 /// Does it: status 0 when every domain ended by power-off, or the user left.
 pub fn perform(instance: &str, options: &Options) -> Result<Status> {
@@ -170,9 +170,14 @@ impl Prepared {
         let started =
             platform::start(&self.boot, &self.plan.devices, &serial, &self.folder, &instance.file(""))?;
         let news = sender.clone();
-        let dom0 =
-            Dom0::connect(started.from_dom0, started.to_dom0, move |said| drop(news.send(Note::Said(said))));
-        greet(dom0.clone(), sender.clone());
+        let (listens, ready) = mpsc::channel();
+        let dom0 = Dom0::connect(started.from_dom0, started.to_dom0, move |said| {
+            if matches!(said, Said::Event(Event::Ready { .. })) {
+                let _ = listens.send(());
+            }
+            drop(news.send(Note::Said(said)));
+        });
+        greet(dom0.clone(), ready, sender.clone());
         let consoles = Consoles::new(dom0.clone(), self.logs.clone());
         let creator = Creator::new(machine, instance.file("monitor.sock"), self.plan.devices, self.users);
         let server = Server {
@@ -231,13 +236,17 @@ fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Failure::file("make the folder", folder, &e))
 }
 
-/// Says hello as soon as dom0 listens. dom0 starts the first domain when it has heard it. A serial line loses what is said before dom0
-/// has set up its receiver, so the greeting is repeated, at growing intervals.
-fn greet(dom0: Dom0, notes: Sender<Note>) {
+/// Says hello once dom0 listens: a serial line loses what is said before. dom0 starts the first domain when it has heard it. The greeting
+/// is repeated, at growing intervals, should it be lost all the same.
+fn greet(dom0: Dom0, ready: Receiver<()>, notes: Sender<Note>) {
     std::thread::spawn(move || {
-        for attempt in 0..6 {
+        // After a while without a sign it is tried all the same: a damaged line may have lost the sign.
+        if ready.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        for attempt in 0..4 {
             let Ok(reply) = dom0.begin(Request::Hello { version: VERSION }) else { break };
-            match reply.recv_timeout(Duration::from_secs(2 << attempt)) {
+            match reply.recv_timeout(Duration::from_secs(8 << attempt)) {
                 Ok(Ok(reply)) => return drop(notes.send(Note::Greeted(Ok(reply)))),
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => break,
