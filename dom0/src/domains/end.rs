@@ -16,7 +16,7 @@ use trunnion_protocol::id::DomainId;
 const RESTART_AFTER_NS: u64 = 1_000_000_000;
 /// How long the end of a domain waits for a tool to open its console, in nanoseconds: one that lived for a moment only may have ended before the tool
 /// that heard of it could ask.
-const WATCH_PATIENCE_NS: u64 = 500_000_000;
+const WATCH_PATIENCE_NS: u64 = 20_000_000_000;
 /// Ended domains whose console logs are kept for tools that come late.
 const LOGS_KEPT: usize = 4;
 
