@@ -64,7 +64,7 @@ pub struct Struck {
     pub lost: u64,
     /// Failed requests of the device.
     pub device: u64,
-    /// Frame allocations that failed.
+    /// Frame allocations that were told to fail.
     pub memory: u64,
     /// Jumps of the clock.
     pub clock: u64,

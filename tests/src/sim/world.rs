@@ -366,6 +366,7 @@ impl World {
         if self.shared.permille(faults.memory) && faults.memory != 0 {
             let after = 1 + self.shared.below(30) as u32;
             self.host.frames.fail_after(after);
+            self.shared.strike(|struck| struck.memory += 1);
         }
         if self.shared.permille(250) && self.device() {
             return true;
