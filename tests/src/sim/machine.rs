@@ -78,14 +78,14 @@ pub struct SimMachine {
     refused_contexts: AtomicU32,
 }
 
-/// Frames for a machine, those of the thread's last one if nobody has them any more. What they hold is of no account:
-/// the core scrubs a frame before anybody gets it.
+/// Frames for a machine: those of the thread's last one, since a thread has one world at a time. What they hold is of no
+/// account: the core scrubs a frame before anybody gets it.
 fn memory(frames: usize) -> Arc<[SharedPage]> {
     thread_local! {
         static LAST: RefCell<Option<Arc<[SharedPage]>>> = const { RefCell::new(None) };
     }
     LAST.with_borrow_mut(|last| match last {
-        Some(memory) if memory.len() == frames && Arc::strong_count(memory) == 1 => Arc::clone(memory),
+        Some(memory) if memory.len() == frames => Arc::clone(memory),
         _ => {
             let memory: Arc<[SharedPage]> = (0..frames).map(|_| SharedPage::zeroed()).collect();
             *last = Some(Arc::clone(&memory));
