@@ -7,7 +7,7 @@ use std::time::Instant;
 use trunnion_tests::sim::{Bug, Faults, Kind, Load, Report, World};
 
 /// Seeds of the ordinary tier.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 500;
 /// Seeds of the full tier.
 const MORE_SEEDS: u64 = 20_000;
 /// Seeds within which a planted mistake has to be found.
