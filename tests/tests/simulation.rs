@@ -7,7 +7,7 @@ use std::time::Instant;
 use trunnion_tests::sim::{Bug, Faults, Kind, Load, Report, World};
 
 /// Seeds of the ordinary tier.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 3000;
 /// Seeds of the full tier.
 const MORE_SEEDS: u64 = 20_000;
 /// Seeds within which a planted mistake has to be found.
@@ -20,7 +20,7 @@ fn honest(tasks: usize) -> Kind {
 /// The world of a seed: one to three honest guests, sometimes a hostile one beside them.
 fn world(seed: u64) -> World {
     let mut world = World::new(seed).faults(Faults::harsh());
-    for guest in 0..1 + seed % 3 {
+    for guest in 0..=seed % 3 {
         world = world.domain(honest(1 + (seed / 3 + guest) as usize % 3));
     }
     if seed % 4 == 3 { world.domain(Kind::Hostile(150)) } else { world }
