@@ -2,9 +2,9 @@
 //!
 //! Each CPU has a queue of vCPUs that are ready. The one that has had the least *virtual time* (time it ran, divided by its
 //! domain's weight) goes first: equal weights share equally, and a vCPU that slept is behind, so that it goes ahead of those
-//! that compute when an event wakes it (the wake-up boost). How far it may be behind is limited ([`SLEEPER_NS`]), so sleeping
+//! that compute when an event wakes it (the wake-up boost). How far it may be behind is limited (`SLEEPER_NS`), so sleeping
 //! is not saved up. A vCPU that runs is preempted at the end of a slice when others wait, and by one that wakes and is
-//! behind by more than [`PREEMPT_NS`].
+//! behind by more than `PREEMPT_NS`.
 //!
 //! A vCPU's [`State`] changes under the lock of its CPU's queue. A waker first publishes its reason (a pending bit, a
 //! timer) and then looks at the state; a vCPU that goes to sleep first publishes the state and then looks for a reason:

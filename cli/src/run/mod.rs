@@ -1,7 +1,7 @@
 //! `trunnion run`: from domain files to a platform that runs them, and to its end.
 //!
-//! [`plan`] reads and checks everything, so that nothing starts from a wrong file; then the images are built and bundled, the machine is
-//! started, and [`engine`] follows what dom0 tells until every domain has ended.
+//! `plan` reads and checks everything, so that nothing starts from a wrong file; then the images are built and bundled, the machine is
+//! started, and `engine` follows what dom0 tells until every domain has ended.
 
 mod create;
 pub mod disks;

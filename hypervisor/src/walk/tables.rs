@@ -29,7 +29,7 @@ const FLAGS: u64 = 1 << 5 | 1 << 6;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The registers that decide how addresses are translated, in one word: the root table's address, whose low bits are
-/// free, [`PROTECT`] and the mode.
+/// free, `PROTECT` and the mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paging(u64);
 
