@@ -46,7 +46,7 @@ enum Verb {
     Dev(crate::dev::Arguments),
 }
 
-/// `run`, which takes its instance after the verb as well.
+/// Boot the platform and run domains on it (with no DOMAIN.cfg: the demo domains)
 #[derive(Debug, clap::Args)]
 struct RunArguments {
     /// The name of this run, for the other verbs [default: default]

@@ -97,7 +97,7 @@ fn skip<M: Machine>(
 }
 
 /// A physical interrupt, which the run loop looks at. When it comes between STI and HLT, the HLT is carried out here: no
-/// interrupt may get between the two, and QEMU's VMRUN forgets the shadow that says so.
+/// interrupt may get between the two, and QEMU's entry forgets the shadow that says so.
 #[inline]
 fn interrupt<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
     if running.context.interruptibility().shadow

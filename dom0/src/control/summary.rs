@@ -197,28 +197,3 @@ pub struct Nic {
     /// Packets that were dropped, both ways.
     pub dropped: u64,
 }
-
-/// The kinds of exits, in the words of the design; [`Domain::exits`] has one count for each.
-pub const EXITS: [&str; 21] = [
-    "hypercall",
-    "cpuid",
-    "msr",
-    "port",
-    "memory",
-    "control_register",
-    "debug_register",
-    "xsetbv",
-    "halt",
-    "pause",
-    "exception",
-    "triple_fault",
-    "task_switch",
-    "interrupt",
-    "interrupt_window",
-    "nmi_window",
-    "timer",
-    "dirty_log_full",
-    "shutdown",
-    "entry_refused",
-    "unknown",
-];

@@ -70,7 +70,7 @@ impl Tables {
         IDT.call_once(super::trap::table).load();
     }
 
-    /// Addresses of the GDT and the TSS, for the host half of a VMCS.
+    /// Addresses of the GDT and the TSS, for the host half of a control block.
     pub fn addresses(&self) -> (u64, u64) {
         let inner = self.0.get();
         // SAFETY: only addresses are taken; `load` has finished before a guest runs.
