@@ -27,6 +27,7 @@ use crate::page::Buffer;
 use crate::platform::Platform;
 use crate::wait::{Turn, Waiters};
 use crate::xenbus::Device;
+pub use flight::Fault;
 use flight::{Flights, Ticket};
 
 /// Requests in flight at once: the slots of a ring of one page.
@@ -75,6 +76,8 @@ impl core::error::Error for BlockError {}
 /// A connected disk. Several tasks may use it.
 pub struct Disk<'t, 'p, P: Platform> {
     grants: &'t GrantTable<'p, P>,
+    /// There until the disk is closed.
+    device: Option<Device<'t, 'p, P>>,
     shape: Shape,
     channel: Channel<'p, P>,
     ring: RefCell<Option<FrontRing<Block, Buffer<P>>>>,
@@ -83,9 +86,10 @@ pub struct Disk<'t, 'p, P: Platform> {
     flights: RefCell<Flights<P>>,
     waiters: Waiters<SLOTS>,
     closed: Cell<bool>,
+    fault: Cell<Option<Fault>>,
 }
 
-impl<'p, P: Platform> Disk<'_, 'p, P> {
+impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
     /// What the disk is.
     pub const fn shape(&self) -> &Shape {
         &self.shape
@@ -201,9 +205,31 @@ impl<'p, P: Platform> Disk<'_, 'p, P> {
         Poll::Pending
     }
 
-    /// Closes the disk: no new requests, those in flight are waited for, then the handshake goes down. Requests that
-    /// are still not answered when the back end has closed fail with [`BlockError::Closed`].
-    pub async fn close(&self, device: &mut Device<'_, 'p, P>) -> Result<(), Error> {
+    /// Closes the disk and gives the device back, to be connected again. The handshake goes down; requests that nobody
+    /// waits for any more are finished by the back end before it answers.
+    pub async fn close(mut self) -> Result<Device<'t, 'p, P>, Error> {
+        let device = self.device.take().ok_or(Error::Closed)?;
+        if self.ring.borrow().is_some() {
+            self.shut(&device).await?;
+        }
+        Ok(device)
+    }
+
+    /// Waits until the back end takes the disk away (hot unplug, or its end), and lets go of everything. What is in flight
+    /// then, and every request after it, fails with [`BlockError::Closed`]. A task of its own beside those that use the disk
+    /// waits here; [`close`](Self::close) the disk afterwards.
+    pub async fn unplugged(&self) -> Result<(), Error> {
+        let Some(device) = &self.device else { return Ok(()) };
+        device.wait_back(|back| matches!(back, State::Closing | State::Closed | State::Unknown)).await?;
+        self.shut(device).await
+    }
+
+    /// What the back end did that no back end may, if it did: the disk is closed since.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.get()
+    }
+
+    async fn shut(&self, device: &Device<'_, 'p, P>) -> Result<(), Error> {
         self.closed.set(true);
         device.set_state(State::Closing).await?;
         device.wait_back(|back| !matches!(back, State::Connected | State::Initialised)).await?;

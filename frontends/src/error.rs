@@ -55,3 +55,11 @@ impl From<NotMapped> for Error {
         Self::NotMapped
     }
 }
+
+/// Says in one line what the other side did wrong, to the `log` crate if the feature `log` is on.
+pub(crate) fn complain(who: &str, what: &dyn fmt::Display) {
+    #[cfg(feature = "log")]
+    log::error!("{who}: {what}; it is closed");
+    #[cfg(not(feature = "log"))]
+    let _ = (who, what);
+}

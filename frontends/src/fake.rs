@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use std::time::Duration;
 
 use trunnion_protocol::address::Gfn;
 use trunnion_protocol::errno::{Errno, GrantStatus};
@@ -284,10 +283,6 @@ impl Platform for Fake {
             self.run();
         }
         self.wakers.borrow_mut().insert(port.0, waker.clone());
-    }
-
-    fn now(&self) -> Duration {
-        Duration::from_millis(u64::from(self.rests.get()))
     }
 
     fn relax(&self) {

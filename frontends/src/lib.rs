@@ -32,8 +32,8 @@
 //!     let name = store.read_text::<64>(Transaction::NONE, "name").await?;
 //!     console.write(name.as_str().as_bytes()).await;
 //!
-//!     let mut device = Device::open(&store, "vbd", "51712").await?;
-//!     let disk = Disk::connect(&grants, &mut device).await?;
+//!     let device = Device::open(&store, "vbd", "51712").await?;
+//!     let disk = Disk::connect(&grants, device).await?;
 //!     let (buffer, mut result) = disk.read(0, Buffer::new(kernel, 512)?).await;
 //!     if result.is_ok() {
 //!         (_, result) = disk.write(1, buffer).await;
@@ -41,7 +41,7 @@
 //!     if result.is_ok() && disk.shape().flush {
 //!         result = disk.flush().await;
 //!     }
-//!     disk.close(&mut device).await?;
+//!     disk.close().await?;
 //!     Ok(result)
 //! }
 //! ```

@@ -1,11 +1,10 @@
-//! What the kit asks of a kernel: pages, hypercalls, event wake-ups and a clock.
+//! What the kit asks of a kernel: pages, addresses, a hypercall and an interrupt.
 //!
 //! Everything typed is built above these few functions, so that a kernel author writes one small implementation
 //! and has every front end. All functions take `&self`: an implementation is shared by all devices and does its own
 //! locking.
 
 use core::task::Waker;
-use core::time::Duration;
 
 use trunnion_protocol::address::Gfn;
 use trunnion_protocol::id::Port;
@@ -100,9 +99,6 @@ pub trait Platform {
     /// pending bit before it wakes, and never leaves the port masked.
     fn on_event(&self, port: Port, waker: &Waker);
 
-    /// Time since some fixed moment; never goes backwards.
-    fn now(&self) -> Duration;
-
     /// Waits, with the processor at rest if the kernel can, until some event may have come. Used by the blocking
     /// wrappers; returning early is always allowed.
     fn relax(&self) {
@@ -131,10 +127,6 @@ impl<P: Platform + ?Sized> Platform for &P {
 
     fn on_event(&self, port: Port, waker: &Waker) {
         (**self).on_event(port, waker);
-    }
-
-    fn now(&self) -> Duration {
-        (**self).now()
     }
 
     fn relax(&self) {

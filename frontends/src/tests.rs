@@ -364,8 +364,8 @@ fn a_disk_from_handshake_to_end() {
         block_on(&fake, async {
             let mut names = [0; 64];
             assert_eq!(devices(&store, "vbd", &mut names).await.unwrap().collect::<Vec<_>>(), ["51712"]);
-            let mut device = Device::open(&store, "vbd", "51712").await.unwrap();
-            let disk = Disk::connect(&grants, &mut device).await.unwrap();
+            let device = Device::open(&store, "vbd", "51712").await.unwrap();
+            let disk = Disk::connect(&grants, device).await.unwrap();
             assert_eq!(peer.borrow().get("device/vbd/51712/protocol"), Some("x86_64-abi"));
             assert_eq!((disk.shape().sectors, disk.shape().flush), (2048, true));
             assert_eq!(disk.most_bytes(), if indirect == 0 { 11 * 4096 } else { 32 * 4096 });
@@ -381,20 +381,21 @@ fn a_disk_from_handshake_to_end() {
             }
             disk.flush().await.unwrap();
             assert_eq!(disk_peer.borrow().seen.last(), Some(&Operation::Flush.number()));
-            disk.close(&mut device).await.unwrap();
-            assert_eq!(disk.read(0, filled(&fake, 512, 0)).await.1, Err(BlockError::Closed));
+            let device = disk.close().await.unwrap();
+            assert_eq!(device.back_state().await, Ok(State::Closed));
         });
         assert_eq!(disk_peer.borrow().state(), State::Closed);
         assert_eq!((grants.free(), fake.frames_held(), fake.ports_open()), (free, held, ports));
         // Another kernel takes it over.
         block_on(&fake, async {
-            let mut device = Device::open(&store, "vbd", "51712").await.unwrap();
-            let disk = Disk::connect(&grants, &mut device).await.unwrap();
+            let device = Device::open(&store, "vbd", "51712").await.unwrap();
+            let disk = Disk::connect(&grants, device).await.unwrap();
             disk.read(0, filled(&fake, 512, 0)).await.1.unwrap();
             drop(disk);
-            let disk = Disk::connect(&grants, &mut device).await.unwrap();
+            let device = Device::open(&store, "vbd", "51712").await.unwrap();
+            let disk = Disk::connect(&grants, device).await.unwrap();
             disk.read(0, filled(&fake, 512, 0)).await.1.unwrap();
-            disk.close(&mut device).await.unwrap();
+            disk.close().await.unwrap();
         });
         assert_eq!((grants.free(), fake.frames_held(), fake.ports_open()), (free, held, ports));
     }
@@ -404,8 +405,8 @@ fn a_disk_from_handshake_to_end() {
 fn requests_that_are_refused_at_once() {
     world!(fake, _peer, _disk_peer, store, grants, 0);
     block_on(&fake, async {
-        let mut device = Device::open(&store, "vbd", "51712").await.unwrap();
-        let disk = Disk::connect(&grants, &mut device).await.unwrap();
+        let device = Device::open(&store, "vbd", "51712").await.unwrap();
+        let disk = Disk::connect(&grants, device).await.unwrap();
         for (sector, length, error) in [
             (0, 100, BlockError::Misaligned),
             (0, 0, BlockError::Misaligned),
@@ -424,8 +425,8 @@ fn many_requests_in_flight_in_any_order() {
     for reversed in [false, true] {
         world!(fake, _peer, disk_peer, store, grants, 32);
         disk_peer.borrow_mut().reversed = reversed;
-        let mut device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
-        let disk = &block_on(&fake, Disk::connect(&grants, &mut device)).unwrap();
+        let device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
+        let disk = &block_on(&fake, Disk::connect(&grants, device)).unwrap();
         let fake = &fake;
         let mut tasks: Vec<Task<'_>> = Vec::new();
         for task in 0..50u8 {
@@ -449,8 +450,8 @@ fn many_requests_in_flight_in_any_order() {
 fn errors_of_the_device_are_told() {
     world!(fake, _peer, disk_peer, store, grants, 0);
     block_on(&fake, async {
-        let mut device = Device::open(&store, "vbd", "51712").await.unwrap();
-        let disk = Disk::connect(&grants, &mut device).await.unwrap();
+        let device = Device::open(&store, "vbd", "51712").await.unwrap();
+        let disk = Disk::connect(&grants, device).await.unwrap();
         disk_peer.borrow_mut().status = Status::Error;
         assert_eq!(disk.write(0, filled(&fake, 512, 1)).await.1, Err(BlockError::Failed));
         assert_eq!(disk.flush().await, Err(BlockError::Failed));
@@ -462,8 +463,8 @@ fn errors_of_the_device_are_told() {
 #[test]
 fn a_dropped_request_keeps_its_pages_until_the_answer() {
     world!(fake, _peer, disk_peer, store, grants, 0);
-    let mut device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
-    let disk = block_on(&fake, Disk::connect(&grants, &mut device)).unwrap();
+    let device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
+    let disk = block_on(&fake, Disk::connect(&grants, device)).unwrap();
     let (free, held) = (grants.free(), fake.frames_held());
     disk_peer.borrow_mut().holding = true;
     {
@@ -480,8 +481,8 @@ fn a_dropped_request_keeps_its_pages_until_the_answer() {
 #[test]
 fn a_page_that_stays_mapped_does_not_come_back() {
     world!(fake, _peer, disk_peer, store, grants, 0);
-    let mut device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
-    let disk = block_on(&fake, Disk::connect(&grants, &mut device)).unwrap();
+    let device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
+    let disk = block_on(&fake, Disk::connect(&grants, device)).unwrap();
     disk_peer.borrow_mut().keep_mapped = true;
     let mut request = Box::pin(disk.read(0, Buffer::new(&fake, 4096).unwrap()));
     let mut context = Context::from_waker(Waker::noop());
@@ -504,13 +505,13 @@ fn lies_of_the_back_end_end_the_disk() {
     ] {
         world!(fake, _peer, disk_peer, store, grants, 0);
         let (free, held) = (grants.free(), fake.frames_held());
-        let mut device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
-        let disk = block_on(&fake, Disk::connect(&grants, &mut device)).unwrap();
+        let device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
+        let disk = block_on(&fake, Disk::connect(&grants, device)).unwrap();
         disk_peer.borrow_mut().lies.push(lie);
         assert_eq!(block_on(&fake, disk.read(0, filled(&fake, 512, 0))).1, Err(BlockError::Closed));
         assert_eq!(block_on(&fake, disk.flush()), Err(BlockError::Closed));
-        block_on(&fake, disk.close(&mut device)).unwrap();
-        drop(disk);
+        assert!(disk.fault().is_some());
+        block_on(&fake, disk.close()).unwrap();
         assert_eq!((grants.free(), fake.frames_held()), (free, held));
     }
 }
@@ -518,8 +519,8 @@ fn lies_of_the_back_end_end_the_disk() {
 #[test]
 fn a_back_end_that_closes_in_the_middle() {
     world!(fake, _peer, disk_peer, store, grants, 0);
-    let mut device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
-    let disk = &block_on(&fake, Disk::connect(&grants, &mut device)).unwrap();
+    let device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
+    let disk = &block_on(&fake, Disk::connect(&grants, device)).unwrap();
     disk_peer.borrow_mut().holding = true;
     let fake_ref = &fake;
     let mut tasks: Vec<Task<'_>> = Vec::new();
@@ -528,8 +529,9 @@ fn a_back_end_that_closes_in_the_middle() {
             assert_eq!(disk.read(0, filled(fake_ref, 512, 0)).await.1, Err(BlockError::Closed));
         }));
     }
-    let device = &mut device;
-    tasks.push(Box::pin(async move { disk.close(device).await.unwrap() }));
+    tasks.push(Box::pin(async move { disk.unplugged().await.unwrap() }));
+    fake.run();
+    disk_peer.borrow_mut().set_state(State::Closing);
     run_all(&fake, tasks);
 }
 
@@ -539,11 +541,11 @@ fn memory_that_runs_out_leaves_nothing_behind() {
         world!(fake, _peer, _disk_peer, store, grants, 32);
         let (free, held, ports) = (grants.free(), fake.frames_held(), fake.ports_open());
         fake.frames_left.set(Some(left));
-        let mut device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
-        let disk = block_on(&fake, Disk::connect(&grants, &mut device));
+        let device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
+        let disk = block_on(&fake, Disk::connect(&grants, device));
         assert_eq!(disk.is_err(), left < 33, "{left}");
         if let Ok(disk) = disk {
-            block_on(&fake, disk.close(&mut device)).unwrap();
+            block_on(&fake, disk.close()).unwrap();
         }
         assert_eq!((grants.free(), fake.frames_held(), fake.ports_open()), (free, held, ports));
     }

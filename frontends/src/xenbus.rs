@@ -129,18 +129,18 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
     }
 
     /// Waits until the back end's state is one that is wanted, and returns it.
-    pub async fn wait_back(&mut self, wanted: impl Fn(State) -> bool) -> Result<State, Error> {
+    pub async fn wait_back(&self, wanted: impl Fn(State) -> bool) -> Result<State, Error> {
         loop {
             let state = self.back_state().await?;
             if wanted(state) {
                 return Ok(state);
             }
-            self.watch.changed().await?;
+            self.watch.wait().await?;
         }
     }
 
     /// Waits until the rule asks for a step, with this half in state `own`.
-    pub async fn next_step(&mut self, own: State) -> Result<FrontStep, Error> {
+    pub async fn next_step(&self, own: State) -> Result<FrontStep, Error> {
         self.wait_back(|back| front_step(own, back) != FrontStep::Stay)
             .await
             .map(|back| front_step(own, back))
@@ -148,7 +148,7 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
 
     /// Brings the device to its beginning, whatever an earlier kernel left behind: afterwards the back end is in
     /// [`State::InitWait`] and this half in [`State::Initialising`].
-    pub async fn reset(&mut self) -> Result<(), Error> {
+    pub async fn reset(&self) -> Result<(), Error> {
         if self.own_state().await? != State::Initialising {
             self.set_state(State::Closing).await?;
             self.wait_back(|back| front_step(State::Closing, back) == FrontStep::Release).await?;

@@ -1,7 +1,6 @@
 //! The front ends' platform on this runtime.
 
 use core::task::Waker;
-use core::time::Duration;
 
 use trunnion_frontends::platform::{Argument, Gfns, NotMapped, OutOfMemory, Platform, RawCall};
 use trunnion_protocol::address::Gfn;
@@ -9,7 +8,7 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::Port;
 
 use crate::memory::{self, Pages};
-use crate::{clock, events, hypercall};
+use crate::{events, hypercall};
 
 /// The kernel that this runtime makes, as the front ends see it. All its state is the runtime's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,10 +47,6 @@ impl Platform for Kernel {
 
     fn on_event(&self, port: Port, waker: &Waker) {
         events::on_event(port, waker);
-    }
-
-    fn now(&self) -> Duration {
-        clock::now()
     }
 
     fn relax(&self) {

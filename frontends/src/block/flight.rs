@@ -1,5 +1,7 @@
 //! Requests in flight: from the ring's slot to the answer.
 
+use core::fmt;
+
 use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::blkif::request::{Indirect, Request, Segment, Transfer};
 use trunnion_protocol::blkif::{
@@ -8,11 +10,52 @@ use trunnion_protocol::blkif::{
 use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::layout::{Layout, Width};
 use trunnion_protocol::planted::{self, Bug};
+use trunnion_protocol::ring::Overrun;
 
 use super::{BlockError, Disk, SLOTS};
+use crate::error::complain;
 use crate::grant::{Access, GrantTable, References};
 use crate::page::Buffer;
 use crate::platform::Platform;
+
+/// What a back end did that no back end may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It answered a request that is not in flight.
+    Unasked {
+        /// The identity in the answer.
+        id: u64,
+    },
+    /// It answered a request twice.
+    Twice {
+        /// The request.
+        id: u64,
+    },
+    /// It answered a request as if it had been another.
+    Operation {
+        /// The request.
+        id: u64,
+        /// What was asked for.
+        asked: Operation,
+        /// The operation's number in the answer.
+        answered: u8,
+    },
+    /// It wrote an impossible index.
+    Index(Overrun),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unasked { id } => write!(f, "the back end answers request {id:#x}, which was not asked"),
+            Self::Twice { id } => write!(f, "the back end answers request {id:#x} twice"),
+            Self::Operation { id, asked, answered } => {
+                write!(f, "the back end answers request {id:#x} ({asked:?}) as operation {answered}")
+            }
+            Self::Index(overrun) => write!(f, "{overrun}"),
+        }
+    }
+}
 
 /// The outcome of putting a request into the ring. With an error the buffer comes back; without a cause there is no room
 /// now.
@@ -87,18 +130,22 @@ impl<P: Platform> Flights<P> {
         (current && place.flight.is_some()).then_some(&mut place.flight)
     }
 
-    /// Notes an answer. False if it belongs to no request: the back end is not to be trusted any more.
-    fn answer(&mut self, response: &Response) -> bool {
-        let Some(Some(flight)) = self.place(Ticket::from_id(response.id)) else { return false };
-        if flight.outcome.is_some() || response.operation != flight.operation.number() {
-            return false;
+    /// Notes an answer. A fault if it belongs to no request: the back end is not to be trusted any more.
+    fn answer(&mut self, response: &Response) -> Result<(), Fault> {
+        let id = response.id;
+        let Some(Some(flight)) = self.place(Ticket::from_id(id)) else { return Err(Fault::Unasked { id }) };
+        if flight.outcome.is_some() {
+            return Err(Fault::Twice { id });
+        }
+        if response.operation != flight.operation.number() {
+            return Err(Fault::Operation { id, asked: flight.operation, answered: response.operation });
         }
         flight.outcome = Some(match Status::from_number(response.status) {
             Some(Status::Okay) => Ok(()),
             Some(Status::Unsupported) => Err(BlockError::Unsupported),
             Some(Status::Error) | None => Err(BlockError::Failed),
         });
-        true
+        Ok(())
     }
 
     /// Forgets the answered requests that nobody waits for, once their pages are private again.
@@ -239,23 +286,23 @@ impl<P: Platform> Disk<'_, '_, P> {
     /// Takes the answers that have come.
     pub(super) fn take_answers(&self) {
         let mut news = false;
-        let mut broken = false;
+        let mut broken = None;
         if let Some(ring) = self.ring.borrow_mut().as_mut() {
             let mut flights = self.flights.borrow_mut();
             loop {
                 match ring.take() {
                     Ok(Some(response)) => {
                         news = true;
-                        broken |= !flights.answer(&response);
+                        broken = flights.answer(&response).err();
                     }
                     Ok(None) => match ring.arm() {
                         Ok(true) => {}
                         Ok(false) => break,
-                        Err(_) => broken = true,
+                        Err(overrun) => broken = Some(Fault::Index(overrun)),
                     },
-                    Err(_) => broken = true,
+                    Err(overrun) => broken = Some(Fault::Index(overrun)),
                 }
-                if broken {
+                if broken.is_some() {
                     break;
                 }
             }
@@ -263,7 +310,11 @@ impl<P: Platform> Disk<'_, '_, P> {
                 flights.sweep(self.grants);
             }
         }
-        if broken && !self.closed.replace(true) {
+        if let Some(fault) = broken
+            && !self.closed.replace(true)
+        {
+            complain("disk", &fault);
+            self.fault.set(Some(fault));
             // A page comes back only where the back end does not map it; without a grant it cannot map it again.
             self.flights.borrow_mut().fail(self.grants);
             news = true;

@@ -43,12 +43,9 @@ pub struct Shape {
 }
 
 impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
-    /// Connects a disk; an earlier kernel's connection is closed first. The device stays with the caller, to
-    /// [close](Self::close) the disk later.
-    pub async fn connect(
-        grants: &'t GrantTable<'p, P>,
-        device: &mut Device<'_, 'p, P>,
-    ) -> Result<Self, Error> {
+    /// Connects a disk; an earlier kernel's connection is closed first. The device comes back when the disk is
+    /// [closed](Self::close); after an error it is [opened](Device::open) again.
+    pub async fn connect(grants: &'t GrantTable<'p, P>, device: Device<'t, 'p, P>) -> Result<Self, Error> {
         device.reset().await?;
         let (backend, platform) = (device.backend(), grants.platform());
         let segments = device.offered(keys::FEATURE_MAX_INDIRECT_SEGMENTS).await?.unwrap_or(0);
@@ -69,6 +66,7 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
         // From here on an early return takes everything back, by dropping the disk.
         let mut disk = Self {
             grants,
+            device: None,
             shape,
             channel,
             ring: RefCell::new(Some(ring)),
@@ -77,6 +75,7 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
             flights: RefCell::new(Flights::new()),
             waiters: Waiters::new(),
             closed: Cell::new(false),
+            fault: Cell::new(None),
         };
         if segments > SEGMENTS {
             disk.indirect = Some(share(grants, SLOTS * PAGE_SIZE, backend, Access::ReadOnly)?);
@@ -100,8 +99,9 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
         if device.next_step(State::Initialised).await? != FrontStep::Connect {
             return Err(Error::Closed);
         }
-        disk.shape = properties(device, disk.shape).await?;
+        disk.shape = properties(&device, disk.shape).await?;
         device.set_state(State::Connected).await?;
+        disk.device = Some(device);
         Ok(disk)
     }
 }

@@ -119,6 +119,11 @@ impl<'p, P: Platform> Store<'p, P> {
 impl<P: Platform> Watch<'_, '_, P> {
     /// Waits until something has changed since the last call. Several changes may be told as one.
     pub async fn changed(&mut self) -> Result<(), Error> {
+        self.wait().await
+    }
+
+    /// As [`changed`](Self::changed); of several tasks that wait one is told.
+    pub(crate) async fn wait(&self) -> Result<(), Error> {
         let store = self.store;
         let turn = crate::wait::Turn::new(&store.waiters);
         let result = poll_fn(|context| {

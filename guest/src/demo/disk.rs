@@ -45,8 +45,8 @@ pub(crate) async fn check_all(guest: &'static Guest) -> Trial<()> {
 
 async fn check(guest: &'static Guest, name: &str) -> Trial<()> {
     let text = |error: trunnion_frontends::error::Error| format!("{error}");
-    let mut device = Device::open(&guest.store, "vbd", name).await.map_err(text)?;
-    let disk = Disk::connect(&guest.grants, &mut device).await.map_err(text)?;
+    let device = Device::open(&guest.store, "vbd", name).await.map_err(text)?;
+    let disk = Disk::connect(&guest.grants, device).await.map_err(text)?;
     let shape = *disk.shape();
     guest
         .say(&format!(
@@ -81,7 +81,7 @@ async fn check(guest: &'static Guest, name: &str) -> Trial<()> {
     guest
         .say(&format!("disk {name}: {bytes} bytes moved and verified in {:.3} ms", took.as_secs_f64() * 1e3))
         .await;
-    disk.close(&mut device).await.map_err(text)
+    disk.close().await.map(drop).map_err(text)
 }
 
 type Work<'a> = Pin<Box<dyn Future<Output = Trial<u64>> + 'a>>;

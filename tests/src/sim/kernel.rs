@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::Duration;
 
 use trunnion_frontends::platform::{Argument, Gfns, NotMapped, OutOfMemory, Platform, RawCall};
 use trunnion_guest::executor::{Executor, Spawner};
@@ -698,9 +697,5 @@ impl Platform for Kernel {
 
     fn on_event(&self, port: Port, waker: &Waker) {
         self.slot(port, |slot| slot.waker = Some(waker.clone()));
-    }
-
-    fn now(&self) -> Duration {
-        Duration::from_nanos(self.now_ns())
     }
 }

@@ -115,9 +115,8 @@ async fn work(kernel: &Rc<Kernel>, load: Load, outcome: &Rc<Outcome>) -> Result<
     count(kernel, &store, outcome).await?;
     for round in 0..load.rounds {
         let name = format!("{}", load.device);
-        let mut device =
-            Device::open(&store, "vbd", &name).await.map_err(|error| format!("device: {error}"))?;
-        let disk = patiently(kernel, async || Disk::connect(&grants, &mut device).await).await?;
+        let connect = async || Disk::connect(&grants, Device::open(&store, "vbd", &name).await?).await;
+        let disk = patiently(kernel, connect).await?;
         if (disk.shape().sectors as usize) < load.sectors() {
             return Err(format!("the disk has {} sectors", disk.shape().sectors));
         }
@@ -130,7 +129,7 @@ async fn work(kernel: &Rc<Kernel>, load: Load, outcome: &Rc<Outcome>) -> Result<
             // As a second kernel finds it: nobody has closed anything.
             drop(disk);
         } else {
-            disk.close(&mut device).await.map_err(|error| format!("close: {error}"))?;
+            disk.close().await.map(drop).map_err(|error| format!("close: {error}"))?;
         }
     }
     for _ in 0..PATIENCE {
