@@ -37,6 +37,7 @@ pub const SEGMENTS_MAX: usize = 32;
 
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BlockError {
     /// The device reported an error.
     Failed,

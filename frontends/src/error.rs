@@ -2,15 +2,18 @@
 
 use core::fmt;
 
-use trunnion_protocol::errno::Errno;
+use trunnion_protocol::errno::{Errno, GrantStatus};
 
 use crate::platform::{NotMapped, OutOfMemory};
 
 /// Why something could not be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Error {
     /// The hypervisor refused a call.
     Hypercall(Errno),
+    /// The hypervisor refused to map a page, or to unmap it.
+    Grant(GrantStatus),
     /// The store refused a request.
     Store(Errno),
     /// No memory, no address space, or a table is full.
@@ -31,6 +34,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hypercall(error) => write!(f, "hypercall failed: {error}"),
+            Self::Grant(status) => write!(f, "grant refused: {status}"),
             Self::Store(error) => write!(f, "store request failed: {error}"),
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::NotMapped => f.write_str("page is not there"),

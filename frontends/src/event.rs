@@ -1,4 +1,4 @@
-//! Event channels of front ends.
+//! Event channels between two halves.
 
 use trunnion_protocol::id::{DomainId, Port};
 
@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::hypercall;
 use crate::platform::Platform;
 
-/// A port that this guest opened for a back end; it is closed when dropped.
+/// A port to another domain; it is closed when dropped.
 #[derive(Debug)]
 pub struct Channel<'p, P: Platform> {
     platform: &'p P,
@@ -19,7 +19,12 @@ impl<'p, P: Platform> Channel<'p, P> {
         Ok(Self { platform, port: hypercall::open_port(platform, peer)? })
     }
 
-    /// The port's number, for the peer to join.
+    /// Joins a port that `peer` opened for this guest. An event may be pending from the start.
+    pub fn join(platform: &'p P, peer: DomainId, port: Port) -> Result<Self, Error> {
+        Ok(Self { platform, port: hypercall::join_port(platform, peer, port)? })
+    }
+
+    /// The port's number: of one that was [opened](Self::open), for the peer to join.
     pub const fn port(&self) -> Port {
         self.port
     }

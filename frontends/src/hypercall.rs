@@ -1,9 +1,10 @@
 //! The hypercalls that the front ends make, typed.
 
-use trunnion_protocol::address::Gfn;
-use trunnion_protocol::errno::Errno;
+use trunnion_protocol::address::{Gfn, Gpa};
+use trunnion_protocol::errno::{Errno, GrantStatus};
+use trunnion_protocol::grant::Access;
 use trunnion_protocol::hypercall::{Hypercall, event, grant, hvm, memory, sched};
-use trunnion_protocol::id::{DomainId, Port};
+use trunnion_protocol::id::{DomainId, GrantRef, Port};
 use trunnion_protocol::layout::{Layout, Width};
 
 use crate::error::Error;
@@ -43,6 +44,15 @@ pub fn open_port<P: Platform>(platform: &P, remote: DomainId) -> Result<Port, Er
     call(platform, Hypercall::EventChannelOp, event::Op::AllocUnbound.number().into(), &mut argument)
         .map_err(Error::Hypercall)?;
     Ok(argument.port)
+}
+
+/// Joins a port that another domain opened.
+#[doc(alias = "EVTCHNOP_bind_interdomain")]
+pub fn join_port<P: Platform>(platform: &P, remote: DomainId, port: Port) -> Result<Port, Error> {
+    let mut argument = event::BindInterdomain { remote, remote_port: port, local_port: Port(0) };
+    call(platform, Hypercall::EventChannelOp, event::Op::BindInterdomain.number().into(), &mut argument)
+        .map_err(Error::Hypercall)?;
+    Ok(argument.local_port)
 }
 
 /// Frees a port.
@@ -87,6 +97,38 @@ fn batch<P: Platform, T: Layout>(platform: &P, operation: u32, structure: &mut T
     let result = platform.hypercall(RawCall { number, arguments: &mut arguments });
     *structure = T::decode(Width::W64, bytes.0.as_ref()).ok_or(Error::Hypercall(Errno::Inval))?;
     Errno::from_return(result).map(drop).map_err(Error::Hypercall)
+}
+
+/// Maps a page of another domain at an address without memory; returns the mapping's handle.
+#[doc(alias = "GNTTABOP_map_grant_ref")]
+pub fn map_grant<P: Platform>(
+    platform: &P,
+    domain: DomainId,
+    reference: GrantRef,
+    address: Gpa,
+    access: Access,
+) -> Result<u32, Error> {
+    let flags = match access {
+        Access::ReadOnly => grant::MAP_HOST | grant::MAP_READONLY,
+        Access::ReadWrite => grant::MAP_HOST,
+    };
+    let mut argument = grant::Map { address, flags, reference, domain, ..Default::default() };
+    batch(platform, grant::Op::Map.number(), &mut argument)?;
+    granted(argument.status)?;
+    Ok(argument.handle)
+}
+
+/// Takes a mapping away.
+#[doc(alias = "GNTTABOP_unmap_grant_ref")]
+pub fn unmap_grant<P: Platform>(platform: &P, address: Gpa, handle: u32) -> Result<(), Error> {
+    let mut argument = grant::Unmap { address, handle, ..Default::default() };
+    batch(platform, grant::Op::Unmap.number(), &mut argument)?;
+    granted(argument.status)
+}
+
+fn granted(status: i16) -> Result<(), Error> {
+    let status = GrantStatus::from_number(status).unwrap_or(GrantStatus::GeneralError);
+    status.result().map_err(Error::Grant)
 }
 
 /// Places a frame of the grant table at a frame number without memory.

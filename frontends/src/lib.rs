@@ -51,7 +51,7 @@
 //! A page that the other side may reach belongs to the object that shares it. It comes back only after the hypervisor
 //! has confirmed that nobody reaches it any more, also when a future is dropped or the other side dies. Whatever is
 //! read from shared memory is copied once and then checked.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "testbed")), no_std)]
 
 /// True if this mistake is planted; always false, and gone, outside of this crate's tests.
 macro_rules! planted {
@@ -78,11 +78,14 @@ pub mod event;
 mod fake;
 pub mod grant;
 pub mod hypercall;
+pub mod mapping;
 pub mod page;
 #[cfg(test)]
 mod planted;
 pub mod platform;
 pub mod store;
+#[cfg(feature = "testbed")]
+pub mod testbed;
 #[cfg(test)]
 mod tests;
 pub mod text;

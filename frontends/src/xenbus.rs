@@ -1,9 +1,14 @@
 //! Devices in the store: where they are, and the handshake with the back end.
 //!
-//! The rules are one function, [`front_step`], over the states of both halves; [`Device`] carries them out.
+//! The rules are one function, [`front_step`], over the states of both halves; [`Device`] carries them out. A back end in
+//! a guest has [`BackDevice`] and the rules of [`trunnion_protocol::xenbus::back_step`].
+
+mod back;
 
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::xenbus::State;
+
+pub use back::{BackDevice, Client, clients};
 
 use crate::error::Error;
 use crate::platform::Platform;

@@ -20,6 +20,7 @@ use crate::platform::Platform;
 
 /// What a back end did that no back end may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// It answered a request that is not in flight.
     Unasked {
