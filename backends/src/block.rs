@@ -20,7 +20,6 @@ mod check;
 mod engine;
 mod intake;
 pub mod keys;
-mod pages;
 mod service;
 mod statistics;
 

@@ -1,4 +1,4 @@
-//! What devices look like from above: storage, network ports, byte streams.
+//! What devices look like from above: storage and byte streams. Network ports are in [`crate::frame`].
 //!
 //! A request *owns* the guest pages that it moves. Submitting takes them, completion gives them back; whoever waits may
 //! go away in between and nothing is pulled from under a device's DMA. The same traits serve paravirtual back ends and
@@ -274,29 +274,4 @@ pub trait CharDevice {
     fn send(&mut self, bytes: &[u8]) -> usize;
     /// Ready when bytes have arrived or room was made since it was last asked.
     fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()>;
-}
-
-/// A frame on its way, in pages that it owns.
-#[derive(Debug)]
-pub struct Frame<P> {
-    /// Where its bytes are, in order.
-    pub segments: Vec<Segment<P>>,
-    /// The transport checksum is still to be filled in.
-    pub checksum_blank: bool,
-    /// Bytes of payload in each frame that this one is to be cut into; 0 for none.
-    pub segment_size: u16,
-}
-
-/// A network port: frames move in, frames move out, each with the pages that it owns.
-pub trait NetPort<P> {
-    /// The port's address.
-    fn address(&self) -> [u8; 6];
-    /// Takes a frame to send.
-    fn transmit(&self, frame: Frame<P>) -> Result<Ticket, Full<Frame<P>>>;
-    /// The next frame that was sent, with its pages.
-    fn poll_transmitted(&self, context: &mut Context<'_>) -> Poll<(Ticket, Frame<P>)>;
-    /// Takes an empty buffer for a frame to come.
-    fn offer(&self, buffer: Frame<P>) -> Result<Ticket, Full<Frame<P>>>;
-    /// The next frame that came, in a buffer that was offered, with its bytes.
-    fn poll_received(&self, context: &mut Context<'_>) -> Poll<(Ticket, Frame<P>, usize)>;
 }

@@ -6,7 +6,7 @@
 //!
 //! Where to start:
 //!
-//! - a driver: [`xenbus`] (the handshake), [`ring`] (requests and answers), then [`blkif`];
+//! - a driver: [`xenbus`] (the handshake), [`ring`] (requests and answers), then [`blkif`] or [`netif`];
 //! - memory that another domain may change at any moment: [`shared`];
 //! - a structure that exists in a 64-bit and a 32-bit form: [`mod@layout`];
 //! - a hypercall: [`hypercall`], one submodule for each;
@@ -31,6 +31,7 @@ pub mod grant;
 pub mod hypercall;
 pub mod id;
 pub mod layout;
+pub mod netif;
 #[doc(hidden)]
 pub mod planted;
 pub mod ring;

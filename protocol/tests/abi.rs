@@ -6,6 +6,7 @@ use trunnion_protocol::blkif::Response;
 use trunnion_protocol::blkif::request::{DiscardForm, Head, Indirect, Request, Segment};
 use trunnion_protocol::hypercall::{Hypercall, event, grant, hvm, memory, misc, sched, vcpu, version};
 use trunnion_protocol::layout::{FieldSpec, Layout, Width};
+use trunnion_protocol::netif;
 use trunnion_protocol::shared_info::{Runstate, TimeInfo};
 
 fn form(fields: &[FieldSpec], width: Width) -> String {
@@ -172,6 +173,14 @@ structures! {
     Indirect: 64 "operation@0:1 inner@1:1 count@2:2 id@8:8 sector@16:8 handle@24:2 pages@28:32",
         56 "operation@0:1 inner@1:1 count@2:2 id@4:8 sector@12:8 handle@20:2 pages@24:32";
     Response: 16 "id@0:8 operation@8:1 status@10:2", 12 "id@0:8 operation@8:1 status@10:2";
+
+    netif::TxRequest: 12 "reference@0:4 offset@4:2 flags@6:2 id@8:2 size@10:2", 12 "=";
+    netif::TxResponse: 4 "id@0:2 status@2:2", 4 "=";
+    netif::RxRequest: 8 "id@0:2 reference@4:4", 8 "=";
+    netif::RxResponse: 8 "id@0:2 offset@2:2 flags@4:2 status@6:2", 8 "=";
+    netif::ExtraInfo: 8 "kind@0:1 flags@1:1 payload@2:6", 8 "=";
+    netif::ControlRequest: 16 "id@0:2 kind@2:2 data@4:12", 16 "=";
+    netif::ControlResponse: 12 "id@0:2 kind@2:2 status@4:4 data@8:4", 12 "=";
 }
 
 #[test]

@@ -15,12 +15,12 @@ use trunnion_protocol::ring::{BackRing, Interface, Overrun, Owed};
 
 use super::intake::{Draft, Intake};
 use super::keys::RingPlan;
-use super::pages::RingPages;
 use super::statistics::Statistics;
 use crate::device::{
     BlockDevice, BlockError, BlockOperation, BlockRequest, BlockShape, Completion, Full, Segment, Ticket,
 };
 use crate::host::{EventPort, Events, GrantMapper, Wanted};
+use crate::pages::RingPages;
 
 /// Completions that one call handles.
 const COMPLETIONS: usize = 64;

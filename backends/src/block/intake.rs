@@ -10,9 +10,9 @@ use trunnion_protocol::ring::{BackRing, Claimed, Overrun};
 
 use super::check::{self, Checked};
 use super::engine::{Backend, Duty};
-use super::pages::RingPages;
 use crate::device::{BlockDevice, BlockOperation, GuestPage};
 use crate::host::{Events, GrantMapper, Wanted};
+use crate::pages::RingPages;
 
 /// Requests of one run.
 const RUN: usize = 32;

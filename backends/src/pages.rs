@@ -8,7 +8,7 @@ use trunnion_protocol::shared::SharedPage;
 use crate::device::GuestPage;
 
 /// Mapped pages in the order of the ring.
-pub(super) struct RingPages<P>(pub(super) Vec<P>);
+pub(crate) struct RingPages<P>(pub(crate) Vec<P>);
 
 impl<P: GuestPage> Pages for RingPages<P> {
     fn count(&self) -> usize {

@@ -1,0 +1,250 @@
+//! The ring on which a guest receives: frames go into the buffers that it offered, in their order.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::mem;
+use core::time::Duration;
+
+use trunnion_protocol::address::PAGE_SIZE;
+use trunnion_protocol::errno::GrantStatus;
+use trunnion_protocol::id::DomainId;
+use trunnion_protocol::netif::{ExtraInfo, Gso, Rx, RxRequest, RxResponse, RxSlot, Status, rx};
+use trunnion_protocol::ring::{BackRing, Claimed, Notify, Overrun, Owed, Pages};
+
+use crate::frame::Checksum;
+use crate::host::{CopyPage, GrantCopier, GrantCopy};
+
+/// Bytes of frames that wait for buffers, at most.
+const BACKLOG: usize = 1 << 20;
+/// How long they wait at most.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A frame in this kernel's memory that waits for buffers.
+pub(super) struct Kept {
+    pub(super) bytes: Vec<u8>,
+    pub(super) checksum: Checksum,
+    pub(super) gso: Option<Gso>,
+}
+
+/// A buffer that is being filled.
+struct Slot {
+    owed: Owed,
+    id: u16,
+    /// Bytes; `None` for the slot of extra information.
+    length: Option<u16>,
+}
+
+/// A packet that is being copied.
+struct Packet {
+    slots: usize,
+    copies: usize,
+    length: usize,
+    checksum: Checksum,
+    gso: Option<Gso>,
+}
+
+/// How a run ended.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    pub(super) failed: u64,
+    pub(super) notify: bool,
+}
+
+pub(super) struct Receiver<P: Pages> {
+    pub(super) ring: BackRing<Rx, P>,
+    domain: DomainId,
+    buffers: VecDeque<Claimed<RxRequest>>,
+    copies: Vec<GrantCopy>,
+    /// The pages of the packet that is being placed.
+    targets: Vec<CopyPage>,
+    results: Vec<Result<(), GrantStatus>>,
+    packets: Vec<Packet>,
+    slots: Vec<Slot>,
+    backlog: VecDeque<Kept>,
+    kept: usize,
+    since: Duration,
+}
+
+impl<P: Pages> Receiver<P> {
+    pub(super) fn new(ring: BackRing<Rx, P>, domain: DomainId) -> Self {
+        Self {
+            ring,
+            domain,
+            buffers: VecDeque::new(),
+            copies: Vec::new(),
+            targets: Vec::new(),
+            results: Vec::new(),
+            packets: Vec::new(),
+            slots: Vec::new(),
+            backlog: VecDeque::new(),
+            kept: 0,
+            since: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Whether so many buffers are there.
+    fn has_buffers(&mut self, count: usize) -> Result<bool, Overrun> {
+        while self.buffers.len() < count {
+            match self.ring.take()? {
+                Some(claimed) => self.buffers.push_back(claimed),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Buffers that a packet takes.
+    const fn needed(length: usize, gso: Option<Gso>) -> usize {
+        length.div_ceil(PAGE_SIZE) + gso.is_some() as usize
+    }
+
+    /// Takes buffers for a packet and notes the copies into them. False when there are not enough; nothing has happened
+    /// then. The pieces' lengths sum to `length`.
+    pub(super) fn place(
+        &mut self,
+        pieces: impl IntoIterator<Item = (CopyPage, u16, u16)>,
+        length: usize,
+        checksum: Checksum,
+        gso: Option<Gso>,
+    ) -> Result<bool, Overrun> {
+        let slots = Self::needed(length, gso);
+        if length == 0 || !self.has_buffers(slots)? {
+            return Ok(false);
+        }
+        let (first, copies) = (self.slots.len(), self.copies.len());
+        self.targets.clear();
+        let mut rest = length;
+        for index in 0..slots {
+            let Some(claimed) = self.buffers.pop_front() else { break };
+            let extra = index == 1 && gso.is_some();
+            let here = rest.min(PAGE_SIZE);
+            if !extra {
+                rest -= here;
+                self.targets.push(CopyPage::Granted(self.domain, claimed.request.reference));
+            }
+            self.slots.push(Slot {
+                owed: claimed.owed,
+                id: claimed.request.id,
+                length: (!extra).then_some(here as u16),
+            });
+        }
+        let mut at = 0;
+        for (from, offset, length) in pieces {
+            let (mut offset, mut rest) = (offset, usize::from(length));
+            while rest > 0 {
+                let count = rest.min(PAGE_SIZE - at % PAGE_SIZE);
+                let Some(&to) = self.targets.get(at / PAGE_SIZE) else { break };
+                self.copies.push(GrantCopy {
+                    from,
+                    from_offset: offset,
+                    to,
+                    to_offset: (at % PAGE_SIZE) as u16,
+                    length: count as u16,
+                });
+                offset = offset.wrapping_add(count as u16);
+                at += count;
+                rest -= count;
+            }
+        }
+        let (slots, copies) = (self.slots.len() - first, self.copies.len() - copies);
+        self.packets.push(Packet { slots, copies, length, checksum, gso });
+        Ok(true)
+    }
+
+    /// Keeps a frame until there are buffers. False when too much is kept already.
+    pub(super) fn keep(&mut self, kept: Kept, now: Duration) -> bool {
+        if self.kept.saturating_add(kept.bytes.len()) > BACKLOG {
+            return false;
+        }
+        if self.backlog.is_empty() {
+            self.since = now;
+        }
+        self.kept += kept.bytes.len();
+        self.backlog.push_back(kept);
+        true
+    }
+
+    /// The next frame that waits, if there are buffers for it.
+    pub(super) fn next_kept(&mut self, now: Duration) -> Result<Option<Kept>, Overrun> {
+        let Some(kept) = self.backlog.front() else { return Ok(None) };
+        let needed = Self::needed(kept.bytes.len(), kept.gso);
+        if !self.has_buffers(needed)? {
+            return Ok(None);
+        }
+        self.since = now;
+        let kept = self.backlog.pop_front();
+        self.kept = self.kept.saturating_sub(kept.as_ref().map_or(0, |kept| kept.bytes.len()));
+        Ok(kept)
+    }
+
+    /// Drops what has waited for too long; returns how many frames.
+    pub(super) fn expire(&mut self, now: Duration) -> usize {
+        if self.backlog.is_empty() || now.saturating_sub(self.since) < PATIENCE {
+            return 0;
+        }
+        self.kept = 0;
+        mem::take(&mut self.backlog).len()
+    }
+
+    /// Makes the copies and hands the buffers over.
+    pub(super) fn flush<H: GrantCopier>(&mut self, host: &H) -> Done {
+        let mut done = Done::default();
+        if self.packets.is_empty() {
+            return done;
+        }
+        self.results.clear();
+        host.copy(&self.copies, &mut self.results);
+        let mut results = self.results.iter();
+        let mut slots = self.slots.drain(..);
+        for packet in self.packets.drain(..) {
+            let good = (0..packet.copies).fold(true, |good, _| good & matches!(results.next(), Some(Ok(()))));
+            if good {
+                done.packets += 1;
+                done.bytes += packet.length as u64;
+            } else {
+                done.failed += 1;
+            }
+            for (index, slot) in slots.by_ref().take(packet.slots).enumerate() {
+                let answer = answer(&packet, index, &slot, good);
+                if let Err(refused) = self.ring.answer(slot.owed, &answer) {
+                    log::error!("net: domain {}: {refused}", self.domain);
+                }
+            }
+        }
+        drop(slots);
+        self.copies.clear();
+        done.notify = self.ring.publish() == Notify::Peer;
+        done
+    }
+}
+
+/// The answer in one slot of a packet.
+fn answer(packet: &Packet, index: usize, slot: &Slot, good: bool) -> RxSlot {
+    let Some(length) = slot.length else {
+        return packet.gso.map_or_else(RxSlot::default, |gso| ExtraInfo::gso(gso).into());
+    };
+    let mut flags = 0;
+    let extra = u16::from(packet.gso.is_some());
+    // The slot of extra information is no fragment: what counts is whether a fragment follows.
+    if index + 1 + usize::from(extra != 0 && index == 0) < packet.slots {
+        flags |= rx::MORE;
+    }
+    if index == 0 {
+        flags |= match packet.checksum {
+            Checksum::Unknown => 0,
+            Checksum::Good => rx::DATA_VALIDATED,
+            Checksum::Blank => rx::CHECKSUM_BLANK | rx::DATA_VALIDATED,
+        };
+        if extra != 0 {
+            flags |= rx::EXTRA;
+        }
+    }
+    let status = if good { length as i16 } else { Status::Error.number() };
+    RxResponse { id: slot.id, offset: 0, flags, status }.into()
+}

@@ -1,0 +1,155 @@
+//! Pages and lists that all ports share, since only one of them is at work at a time.
+
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use trunnion_protocol::address::{Gfn, PAGE_SIZE};
+use trunnion_protocol::errno::GrantStatus;
+use trunnion_protocol::shared::SharedPage;
+
+use super::send::Run;
+use crate::frame::{Frame, MAX_FRAME, Place};
+use crate::host::{CopyPage, GrantCopier, GrantCopy};
+
+/// Pages that hold any one frame.
+const FRAME_PAGES: usize = MAX_FRAME.div_ceil(PAGE_SIZE);
+/// Pages for frames made here: so many small ones are copied to a guest at once.
+const STAGE_PAGES: usize = 48;
+
+/// What the ports of one kernel share.
+pub struct Shared<H: GrantCopier> {
+    pub(super) run: RefCell<Run<H::Local>>,
+    pub(super) gather: RefCell<Gather<H::Local>>,
+    pub(super) stage: RefCell<Stage<H::Local>>,
+    /// A frame that is being worked on, and one made of it.
+    pub(super) bytes: RefCell<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<H: GrantCopier> Shared<H> {
+    /// `None` when there is not enough memory: about 600 KiB.
+    pub fn new(host: &H) -> Option<Self> {
+        Some(Self {
+            run: RefCell::new(Run::new(host)?),
+            gather: RefCell::new(Gather::new(host)?),
+            stage: RefCell::new(Stage::new(host)?),
+            bytes: RefCell::default(),
+        })
+    }
+}
+
+/// Gets the bytes of frames, wherever they lie.
+pub struct Gather<L> {
+    pages: L,
+    first: Gfn,
+    copies: Vec<GrantCopy>,
+    results: Vec<Result<(), GrantStatus>>,
+}
+
+impl<L: AsRef<[SharedPage]>> Gather<L> {
+    /// `None` when there is not enough memory.
+    pub fn new<H: GrantCopier<Local = L>>(host: &H) -> Option<Self> {
+        let (pages, first) = host.local(FRAME_PAGES)?;
+        Some(Self { pages, first, copies: Vec::new(), results: Vec::new() })
+    }
+
+    /// Replaces `bytes` by the frame's; false when some of them cannot be had.
+    pub fn pull<H: GrantCopier<Local = L>>(
+        &mut self,
+        host: &H,
+        frame: &Frame<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> bool {
+        bytes.clear();
+        if frame.length > MAX_FRAME {
+            return false;
+        }
+        if frame.is_local() {
+            return frame.append_to(bytes);
+        }
+        self.copies.clear();
+        self.results.clear();
+        let mut at = 0;
+        for piece in frame.pieces {
+            let (from, offset) = source(&piece.place);
+            at = scatter(from, offset, piece.length, self.first, at, &mut self.copies);
+        }
+        host.copy(&self.copies, &mut self.results);
+        if self.results.len() != self.copies.len() || self.results.iter().any(Result::is_err) {
+            return false;
+        }
+        bytes.resize(frame.length, 0);
+        bytes
+            .chunks_mut(PAGE_SIZE)
+            .zip(self.pages.as_ref())
+            .all(|(into, page)| page.copy_out(0, into).is_ok())
+    }
+}
+
+/// A place, as the hypervisor's copies name it.
+pub(super) const fn source(place: &Place<'_>) -> (CopyPage, u16) {
+    match *place {
+        Place::Granted { domain, reference, offset } => (CopyPage::Granted(domain, reference), offset),
+        Place::Local { gfn, offset, .. } => (CopyPage::Local(gfn), offset),
+    }
+}
+
+/// Copies that put a piece at byte `at` of a run of local pages; returns where it ends.
+pub(super) fn scatter(
+    from: CopyPage,
+    offset: u16,
+    length: u16,
+    first: Gfn,
+    at: usize,
+    copies: &mut Vec<GrantCopy>,
+) -> usize {
+    let (mut offset, mut rest, mut at) = (usize::from(offset), usize::from(length), at);
+    while rest > 0 {
+        let count = rest.min(PAGE_SIZE - at % PAGE_SIZE);
+        copies.push(GrantCopy {
+            from,
+            from_offset: offset as u16,
+            to: CopyPage::Local(Gfn(first.0.wrapping_add((at / PAGE_SIZE) as u64))),
+            to_offset: (at % PAGE_SIZE) as u16,
+            length: count as u16,
+        });
+        offset += count;
+        at += count;
+        rest -= count;
+    }
+    at
+}
+
+/// Puts bytes into pages from which the hypervisor copies them.
+pub(super) struct Stage<L> {
+    pages: L,
+    first: Gfn,
+    used: usize,
+}
+
+impl<L: AsRef<[SharedPage]>> Stage<L> {
+    fn new<H: GrantCopier<Local = L>>(host: &H) -> Option<Self> {
+        let (pages, first) = host.local(STAGE_PAGES)?;
+        Some(Self { pages, first, used: 0 })
+    }
+
+    /// Forgets what was put.
+    pub(super) const fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// Puts bytes into pages of their own and calls `each` for every one; false when there is no room for all.
+    pub(super) fn put(&mut self, bytes: &[u8], mut each: impl FnMut(CopyPage, u16)) -> bool {
+        let Some(pages) = self.pages.as_ref().get(self.used..) else { return false };
+        if bytes.len().div_ceil(PAGE_SIZE) > pages.len() {
+            return false;
+        }
+        for (piece, page) in bytes.chunks(PAGE_SIZE).zip(pages) {
+            if page.copy_in(0, piece).is_err() {
+                return false;
+            }
+            each(CopyPage::Local(Gfn(self.first.0.wrapping_add(self.used as u64))), piece.len() as u16);
+            self.used += 1;
+        }
+        true
+    }
+}
