@@ -137,10 +137,6 @@ fn read(mut from: Box<dyn Read + Send>, shared: &Shared, said: &impl Fn(Said)) {
         match from.read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => decoder.push(buffer.get(..count).unwrap_or_default()),
-            // Nothing came for a while: whatever has begun will not continue.
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                decoder.resynchronise();
-            }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(_) => return,
         }
@@ -203,7 +199,6 @@ mod tests {
     /// A dom0 that answers each `List` with no domains and refuses all else.
     fn answering() -> (Dom0, Receiver<Said>) {
         let (near, mut far) = UnixStream::pair().unwrap();
-        near.set_read_timeout(Some(std::time::Duration::from_millis(5))).unwrap();
         std::thread::spawn(move || {
             let mut decoder = Decoder::new();
             let mut buffer = [0; 4096];

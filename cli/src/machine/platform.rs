@@ -23,9 +23,6 @@ pub(crate) struct Platform {
     pub(crate) errors: PathBuf,
 }
 
-/// When nothing has come for so long, a frame that has begun will not continue (dom0 was started anew, or bytes were lost).
-const QUIET: Duration = Duration::from_millis(200);
-
 /// Starts the machine `boot` with `disks`; COM1 goes to the file `serial`, and by-products to `folder`. Sockets go to `sockets`, whose name
 /// has to be short.
 pub(crate) fn start(
@@ -82,10 +79,7 @@ fn start_qemu(
             Err(_) => std::thread::sleep(Duration::from_millis(2)),
         }
     };
-    let prepared = stream
-        .set_nonblocking(false)
-        .and_then(|()| stream.set_read_timeout(Some(QUIET)))
-        .and_then(|()| stream.try_clone());
+    let prepared = stream.set_nonblocking(false).and_then(|()| stream.try_clone());
     let reader = prepared.map_err(|e| Failure::file("use the socket", &control, &e))?;
     Ok(Platform { emulator, from_dom0: Box::new(reader), to_dom0: Box::new(stream), errors })
 }
@@ -139,8 +133,7 @@ struct Terminal {
 impl Read for Terminal {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let mut wanted = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-        match nix::poll::poll(&mut wanted, PollTimeout::try_from(QUIET).unwrap_or(PollTimeout::NONE)) {
-            Ok(0) => Err(std::io::ErrorKind::TimedOut.into()),
+        match nix::poll::poll(&mut wanted, PollTimeout::NONE) {
             Ok(_) => {
                 // Bochs gives the terminal modes of its own when it starts: there the byte of Ctrl-C would be a signal, and would
                 // throw away what is on its way in both directions.

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use trunnion_dom0::control::summary::{Outcome, PlatformOutcome};
 use trunnion_dom0::control::{self, Event, Reply, Request, VERSION};
 
+/// How long dom0 has for a last word when somebody waits for the end.
+const HURRY: Duration = Duration::from_secs(3);
+
 /// Everything that the engine hears of.
 pub(crate) enum Note {
     /// dom0 says something.
@@ -97,9 +100,11 @@ impl Engine {
         };
         let outcome =
             if matches!(cause, Cause::TimeLimit) { PlatformOutcome::Timeout } else { PlatformOutcome::Ok };
-        // Less when somebody waits for the end.
-        let patience =
-            if matches!(cause, Cause::Ended) { self.course.patience } else { self.course.patience / 3 };
+        let patience = if matches!(cause, Cause::Ended) {
+            self.course.patience
+        } else {
+            self.course.patience.min(HURRY)
+        };
         let summary = if seen.ready { self.last_words(patience) } else { None };
         let complete = summary.is_some();
         self.record.finish(summary, outcome);

@@ -205,8 +205,8 @@ impl Prepared {
     }
 }
 
-/// How long dom0 has for a last word before the machine is stopped.
-const LAST_WORD: Duration = Duration::from_secs(10);
+/// How long dom0 has for a last word before the machine is stopped: long, for a host that is busy with other things.
+const LAST_WORD: Duration = Duration::from_mins(1);
 
 /// The run's folder under `target/`, which a run leaves without the large files; altogether when its logs are elsewhere.
 struct Byproducts {

@@ -15,8 +15,8 @@ use trunnion_protocol::id::DomainId;
 /// A domain that is started again after a crash must have lived that long, in nanoseconds; one that crashes at once would do nothing else.
 const RESTART_AFTER_NS: u64 = 1_000_000_000;
 /// How long the end of a domain waits for a tool to open its console, in nanoseconds: one that lived for a moment only may have ended before the tool
-/// that heard of it could ask.
-const WATCH_PATIENCE_NS: u64 = 20_000_000_000;
+/// that heard of it could ask. The machine's time may run far ahead of the tool's while the machine idles.
+const WATCH_PATIENCE_NS: u64 = 600_000_000_000;
 /// Ended domains whose console logs are kept for tools that come late.
 const LOGS_KEPT: usize = 4;
 

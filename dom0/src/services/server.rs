@@ -11,7 +11,6 @@ use core::time::Duration;
 
 use spin::Mutex;
 use trunnion_backends::device::CharDevice;
-use trunnion_guest::clock;
 use trunnion_guest::executor::yield_now;
 
 use super::platform::Dom0;
@@ -24,8 +23,6 @@ use crate::domains::Toolstack;
 const PIECE: usize = 4096;
 /// Pieces read in one turn.
 const TURN: usize = 16;
-/// Silence after which a frame that has begun is given up.
-const SILENCE: Duration = Duration::from_secs(1);
 /// Log lines that wait for the line at most; older ones go first.
 const LINES: usize = 512;
 
@@ -61,7 +58,6 @@ struct Server {
     decoder: Decoder,
     /// A frame that is being sent, and how much of it is gone.
     sending: (Vec<u8>, usize),
-    heard: Duration,
 }
 
 /// Serves the line for ever.
@@ -72,7 +68,6 @@ pub async fn serve(toolstack: Rc<Toolstack<Dom0>>, line: Box<dyn CharDevice>) {
         line,
         decoder: Decoder::new(),
         sending: (Vec::new(), 0),
-        heard: Duration::ZERO,
     };
     loop {
         poll_fn(|context| server.poll(context)).await;
@@ -107,11 +102,7 @@ impl Server {
                 more = false;
                 break;
             }
-            self.heard = clock::now();
             self.decoder.push(bytes.get(..count).unwrap_or_default());
-        }
-        if self.decoder.is_waiting() && clock::now().saturating_sub(self.heard) > SILENCE {
-            self.decoder.resynchronise();
         }
         let skipped = self.decoder.skipped();
         while let Some(payload) = self.decoder.next_frame() {
