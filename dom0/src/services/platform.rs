@@ -38,7 +38,7 @@ use crate::domains::Platform;
 use crate::plan::{Group, Plan, PlannedDisk};
 
 /// How long a tool may take to read the last bytes of a console.
-const LAST_BYTES: Duration = Duration::from_secs(600);
+const LAST_BYTES: Duration = Duration::from_mins(10);
 /// How often somebody who waits for others looks again.
 const TURN: Duration = Duration::from_millis(1);
 /// Bytes of a text of the hypervisor's in one go.
