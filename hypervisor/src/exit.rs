@@ -33,7 +33,7 @@ pub mod vector {
 /// Deals with an exit. Afterwards the vCPU's registers say where it goes on.
 pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: Exit) -> Verdict {
     match exit {
-        Exit::Hypercall { length } => match length_of(running, &exit, length) {
+        Exit::Hypercall { length } => match length_of(running, Expected::Hypercall, length) {
             Some(length) => hypercall::dispatch(running, length),
             None => undefined(running),
         },
@@ -41,20 +41,21 @@ pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: Exit) -> Verdict {
         Exit::InterruptWindow | Exit::NmiWindow | Exit::Timer | Exit::DirtyLogFull => Verdict::Resume,
         Exit::Port(access) => port::access(running, access),
         Exit::Memory(fault) => memory::fault(running, fault),
-        Exit::Cpuid { length } => skip(running, &exit, length, instruction::cpuid),
-        Exit::Msr { write, length } => {
-            skip(running, &exit, length, if write { instruction::write_msr } else { instruction::read_msr })
-        }
-        Exit::Xsetbv { length } => skip(running, &exit, length, instruction::xsetbv),
+        Exit::Cpuid { length } => skip(running, Expected::Cpuid, length, instruction::cpuid),
+        Exit::Msr { write: false, length } => skip(running, Expected::Rdmsr, length, instruction::read_msr),
+        Exit::Msr { write: true, length } => skip(running, Expected::Wrmsr, length, instruction::write_msr),
+        Exit::Xsetbv { length } => skip(running, Expected::Xsetbv, length, instruction::xsetbv),
         Exit::ControlRegister { register, access, length } => {
-            skip(running, &exit, length, |running| instruction::control_register(running, register, access))
+            skip(running, Expected::of(access), length, |running| {
+                instruction::control_register(running, register, access)
+            })
         }
-        Exit::Halt { length } => match length_of(running, &exit, length) {
+        Exit::Halt { length } => match length_of(running, Expected::Halt, length) {
             Some(length) => halt::halt(running, length),
             None => undefined(running),
         },
         Exit::Pause => Verdict::Reschedule,
-        Exit::CacheControl { length } => skip(running, &exit, length, |_| Done::Next),
+        Exit::CacheControl { length } => skip(running, Expected::Cache, length, |_| Done::Next),
         Exit::Forbidden => undefined(running),
         Exit::DebugRegister { .. } => undefined(running),
         Exit::Exception { vector, error, address } => exception(running, vector, error, address),
@@ -82,13 +83,14 @@ pub(crate) enum Done {
 }
 
 /// Carries an instruction out and goes on behind it.
+#[inline]
 fn skip<M: Machine>(
     running: &mut Running<'_, M>,
-    exit: &Exit,
+    expected: Expected,
     length: Option<u8>,
     work: impl FnOnce(&mut Running<'_, M>) -> Done,
 ) -> Verdict {
-    let Some(length) = length_of(running, exit, length) else { return undefined(running) };
+    let Some(length) = length_of(running, expected, length) else { return undefined(running) };
     match work(running) {
         Done::Next => advance(running, length),
         Done::Fault(vector, error) => running.context.inject(Event::Exception(vector, error)),
@@ -110,30 +112,24 @@ fn interrupt<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
 
 /// The length of the instruction that left the guest.
 #[inline]
-fn length_of<M: Machine>(running: &mut Running<'_, M>, exit: &Exit, length: Option<u8>) -> Option<u8> {
-    match length {
-        Some(length) => Some(length),
-        None => find_length(running, Expected::of(exit)?),
-    }
+fn length_of<M: Machine>(running: &mut Running<'_, M>, expected: Expected, length: Option<u8>) -> Option<u8> {
+    length
+        .or_else(|| code(running).and_then(|bytes| expected.plain(bytes)))
+        .or_else(|| find_length(running, expected))
 }
 
-fn find_length<M: Machine>(running: &mut Running<'_, M>, expected: Expected) -> Option<u8> {
-    let mode = running.context.mode();
-    let saved = running.context.instruction_bytes();
-    if !saved.is_empty() {
-        return length::find(expected, mode, saved);
-    }
+/// The four bytes at the instruction pointer.
+fn code<M: Machine>(running: &mut Running<'_, M>) -> Option<[u8; 4]> {
     let at = code_address(running);
-    // Without prefixes the first bytes are enough; a longer copy is the exception.
+    running.with_memory(|memory| memory.code(at))
+}
+
+#[cold]
+fn find_length<M: Machine>(running: &mut Running<'_, M>, expected: Expected) -> Option<u8> {
+    let at = code_address(running);
     let mut bytes = [0; 15];
-    let start = bytes.first_chunk_mut::<4>()?;
-    if running.with_memory(|memory| memory.read(at, start)).is_ok()
-        && let Some(length) = length::find(expected, mode, start)
-    {
-        return Some(length);
-    }
     let count = running.with_memory(|memory| memory.fetch(at, &mut bytes).len());
-    length::find(expected, mode, bytes.get(..count)?)
+    length::find(expected, running.context.mode(), bytes.get(..count)?)
 }
 
 /// Linear address of the instruction.

@@ -227,34 +227,30 @@ pub fn describe<M: Machine>(out: &mut impl core::fmt::Write) -> core::fmt::Resul
 #[inline]
 pub fn dispatch<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verdict {
     let context = &mut *running.context;
-    let (width, number, mut arguments) = if context.mode() == CodeMode::Bits64 {
-        let values = [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8].map(|register| context.gpr(register));
-        (Width::W64, context.gpr(Gpr::Rax), values)
+    let number = context.gpr(Gpr::Rax);
+    let (width, number, values) = if context.mode() == CodeMode::Bits64 {
+        (Width::W64, number, LONG.map(|register| context.gpr(register)))
     } else {
-        let values = [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi]
-            .map(|register| context.gpr(register) & 0xffff_ffff);
-        (Width::W32, context.gpr(Gpr::Rax) & 0xffff_ffff, values)
+        let values = SHORT.map(|register| context.gpr(register) & 0xffff_ffff);
+        (Width::W32, number & 0xffff_ffff, values)
     };
     if context.cpl() != 0 {
         return finish(running, length, width, Err(Stop::Error(Errno::Perm)));
     }
-    let mut call = Arguments { values: arguments, width };
+    let mut call = Arguments { values, width };
     let reply = perform(running, number, &mut call);
     if reply == Err(Stop::Again) {
-        core::mem::swap(&mut arguments, &mut call.values);
-        let registers = match width {
-            Width::W64 => [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8],
-            Width::W32 => [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi],
-        };
-        for ((register, new), old) in registers.into_iter().zip(arguments).zip(call.values) {
-            if new != old {
-                running.context.set_gpr(register, new);
-            }
+        let registers = if width == Width::W64 { LONG } else { SHORT };
+        for (register, value) in registers.into_iter().zip(call.values) {
+            running.context.set_gpr(register, value);
         }
-        return Verdict::Resume;
     }
     finish(running, length, width, reply)
 }
+
+/// Registers of the arguments in 64-bit mode, and in the others.
+const LONG: [Gpr; 5] = [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8];
+const SHORT: [Gpr; 5] = [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi];
 
 /// Carries out one call.
 #[inline]

@@ -6,7 +6,7 @@
 //! meantime, and gets #UD.
 
 use crate::decode::{LONGEST, modrm, prefixes};
-use crate::seam::{CodeMode, ControlAccess, Exit};
+use crate::seam::{CodeMode, ControlAccess};
 
 /// The instructions that are looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,25 +38,27 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// The instruction behind an exit; `None` for exits that are no instruction, or whose length is always known.
-    pub const fn of(exit: &Exit) -> Option<Self> {
-        Some(match exit {
-            Exit::Hypercall { .. } => Self::Hypercall,
-            Exit::Cpuid { .. } => Self::Cpuid,
-            Exit::Msr { write: false, .. } => Self::Rdmsr,
-            Exit::Msr { write: true, .. } => Self::Wrmsr,
-            Exit::Halt { .. } => Self::Halt,
-            Exit::Xsetbv { .. } => Self::Xsetbv,
-            Exit::ControlRegister { access, .. } => match access {
-                ControlAccess::Write(_) => Self::ToControl,
-                ControlAccess::Read(_) => Self::FromControl,
-                ControlAccess::Clts => Self::Clts,
-                ControlAccess::Lmsw(_) => Self::Lmsw,
-            },
-            Exit::DebugRegister { .. } => Self::Debug,
-            Exit::CacheControl { .. } => Self::Cache,
-            _ => return None,
-        })
+    /// The instruction behind an access to a control register.
+    pub const fn of(access: ControlAccess) -> Self {
+        match access {
+            ControlAccess::Write(_) => Self::ToControl,
+            ControlAccess::Read(_) => Self::FromControl,
+            ControlAccess::Clts => Self::Clts,
+            ControlAccess::Lmsw(_) => Self::Lmsw,
+        }
+    }
+
+    /// The length of the frequent ones where they stand without prefixes, which is how kernels write them.
+    #[inline]
+    pub const fn plain(self, bytes: [u8; 4]) -> Option<u8> {
+        match (self, bytes) {
+            (Self::Hypercall, [0x0f, 0x01, 0xd9, _]) => Some(3),
+            (Self::Cpuid, [0x0f, 0xa2, ..])
+            | (Self::Rdmsr, [0x0f, 0x32, ..])
+            | (Self::Wrmsr, [0x0f, 0x30, ..]) => Some(2),
+            (Self::Halt, [0xf4, ..]) => Some(1),
+            _ => None,
+        }
     }
 
     /// Bytes of the opcode when `bytes` begin with it.
@@ -197,6 +199,8 @@ mod tests {
             let code = instruction.code();
             for (expected, mnemonics) in ALL {
                 let found = find(expected, mode, bytes);
+                let plain = bytes.first_chunk().and_then(|start| expected.plain(*start));
+                prop_assert!(plain.is_none() || plain == found);
                 let is = mnemonics.contains(&instruction.mnemonic()) && match expected {
                     Expected::ToControl => matches!(code, Code::Mov_cr_r32 | Code::Mov_cr_r64),
                     Expected::FromControl => matches!(code, Code::Mov_r32_cr | Code::Mov_r64_cr),

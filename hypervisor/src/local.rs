@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 
 use trunnion_protocol::id::VcpuId;
 
+use crate::domain::Domain;
 use crate::events;
 use crate::host::Host;
 use crate::inject::{Pending, Source};
@@ -112,14 +113,19 @@ fn send<M: Machine>(running: &Running<'_, M>, ipi: Ipi) {
     }
 }
 
+/// The vector of the upcall past the local interrupt controller, when an event waits.
+#[inline]
+pub fn callback<M: Machine>(host: &Host<M>, domain: &Domain<M>, vcpu: &Vcpu<M>) -> Option<u8> {
+    let vector = domain.callback.load(Ordering::Relaxed);
+    let waits =
+        vector != 0 && vcpu.upcall_vector.load(Ordering::Relaxed) == 0 && events::upcall_waits(host, vcpu);
+    waits.then_some(vector as u8)
+}
+
 /// What waits right now.
 #[inline]
 pub fn pending<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) -> Pending {
-    let mut pending = Pending::default();
-    let callback = at.domain.callback.load(Ordering::Relaxed);
-    if callback != 0 && vcpu.upcall_vector.load(Ordering::Relaxed) == 0 && events::upcall_waits(host, vcpu) {
-        pending.upcall = Some(callback as u8);
-    }
+    let mut pending = Pending { upcall: callback(host, &at.domain, vcpu), ..Pending::default() };
     if vcpu.attention.load(Ordering::SeqCst) {
         look(vcpu, &mut pending);
     }

@@ -2,56 +2,32 @@
 
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use trunnion_protocol::address::Gva;
 use trunnion_protocol::control::{ExitKind, Gpr, Segment, VcpuState};
 
-use crate::seam::{Context, Exit, Machine, PortAccess};
+use crate::seam::{Context, Machine};
 use crate::vcpu::Running;
 
 /// Bytes of a report at most.
 pub const REPORT_BYTES: usize = 4096;
-const TRAIL: usize = 8;
 
-/// The last exits of a vCPU.
+/// The kinds of a vCPU's last eight exits: a byte each, one more than the kind's number, the latest lowest.
 #[derive(Default)]
-pub struct Trail {
-    next: AtomicU32,
-    kinds: [AtomicU32; TRAIL],
-    details: [AtomicU64; TRAIL],
-}
+pub struct Trail(AtomicU64);
 
 impl Trail {
     /// Notes an exit.
     #[inline]
-    pub fn note(&self, exit: &Exit) {
-        let at = self.next.load(Ordering::Relaxed);
-        self.next.store(at.wrapping_add(1), Ordering::Relaxed);
-        let slot = at as usize % TRAIL;
-        let detail = match *exit {
-            Exit::Port(PortAccess { port, size, read, .. }) => {
-                u64::from(port) | u64::from(size) << 16 | u64::from(read) << 24
-            }
-            Exit::Memory(fault) => fault.gpa.0,
-            Exit::Exception { vector, .. } => u64::from(vector),
-            Exit::ControlRegister { register, .. } | Exit::DebugRegister { register, .. } => {
-                u64::from(register)
-            }
-            Exit::Unknown(code) => code,
-            _ => 0,
-        };
-        self.kinds[slot].store(exit.kind().number() + 1, Ordering::Relaxed);
-        self.details[slot].store(detail, Ordering::Relaxed);
+    pub fn note(&self, kind: ExitKind) {
+        self.0.store(self.0.load(Ordering::Relaxed) << 8 | u64::from(kind.number() + 1), Ordering::Relaxed);
     }
 
     fn list(&self, out: &mut Text) {
-        let next = self.next.load(Ordering::Relaxed);
-        for back in (1..=TRAIL as u32).rev() {
-            let slot = next.wrapping_sub(back) as usize % TRAIL;
-            if let Some(kind) = self.kinds[slot].load(Ordering::Relaxed).checked_sub(1) {
-                let name = ExitKind::NAMES.get(kind as usize).unwrap_or(&"?");
-                let _ = write!(out, " {name}:{:#x}", self.details[slot].load(Ordering::Relaxed));
+        for byte in self.0.load(Ordering::Relaxed).to_be_bytes() {
+            if let Some(name) = byte.checked_sub(1).and_then(|kind| ExitKind::NAMES.get(usize::from(kind))) {
+                let _ = write!(out, " {name}");
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::schedule::{self, Activity};
 use crate::seam::{Context, Cpu, HostInterrupt, HostTime, Machine, Verdict};
 use crate::time;
 use crate::timers;
-use crate::vcpu::{Body, Running, VcpuRef};
+use crate::vcpu::{Body, Running, Vcpu, VcpuRef};
 
 /// vCPUs whose timers fire in one go.
 const TIMER_BUDGET: u32 = 32;
@@ -33,7 +33,7 @@ pub struct Loaded<M: Machine> {
 pub struct CpuLoop<M: Machine> {
     cpu: Cpu,
     loaded: Option<Loaded<M>>,
-    armed: Option<HostTime>,
+    armed: HostTime,
     exits: u32,
 }
 
@@ -59,25 +59,25 @@ pub fn run_cpu<M: Machine>(host: &Host<M>) -> ! {
 impl<M: Machine> CpuLoop<M> {
     /// With no vCPU loaded.
     pub const fn new(cpu: Cpu) -> Self {
-        Self { cpu, loaded: None, armed: None, exits: EXITS }
+        Self::with_exits(cpu, EXITS)
     }
 
     /// With steps of at most so many exits.
     pub const fn with_exits(cpu: Cpu, exits: u32) -> Self {
-        Self { cpu, loaded: None, armed: None, exits }
+        Self { cpu, loaded: None, armed: HostTime::NEVER, exits }
     }
 
     /// One turn: interrupts, timers, then one vCPU.
     pub fn step(&mut self, host: &Host<M>) -> Step {
         let cpu = host.cpu(self.cpu);
         if take_interrupts(host) {
-            self.armed = None;
+            self.armed = HostTime::NEVER;
         }
         let now = host.now();
         timers::expire(host, cpu, now, TIMER_BUDGET);
         let Some(at) = schedule::pick(cpu, now) else {
             life::reap(host);
-            self.arm(host, cpu);
+            arm(host, cpu, &mut self.armed);
             return Step::Idle;
         };
         if self.load(host, &at) {
@@ -141,79 +141,60 @@ impl<M: Machine> CpuLoop<M> {
 
     /// Enters the vCPU until something else should happen.
     fn run(&mut self, host: &Host<M>, cpu: &PerCpu<M>, at: &VcpuRef<M>) -> Activity {
-        let Some(vcpu) = at.vcpu() else { return Activity::Down };
-        let root = at.domain.root;
+        let (Some(vcpu), Some(loaded)) = (at.vcpu(), self.loaded.as_mut()) else { return Activity::Down };
+        let Body { context, last } = &mut *loaded.body;
+        let domain = &at.domain;
+        let mut running = Running { host, domain, vcpu, context, last };
         crate::hypercall::end_poll(host, at);
         time::run_state(host, at, vcpu, Activity::Running);
         for _ in 0..self.exits {
-            if cpu.queue.wants_another() || !at.domain.may_run() {
-                return if vcpu.going_down.swap(false, Ordering::AcqRel) {
-                    Activity::Down
-                } else {
-                    Activity::Ready
-                };
+            if cpu.queue.wants_another() || !domain.may_run() {
+                break;
             }
-            self.arm(host, cpu);
-            let Some(loaded) = self.loaded.as_mut() else { return Activity::Ready };
-            let Body { context, last } = &mut *loaded.body;
-            prepare(host, at, vcpu, context);
+            arm(host, cpu, &mut self.armed);
+            prepare(host, at, vcpu, running.context);
             cpu.crossings.fetch_add(1, Ordering::SeqCst);
-            let epoch = at.domain.epoch.load(Ordering::SeqCst);
-            let exit = host.machine.enter(context, root, epoch);
+            let exit = host.machine.enter(running.context, domain.root, domain.epoch.load(Ordering::SeqCst));
             cpu.crossings.fetch_add(1, Ordering::SeqCst);
             let start = host.machine.tsc();
-            vcpu.trail.note(&exit);
-            let mut running = Running { host, domain: &at.domain, vcpu, context, last };
+            let kind = exit.kind();
+            vcpu.trail.note(kind);
             let verdict = exit::handle(&mut running, exit);
-            vcpu.tally.exit(exit.kind(), host.machine.tsc().wrapping_sub(start));
-            match verdict {
-                Verdict::Resume => {}
-                Verdict::Reschedule => {
-                    self.between(host, cpu);
-                    return Activity::Ready;
-                }
-                Verdict::Wait => {
-                    return if vcpu.going_down.swap(false, Ordering::AcqRel) {
-                        Activity::Down
-                    } else {
-                        Activity::Blocked
-                    };
-                }
+            vcpu.tally.exit(kind, host.machine.tsc().wrapping_sub(start));
+            if verdict == Verdict::Wait {
+                return stopped_as(vcpu, Activity::Blocked);
+            }
+            let timer = take_interrupts(host);
+            if timer {
+                self.armed = HostTime::NEVER;
+                timers::expire(host, cpu, host.now(), TIMER_BUDGET);
             }
             // The timer is armed for the end of the slice as well, which matters only when somebody waits.
-            if self.between(host, cpu) && schedule::slice_end(cpu).is_some_and(|end| end <= host.now()) {
+            if verdict == Verdict::Reschedule || timer && schedule::slice_end(cpu) <= host.now() {
                 return Activity::Ready;
             }
         }
-        Activity::Ready
+        stopped_as(vcpu, Activity::Ready)
     }
+}
 
-    /// What is looked at after each exit: interrupts that came, and when the timer was among them, what is due. True then.
-    #[inline]
-    fn between(&mut self, host: &Host<M>, cpu: &PerCpu<M>) -> bool {
-        let timer = take_interrupts(host);
-        if timer {
-            self.armed = None;
-            timers::expire(host, cpu, host.now(), TIMER_BUDGET);
-        }
-        timer
-    }
+/// Why a vCPU does not run on: somebody has stopped it, or `otherwise`.
+fn stopped_as<M: Machine>(vcpu: &Vcpu<M>, otherwise: Activity) -> Activity {
+    if vcpu.going_down.swap(false, Ordering::AcqRel) { Activity::Down } else { otherwise }
+}
 
-    /// Arms the machine's timer for whatever comes first.
-    #[inline]
-    fn arm(&mut self, host: &Host<M>, cpu: &PerCpu<M>) {
-        let wanted = match (cpu.deadlines.head(), schedule::slice_end(cpu)) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
-        if wanted != self.armed {
-            host.machine.arm(wanted);
-            self.armed = wanted;
-        }
+/// Arms the machine's timer for whatever comes first.
+#[inline]
+fn arm<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, armed: &mut HostTime) {
+    let wanted = cpu.deadlines.head().min(schedule::slice_end(cpu));
+    if wanted != *armed {
+        host.machine.arm((wanted != HostTime::NEVER).then_some(wanted));
+        *armed = wanted;
     }
 }
 
 /// Deals with the interrupts that were noted. True when the timer was among them.
+#[inline]
 fn take_interrupts<M: Machine>(host: &Host<M>) -> bool {
     let mut timer = false;
     while let Some(interrupt) = host.machine.take_interrupt() {
@@ -226,28 +207,30 @@ fn take_interrupts<M: Machine>(host: &Host<M>) -> bool {
     timer
 }
 
-/// Decides what to inject, and asks for windows.
+/// Decides what to inject, when there is anything.
 #[inline]
-fn prepare<M: Machine>(
-    host: &Host<M>,
-    at: &VcpuRef<M>,
-    vcpu: &crate::vcpu::Vcpu<M>,
-    context: &mut M::Context,
-) {
-    let pending = local::pending(host, at, vcpu);
-    let window = vcpu.window.load(Ordering::Relaxed);
-    if pending == inject::Pending::default() && !window {
-        return;
+fn prepare<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, context: &mut M::Context) {
+    if vcpu.attention.load(Ordering::SeqCst) || local::callback(host, &at.domain, vcpu).is_some() {
+        inject(host, at, vcpu, context);
     }
-    let decision = inject::decide(context.interruptibility(), pending);
+}
+
+/// Injects what goes first, and asks for windows for the rest.
+#[inline(never)]
+fn inject<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, context: &mut M::Context) {
+    let decision = inject::decide(context.interruptibility(), local::pending(host, at, vcpu));
     if let Some(source) = decision.inject {
         context.inject(source.event());
         local::injected(vcpu, source);
     }
     let wanted = decision.interrupt_window || decision.nmi_window;
-    if wanted || window {
+    if wanted || vcpu.window.swap(wanted, Ordering::Relaxed) {
         context.set_interrupt_window(decision.interrupt_window);
         context.set_nmi_window(decision.nmi_window);
-        vcpu.window.store(wanted, Ordering::Relaxed);
+    }
+    if wanted {
+        // The window is closed by another look, whatever becomes of what waits.
+        vcpu.window.store(true, Ordering::Relaxed);
+        vcpu.attention.store(true, Ordering::SeqCst);
     }
 }

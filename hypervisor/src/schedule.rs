@@ -314,12 +314,12 @@ pub fn pick<M: Machine>(cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
 /// When a CPU must look at its queue again although nothing else happens: the end of the running vCPU's slice when
 /// others wait, or of a cap's window.
 #[inline]
-pub fn slice_end<M: Machine>(cpu: &PerCpu<M>) -> Option<HostTime> {
+pub fn slice_end<M: Machine>(cpu: &PerCpu<M>) -> HostTime {
     if !cpu.queue.is_contended() {
-        return None;
+        return HostTime::NEVER;
     }
     let start = cpu.queue.current_start.load(Ordering::Relaxed);
-    Some(HostTime(start.saturating_add(SLICE_NS)))
+    HostTime(start.saturating_add(SLICE_NS))
 }
 
 fn capped<M: Machine>(item: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) -> bool {

@@ -22,6 +22,11 @@ pub struct Cpu(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct HostTime(pub u64);
 
+impl HostTime {
+    /// Of what has no time set; later than any other.
+    pub const NEVER: Self = Self(u64::MAX);
+}
+
 /// What the core needs of the hardware. Implemented on x86-64, once for each vendor, and by the simulation.
 pub trait Machine: Sync + Sized + 'static {
     /// One vCPU's registers and control block.

@@ -61,9 +61,8 @@ impl<M: Machine> Deadlines<M> {
 
     /// The earliest deadline.
     #[inline]
-    pub fn head(&self) -> Option<HostTime> {
-        let head = self.head.load(Ordering::Acquire);
-        (head != u64::MAX).then_some(HostTime(head))
+    pub fn head(&self) -> HostTime {
+        HostTime(self.head.load(Ordering::Acquire))
     }
 
     /// Replaces a vCPU's deadline.
@@ -106,7 +105,7 @@ pub fn change<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, change: impl FnOnce(&
 /// exit.
 pub fn expire<M: Machine>(host: &Host<M>, cpu: &crate::host::PerCpu<M>, now: HostTime, budget: u32) {
     for _ in 0..budget {
-        if cpu.deadlines.head().is_none_or(|head| head > now) {
+        if cpu.deadlines.head() > now {
             return;
         }
         let Some(at) = cpu.deadlines.pop_due(now) else { return };

@@ -53,7 +53,7 @@ pub struct Vcpu<M: Machine> {
     pub timers: Lock<VcpuTimers>,
     /// Its local interrupt controller, and NMIs.
     pub local: Lock<Local>,
-    /// Something changed that may have to be injected, or that a wake-up should look at.
+    /// Something changed that may have to be injected, or that a wake-up should look at; or a window is open.
     pub attention: AtomicBool,
     /// The vCPU stops instead of waiting for an event; set before [`Verdict::Wait`](crate::seam::Verdict::Wait).
     pub going_down: AtomicBool,

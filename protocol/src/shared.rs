@@ -19,6 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::address::PAGE_SIZE;
 
 const WORDS: usize = PAGE_SIZE / size_of::<u32>();
+const ENTRIES: usize = PAGE_SIZE / size_of::<u64>();
 /// Up to this many bytes, aligned copies go word by word: starting a string instruction costs more.
 const SMALL: usize = 64;
 
@@ -82,12 +83,25 @@ impl SharedPage {
         }
     }
 
-    /// The low and the high word of the page's 64-bit entry `index`, as page tables and grant tables are made of. Only
-    /// the low nine bits of the index count.
+    /// The page's 64-bit entry `index`, as page tables are made of, read as a whole. Only the low nine bits of the index
+    /// count.
     #[inline]
-    pub const fn pair(&self, index: usize) -> [&AtomicU32; 2] {
-        let low = (index * 2) & (WORDS - 2);
-        [&self.0[low], &self.0[low + 1]]
+    pub fn entry(&self, index: usize) -> u64 {
+        bulk::entry(&self.0, index & (ENTRIES - 1))
+    }
+
+    /// Replaces an entry as a whole, after everything that was written before.
+    #[inline]
+    pub fn set_entry(&self, index: usize, value: u64) {
+        bulk::set_entry(&self.0, index & (ENTRIES - 1), value);
+    }
+
+    /// Four bytes at any offset: one that is no multiple of four may show parts of two writes.
+    #[inline]
+    pub fn four(&self, offset: usize) -> Result<[u8; 4], OutOfPage> {
+        check(offset, 4)?;
+        // SAFETY: just checked to be inside the page.
+        Ok(unsafe { bulk::four(&self.0, offset) })
     }
 
     /// An owned copy of a value at a byte offset; each byte is read exactly once.
@@ -185,6 +199,41 @@ mod bulk {
     use super::{AtomicU32, PAGE_SIZE, WORDS};
     use core::arch::asm;
 
+    /// An aligned load of eight bytes is one access (SDM 3, 8.1.1).
+    #[inline]
+    pub(super) fn entry(page: &[AtomicU32; WORDS], index: usize) -> u64 {
+        let value;
+        // SAFETY: the caller has cut the index to those of a page, which is readable memory.
+        unsafe {
+            asm!("mov {}, [{} + 8*{}]", out(reg) value, in(reg) page.as_ptr(), in(reg) index,
+                options(nostack, preserves_flags, readonly));
+        }
+        value
+    }
+
+    /// So is a store; stores are not reordered with earlier ones (SDM 3, 8.2.2).
+    #[inline]
+    pub(super) fn set_entry(page: &[AtomicU32; WORDS], index: usize, value: u64) {
+        // SAFETY: as in `entry`; atomics may be written through a shared reference.
+        unsafe {
+            asm!("mov [{} + 8*{}], {}", in(reg) page.as_ptr(), in(reg) index, in(reg) value,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    /// # Safety
+    /// `offset + 4` is at most a page.
+    #[inline]
+    pub(super) unsafe fn four(page: &[AtomicU32; WORDS], offset: usize) -> [u8; 4] {
+        let value: u32;
+        // SAFETY: inside the page by the caller's promise.
+        unsafe {
+            asm!("mov {:e}, [{} + {}]", out(reg) value, in(reg) page.as_ptr(), in(reg) offset,
+                options(nostack, preserves_flags, readonly));
+        }
+        value.to_ne_bytes()
+    }
+
     /// # Safety
     /// `length` bytes can be read at `from` and written at `to`.
     #[inline]
@@ -266,6 +315,20 @@ mod bulk {
             bytes[offset % 4] = byte;
             Some(u32::from_ne_bytes(bytes))
         });
+    }
+
+    pub(super) fn entry(page: &[AtomicU32; WORDS], index: usize) -> u64 {
+        let [low, high] = [0, 1].map(|half| u64::from(page[index * 2 + half].load(Ordering::Acquire)));
+        high << 32 | low
+    }
+
+    pub(super) fn set_entry(page: &[AtomicU32; WORDS], index: usize, value: u64) {
+        page[index * 2 + 1].store((value >> 32) as u32, Ordering::Release);
+        page[index * 2].store(value as u32, Ordering::Release);
+    }
+
+    pub(super) unsafe fn four(page: &[AtomicU32; WORDS], offset: usize) -> [u8; 4] {
+        [0, 1, 2, 3].map(|index| get(page, offset + index))
     }
 
     pub(super) unsafe fn copy_out(page: &[AtomicU32; WORDS], offset: usize, into: &mut [u8]) {
@@ -356,5 +419,8 @@ mod tests {
         assert_eq!(page.load::<u16>(8), Ok(0x3344));
         page.store(11, &0xaau8).unwrap();
         assert_eq!(page.word_at(8).map(|word| word.load(Ordering::Relaxed)), Some(0xaa22_3344));
+        page.set_entry(512 + 2, 0x0102_0304_0506_0708);
+        assert_eq!((page.entry(2), page.load::<u32>(20)), (0x0102_0304_0506_0708, Ok(0x0102_0304)));
+        assert_eq!((page.four(17), page.four(4093)), (Ok([7, 6, 5, 4]), Err(OutOfPage)));
     }
 }

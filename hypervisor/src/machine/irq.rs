@@ -43,7 +43,6 @@ pub fn take(cpu: &PerCpu, vector: u8) {
 }
 
 /// The next noted interrupt of this CPU.
-#[inline]
 pub fn next(cpu: &PerCpu) -> Option<HostInterrupt> {
     while let Some(vector) = cpu.take() {
         match vector {

@@ -17,7 +17,7 @@ use crate::seam::{
 /// A PC whose processors run guests the way of `V`.
 pub struct Pc<V> {
     vendor: V,
-    /// The largest range of RAM, which nearly all lookups want, and all of them.
+    /// The largest range of RAM, which nearly all lookups want: first frame and how many. And all of them, by address.
     main: (u64, u64),
     ram: Ranges,
     wall_clock_base: u64,
@@ -35,8 +35,18 @@ impl<V: Vendor> Pc<V> {
         let now = clock::now();
         let wall_clock_base = super::rtc::seconds().saturating_mul(1_000_000_000).saturating_sub(now);
         APIC_IDS[0].store(apic::id(), Ordering::Relaxed);
-        let main = ram.as_slice().iter().copied().max_by_key(|(from, to)| to - from).unwrap_or_default();
+        let (from, to) =
+            ram.as_slice().iter().copied().max_by_key(|(from, to)| to - from).unwrap_or_default();
+        let main = (from >> 12, (to - from) >> 12);
         Self { vendor, main, ram, wall_clock_base, tsc_is_stable }
+    }
+
+    /// Whether a frame is in any range of RAM.
+    #[cold]
+    fn is_elsewhere(&self, frame: Mfn) -> bool {
+        let inside =
+            |address: u64| self.ram.as_slice().iter().any(|&(from, to)| (from..to).contains(&address));
+        frame.checked_address().is_some_and(|address| inside(address.0))
     }
 }
 
@@ -45,11 +55,10 @@ impl<V: Vendor> Machine for Pc<V> {
 
     #[inline]
     fn page(&self, frame: Mfn) -> Option<&SharedPage> {
-        let address = frame.checked_address()?.0;
-        let inside = |&(from, to): &(u64, u64)| address >= from && address < to;
-        if !inside(&self.main) && !self.ram.as_slice().iter().any(inside) {
+        if frame.0.wrapping_sub(self.main.0) >= self.main.1 && !self.is_elsewhere(frame) {
             return None;
         }
+        let address = frame.0 << 12;
         // SAFETY: the address is that of a whole page of RAM, mapped one to one and writable for ever; the caller holds a
         // reference to the frame; a shared page consists of atomics, so that guests and devices may write it meanwhile.
         Some(unsafe { &*(address as *const SharedPage) })
@@ -117,8 +126,10 @@ impl<V: Vendor> Machine for Pc<V> {
         }
     }
 
+    #[inline]
     fn take_interrupt(&self) -> Option<HostInterrupt> {
-        irq::next(PerCpu::get())
+        let cpu = PerCpu::get();
+        if cpu.has_noted() { irq::next(cpu) } else { None }
     }
 
     #[inline]

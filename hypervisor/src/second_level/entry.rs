@@ -1,7 +1,5 @@
 //! Entries of second-level tables: what a leaf says, and how an entry is read and replaced under a processor's eyes.
 
-use core::sync::atomic::Ordering;
-
 use bitflags::bitflags;
 use trunnion_protocol::address::Mfn;
 use trunnion_protocol::shared::SharedPage;
@@ -83,33 +81,12 @@ pub struct Leaf {
 
 #[inline]
 pub(super) fn get(page: &SharedPage, index: usize) -> u64 {
-    let [low, high] = page.pair(index);
-    loop {
-        let before = low.load(Ordering::Acquire);
-        let entry = u64::from(high.load(Ordering::Acquire)) << 32 | u64::from(before);
-        // A replaced entry is absent in between, so an unchanged low word belongs to the high word. The accessed and
-        // dirty flags make no difference to that: another turn is taken.
-        if low.load(Ordering::Relaxed) == before {
-            return entry;
-        }
-    }
+    page.entry(index)
 }
 
 #[inline]
 pub(super) fn put(page: &SharedPage, index: usize, entry: u64) {
-    let [low, high] = page.pair(index);
-    let half = (entry >> 32) as u32;
-    if high.load(Ordering::Relaxed) != half {
-        low.store(0, Ordering::Release);
-        high.store(half, Ordering::Release);
-    }
-    low.store(entry as u32, Ordering::Release);
-}
-
-/// Changes only bits that processors ignore, in the high word.
-#[inline]
-pub(super) fn put_count(page: &SharedPage, index: usize, entry: u64) {
-    page.pair(index)[1].store((entry >> 32) as u32, Ordering::Release);
+    page.set_entry(index, entry);
 }
 
 pub(super) const fn frame(entry: u64) -> Mfn {

@@ -2,8 +2,7 @@
 //!
 //! Four levels of 512 entries (SDM 28.3.2, APM 15.25.5). Mapping uses the largest leaves that fit and splits them when a
 //! part changes. Entries are written by the hypervisor alone, under the lock of the domain they belong to, and read by
-//! processors at any moment: a new entry becomes present by the last of its two stores, an old one becomes absent by the
-//! first. While a present entry is replaced it is absent for an instant, so whoever handles a second-level fault looks
+//! processors at any moment, each as a whole. Rights may be added while a fault is on its way, so whoever handles one looks
 //! the address up again before he judges it.
 //!
 //! The entry that points to a table counts the entries in use in bits that processors ignore there. A table whose last
@@ -19,9 +18,7 @@ mod stale;
 pub use entry::{Kind, Leaf, Rights};
 pub use stale::Stale;
 
-use entry::{
-    COUNT, COUNT_SHIFT, FRAME, PINNED, decode, encode, frame, get, is_leaf, present, put, put_count,
-};
+use entry::{COUNT, COUNT_SHIFT, FRAME, PINNED, decode, encode, frame, get, is_leaf, present, put};
 use trunnion_protocol::address::{Gfn, Mfn};
 
 use crate::pages::{Pages, TablePool};
@@ -245,7 +242,7 @@ impl SecondLevel {
             let (path, at) = self.descend(pages, Some(pool), gfn, 1).ok_or(MapError::NoTable)?;
             if at == 1 {
                 let page = pages.page(path[2]).ok_or(MapError::NoTable)?;
-                put_count(page, slot(gfn, 2), get(page, slot(gfn, 2)) | PINNED);
+                put(page, slot(gfn, 2), get(page, slot(gfn, 2)) | PINNED);
             }
             gfn = (gfn | (span(2) - 1)) + 1;
         }
@@ -259,7 +256,7 @@ fn count(pages: &impl Pages, path: &Path, gfn: u64, level: u8, change: i64) -> O
     let page = pages.page(*path.get(above as usize)?)?;
     let entry = get(page, slot(gfn, above));
     let count = ((entry & COUNT) >> COUNT_SHIFT).wrapping_add_signed(change);
-    put_count(page, slot(gfn, above), entry & !COUNT | count << COUNT_SHIFT & COUNT);
+    put(page, slot(gfn, above), entry & !COUNT | count << COUNT_SHIFT & COUNT);
     Some(if entry & PINNED == 0 { count } else { u64::MAX })
 }
 

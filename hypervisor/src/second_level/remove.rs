@@ -1,7 +1,5 @@
 //! Taking translations away, changing them, and giving the tables back.
 
-use core::sync::atomic::Ordering;
-
 use trunnion_protocol::address::{Gfn, Mfn};
 
 use super::entry::{COUNT_SHIFT, Leaf, Rights, decode, encode, frame, get, is_leaf, present, put};
@@ -110,9 +108,7 @@ impl SecondLevel {
         loop {
             let table = path[level as usize];
             if let Some(page) = pages.page(table) {
-                let [low, high] = page.pair(slot(gfn, level));
-                low.store(0, Ordering::Release);
-                high.store(0, Ordering::Release);
+                put(page, slot(gfn, level), 0);
             }
             if count(pages, path, gfn, level, -1) != Some(0) {
                 return;

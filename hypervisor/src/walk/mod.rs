@@ -93,6 +93,14 @@ impl<'a, S: Space> Memory<'a, S> {
         Ok(Gpa(found.gfn.address().0 | gva.page_offset() as u64))
     }
 
+    /// The four bytes of code at an address, if they lie in one page.
+    #[inline]
+    pub fn code(&mut self, gva: Gva) -> Option<[u8; 4]> {
+        let walk = &mut self.last.code;
+        walk.find(self.space, &self.paging, gva).ok()?;
+        self.space.page(walk.found.mfn)?.four(gva.page_offset()).ok()
+    }
+
     #[inline]
     fn page(&mut self, gva: Gva, write: bool) -> Result<&'a SharedPage, Fault> {
         let found = self.translate(gva, write)?;

@@ -3,7 +3,6 @@
 use core::sync::atomic::Ordering;
 
 use trunnion_protocol::address::{Gfn, Gva, Mfn};
-use trunnion_protocol::shared::SharedPage;
 
 use super::{FaultReason, Found, Space};
 use crate::seam::Context;
@@ -28,51 +27,30 @@ const LARGE: u64 = 1 << 7;
 const FLAGS: u64 = 1 << 5 | 1 << 6;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// The registers that decide how addresses are translated, in one word: the root table's address, whose low bits are
-/// free, `PROTECT` and the mode.
+/// The registers that decide how addresses are translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Paging(u64);
+pub struct Paging {
+    cr0: u64,
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
+}
 
-/// A supervisor may not write read-only pages.
-const PROTECT: u64 = 1 << 3;
-const ROOT: u64 = !0x1f;
-const MODE: u64 = 7;
-const OFF: u64 = 0;
-const TWO_LEVEL: u64 = 1;
-const TWO_LEVEL_LARGE: u64 = 2;
-const PAE: u64 = 3;
-const FOUR_LEVEL: u64 = 4;
-const FIVE_LEVEL: u64 = 5;
+/// How many levels there are, and how wide their entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Off,
+    TwoLevel,
+    Pae,
+    FourLevel,
+    FiveLevel,
+}
 
 impl Paging {
     /// From register values.
     #[inline]
     pub const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Self {
-        let protect = if cr0 & CR0_WP != 0 { PROTECT } else { 0 };
-        let (mode, root) = if cr0 & CR0_PG == 0 {
-            (OFF, 0)
-        } else if efer & EFER_LMA != 0 {
-            (if cr4 & CR4_LA57 == 0 { FOUR_LEVEL } else { FIVE_LEVEL }, cr3 & ADDRESS)
-        } else if cr4 & CR4_PAE != 0 {
-            (PAE, cr3 & 0xffff_ffe0)
-        } else {
-            (if cr4 & CR4_PSE != 0 { TWO_LEVEL_LARGE } else { TWO_LEVEL }, cr3 & 0xffff_f000)
-        };
-        Self(root | protect | mode)
-    }
-
-    const fn root(self) -> u64 {
-        self.0 & ROOT
-    }
-
-    const fn mode(self) -> u64 {
-        self.0 & MODE
-    }
-
-    /// Entries are 32 bits wide.
-    #[inline]
-    const fn is_narrow(self) -> bool {
-        matches!(self.mode(), TWO_LEVEL | TWO_LEVEL_LARGE)
+        Self { cr0, cr3, cr4, efer }
     }
 
     /// From a vCPU.
@@ -80,37 +58,50 @@ impl Paging {
     pub fn of(context: &impl Context) -> Self {
         Self::new(context.cr0(), context.cr3(), context.cr4(), context.efer())
     }
+
+    const fn mode(self) -> Mode {
+        if self.cr0 & CR0_PG == 0 {
+            Mode::Off
+        } else if self.efer & EFER_LMA != 0 {
+            if self.cr4 & CR4_LA57 == 0 { Mode::FourLevel } else { Mode::FiveLevel }
+        } else if self.cr4 & CR4_PAE != 0 {
+            Mode::Pae
+        } else {
+            Mode::TwoLevel
+        }
+    }
 }
 
 /// One table entry that a walk used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Step {
     table: Mfn,
-    offset: u16,
+    index: usize,
     value: u64,
 }
 
-/// Pages that are remembered: the code that makes a call, its structure, and what that points to.
-const PAGES: usize = 3;
-
-/// The last walks of a vCPU, one for each of a few pages.
+/// The last walks of a vCPU: to the code that it executes, and to two pages of data, which are a call's structure and
+/// what that points to.
 #[derive(Clone, Copy, Debug)]
 pub struct Remembered {
-    walks: [Walk; PAGES],
-    /// The one that is given up next.
-    next: u8,
+    pub(super) code: Walk,
+    data: [Walk; 2],
+    /// The walk to data that is given up next.
+    next: bool,
 }
 
 /// One walk, for one page.
 #[derive(Clone, Copy, Debug)]
-struct Walk {
+pub(super) struct Walk {
     /// The address without its offset; all ones never matches.
     page: u64,
     epoch: u64,
     paging: Paging,
     steps: [Step; 4],
-    used: u8,
-    found: Found,
+    used: usize,
+    /// Entries are 32 bits wide.
+    narrow: bool,
+    pub(super) found: Found,
     writable: bool,
 }
 
@@ -123,7 +114,7 @@ impl Default for Remembered {
 impl Remembered {
     /// Nothing remembered.
     pub const fn new() -> Self {
-        Self { walks: [Walk::NONE; PAGES], next: 0 }
+        Self { code: Walk::NONE, data: [Walk::NONE; 2], next: false }
     }
 
     /// Forgets.
@@ -139,20 +130,17 @@ impl Remembered {
         gva: Gva,
         write: bool,
     ) -> Result<Found, FaultReason> {
+        let [first, second] = &mut self.data;
         let page = gva.0 >> 12;
-        let walk = if let Some(at) = self.walks.iter().position(|walk| walk.page == page) {
-            let walk = &mut self.walks[at];
-            if !walk.hit(space, paging) {
-                walk.walk(space, paging, gva)?;
-            }
-            walk
+        let walk = if first.page == page {
+            first
+        } else if second.page == page {
+            second
         } else {
-            let at = usize::from(self.next) % PAGES;
-            self.next = (at as u8 + 1) % PAGES as u8;
-            let walk = &mut self.walks[at];
-            walk.walk(space, paging, gva)?;
-            walk
+            self.next = !self.next;
+            if self.next { first } else { second }
         };
+        walk.find(space, paging, gva)?;
         if write && !walk.writable { Err(FaultReason::ReadOnly) } else { Ok(walk.found) }
     }
 }
@@ -161,26 +149,31 @@ impl Walk {
     const NONE: Self = Self {
         page: u64::MAX,
         epoch: 0,
-        paging: Paging(OFF),
-        steps: [Step { table: Mfn(0), offset: 0, value: 0 }; 4],
+        paging: Paging::new(0, 0, 0, 0),
+        steps: [Step { table: Mfn(0), index: 0, value: 0 }; 4],
         used: 0,
+        narrow: false,
         found: Found { gfn: Gfn(0), mfn: Mfn(0) },
         writable: false,
     };
+
+    /// Makes this the walk to an address.
+    #[inline]
+    pub(super) fn find(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
+        if self.page == gva.0 >> 12 && self.hit(space, paging) {
+            Ok(())
+        } else {
+            self.walk(space, paging, gva)
+        }
+    }
 
     #[inline]
     fn hit(&self, space: &impl Space, paging: &Paging) -> bool {
         self.epoch == space.epoch()
             && self.paging == *paging
-            && self.steps.iter().take(self.used as usize).all(|step| {
-                let Some(page) = space.page(step.table) else { return false };
-                if paging.is_narrow() {
-                    return load(page, *paging, step.offset)
-                        .is_some_and(|now| (now ^ step.value) & !FLAGS == 0);
-                }
-                let [low, high] = page.pair(step.offset as usize / 8);
-                (low.load(Ordering::Relaxed) ^ step.value as u32) & !(FLAGS as u32) == 0
-                    && high.load(Ordering::Relaxed) == (step.value >> 32) as u32
+            && self.steps.iter().take(self.used).all(|step| {
+                load(space, step.table, step.index, self.narrow)
+                    .is_some_and(|now| (now ^ step.value) & !FLAGS == 0)
             })
     }
 
@@ -191,43 +184,38 @@ impl Walk {
         self.epoch = space.epoch();
         self.paging = *paging;
         self.used = 0;
-        let (gfn, allowed) = match paging.mode() {
-            OFF => (Gfn(u64::from(gva.0 as u32) >> 12), true),
-            TWO_LEVEL | TWO_LEVEL_LARGE => self.two_levels(space, paging, gva.0 as u32)?,
-            PAE => self.three_levels(space, paging, gva.0 as u32)?,
-            FOUR_LEVEL => {
+        let mode = paging.mode();
+        self.narrow = mode == Mode::TwoLevel;
+        let (gfn, allowed) = match mode {
+            Mode::Off => (Gfn(u64::from(gva.0 as u32) >> 12), true),
+            Mode::TwoLevel => self.two_levels(space, paging, gva.0 as u32)?,
+            Mode::Pae => self.three_levels(space, paging.cr3 & 0xffff_ffe0, gva.0 as u32)?,
+            Mode::FourLevel => {
                 if (gva.0 as i64) << 16 >> 16 != gva.0 as i64 {
                     return Err(FaultReason::NotCanonical);
                 }
-                self.levels(space, paging, paging.root(), gva.0, 4, true)?
+                self.levels(space, paging.cr3 & ADDRESS, gva.0, 4)?
             }
-            _ => return Err(FaultReason::Unsupported),
+            Mode::FiveLevel => return Err(FaultReason::Unsupported),
         };
         let (mfn, second_level) = space.frame(gfn).ok_or(FaultReason::NoMemory)?;
         self.found = Found { gfn, mfn };
-        self.writable = second_level && (allowed || paging.0 & PROTECT == 0);
+        self.writable = second_level && (allowed || paging.cr0 & CR0_WP == 0);
         self.page = gva.0 >> 12;
         Ok(())
     }
 
-    /// Reads a present entry and notes it.
-    fn step(
-        &mut self,
-        space: &impl Space,
-        paging: &Paging,
-        table: u64,
-        offset: u64,
-    ) -> Result<u64, FaultReason> {
-        let address = table | offset;
+    /// Reads entry `index` of the table at `table`, which must be present, and notes it.
+    fn step(&mut self, space: &impl Space, table: u64, index: u64) -> Result<u64, FaultReason> {
+        let address = table + index * if self.narrow { 4 } else { 8 };
         let (mfn, _) = space.frame(Gfn(address >> 12)).ok_or(FaultReason::NoMemory)?;
-        let offset = (address & 0xfff) as u16;
-        let page = space.page(mfn).ok_or(FaultReason::NoMemory)?;
-        let value = load(page, *paging, offset).ok_or(FaultReason::NoMemory)?;
+        let index = (address & 0xfff) as usize / if self.narrow { 4 } else { 8 };
+        let value = load(space, mfn, index, self.narrow).ok_or(FaultReason::NoMemory)?;
         if value & PRESENT == 0 {
             return Err(FaultReason::NotPresent);
         }
-        if let Some(step) = self.steps.get_mut(self.used as usize) {
-            *step = Step { table: mfn, offset, value };
+        if let Some(step) = self.steps.get_mut(self.used) {
+            *step = Step { table: mfn, index, value };
             self.used += 1;
         }
         Ok(value)
@@ -237,16 +225,14 @@ impl Walk {
     fn levels(
         &mut self,
         space: &impl Space,
-        paging: &Paging,
         root: u64,
         gva: u64,
         level: u32,
-        writable: bool,
     ) -> Result<(Gfn, bool), FaultReason> {
-        let (mut table, mut writable) = (root, writable);
+        let (mut table, mut writable) = (root, true);
         for level in (1..=level).rev() {
             let shift = 12 + 9 * (level - 1);
-            let entry = self.step(space, paging, table, (gva >> shift & 511) * 8)?;
+            let entry = self.step(space, table, gva >> shift & 511)?;
             writable &= entry & WRITE != 0;
             table = entry & ADDRESS;
             if matches!(level, 2 | 3) && entry & LARGE != 0 || level == 1 {
@@ -258,14 +244,9 @@ impl Walk {
     }
 
     /// PAE paging (SDM 4.4): four pointers without rights, then two levels.
-    fn three_levels(
-        &mut self,
-        space: &impl Space,
-        paging: &Paging,
-        gva: u32,
-    ) -> Result<(Gfn, bool), FaultReason> {
-        let pointer = self.step(space, paging, paging.root(), u64::from(gva >> 30) * 8)?;
-        self.levels(space, paging, pointer & ADDRESS, u64::from(gva), 2, true)
+    fn three_levels(&mut self, space: &impl Space, root: u64, gva: u32) -> Result<(Gfn, bool), FaultReason> {
+        let pointer = self.step(space, root, u64::from(gva >> 30))?;
+        self.levels(space, pointer & ADDRESS, u64::from(gva), 2)
     }
 
     /// 32-bit paging (SDM 4.3), with 4 MiB pages of up to 40 bits.
@@ -276,22 +257,22 @@ impl Walk {
         gva: u32,
     ) -> Result<(Gfn, bool), FaultReason> {
         let gva = u64::from(gva);
-        let directory = self.step(space, paging, paging.root(), (gva >> 22) * 4)?;
-        if paging.mode() == TWO_LEVEL_LARGE && directory & LARGE != 0 {
+        let directory = self.step(space, paging.cr3 & 0xffff_f000, gva >> 22)?;
+        if paging.cr4 & CR4_PSE != 0 && directory & LARGE != 0 {
             let address = directory & 0xffc0_0000 | (directory >> 13 & 0xff) << 32;
             return Ok((Gfn((address | gva & 0x3f_ffff) >> 12), directory & WRITE != 0));
         }
-        let entry = self.step(space, paging, directory & 0xffff_f000, (gva >> 12 & 1023) * 4)?;
+        let entry = self.step(space, directory & 0xffff_f000, gva >> 12 & 1023)?;
         Ok((Gfn((entry & 0xffff_f000) >> 12), directory & entry & WRITE != 0))
     }
 }
 
 /// A table entry, 32 or 64 bits wide.
 #[inline]
-fn load(page: &SharedPage, paging: Paging, offset: u16) -> Option<u64> {
-    if paging.is_narrow() {
-        return page.word_at(offset as usize).map(|word| u64::from(word.load(Ordering::Relaxed)));
+fn load(space: &impl Space, table: Mfn, index: usize, narrow: bool) -> Option<u64> {
+    let page = space.page(table)?;
+    if !narrow {
+        return Some(page.entry(index));
     }
-    let [low, high] = page.pair(offset as usize / 8);
-    Some(u64::from(low.load(Ordering::Relaxed)) | u64::from(high.load(Ordering::Relaxed)) << 32)
+    page.word_at(index * 4).map(|word| u64::from(word.load(Ordering::Relaxed)))
 }

@@ -1,7 +1,7 @@
 //! What each CPU keeps for itself, reached by GS.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::tables::Tables;
 
@@ -16,6 +16,8 @@ pub struct PerCpu {
     pub apic_id: AtomicU32,
     /// Interrupts that arrived and were not yet handed to the core, a bit a vector.
     pending: [AtomicU64; 4],
+    /// There may be some.
+    noted: AtomicBool,
     /// Non-maskable interrupts that the host took.
     pub nmi_count: AtomicU64,
     /// Descriptor tables and the stacks of the traps that need one.
@@ -38,6 +40,7 @@ impl PerCpu {
             index: AtomicU32::new(0),
             apic_id: AtomicU32::new(0),
             pending: [const { AtomicU64::new(0) }; 4],
+            noted: AtomicBool::new(false),
             nmi_count: AtomicU64::new(0),
             tables: Tables::new(),
             switch: super::super::run::Switch::new(),
@@ -57,7 +60,9 @@ impl PerCpu {
     pub fn get() -> &'static Self {
         let address: u64;
         // SAFETY: `install` ran on this CPU before anything else, and the guest switch puts the base back.
-        unsafe { asm!("mov {}, gs:[0]", out(reg) address, options(nostack, preserves_flags, readonly)) };
+        unsafe {
+            asm!("mov {}, gs:[0]", out(reg) address, options(nostack, preserves_flags, readonly, pure))
+        };
         // SAFETY: the word holds the address of a static of this type.
         unsafe { &*(address as *const Self) }
     }
@@ -66,16 +71,17 @@ impl PerCpu {
     pub fn note(&self, vector: u8) {
         if let Some(word) = self.pending.get(vector as usize / 64) {
             word.fetch_or(1 << (vector % 64), Ordering::Relaxed);
+            self.noted.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether any interrupt is noted.
+    #[inline]
     pub fn has_noted(&self) -> bool {
-        self.pending.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+        self.noted.load(Ordering::Relaxed)
     }
 
     /// The highest vector that is noted, taken off the list.
-    #[inline]
     pub fn take(&self) -> Option<u8> {
         for (index, word) in self.pending.iter().enumerate().rev() {
             let bits = word.load(Ordering::Relaxed);
@@ -85,6 +91,7 @@ impl PerCpu {
                 return Some((index * 64) as u8 + bit as u8);
             }
         }
+        self.noted.store(false, Ordering::Relaxed);
         None
     }
 }

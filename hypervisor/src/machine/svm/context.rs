@@ -26,7 +26,6 @@ pub struct SvmContext {
     /// What the tag in the block was made for.
     pub(super) generation: u64,
     pub(super) epoch: u64,
-    pub(super) root: u64,
 }
 
 impl SvmContext {
@@ -43,7 +42,6 @@ impl SvmContext {
             has_tsc_aux: svm.features.tsc_aux,
             generation: 0,
             epoch: 0,
-            root: 0,
         };
         let mut c = context;
         // #UD: the other vendor's call instruction. #DB and #AC: their delivery can loop for ever. #MC: the host's business.

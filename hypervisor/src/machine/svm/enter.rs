@@ -81,21 +81,19 @@ unsafe extern "C" fn run(gpr: *mut u64, block: u64, host: u64) {
 
 /// Gives the guest a tag that no stale translation carries.
 #[cold]
-fn retag(svm: &Svm, cpu: &PerCpu, context: &mut SvmContext, root: u64, epoch: u64) {
+fn retag(svm: &Svm, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) {
     let (tag, flush) = cpu.switch.new_tag();
     context.set(field::ASID, tag);
-    context.set(field::NESTED_CR3, root);
+    context.set(field::NESTED_CR3, root.address().0);
     // 1 flushes all guests' translations and the host's.
     context.set(field::TLB_CONTROL, u32::from(flush));
     let _ = svm;
     context.generation = cpu.switch.generation.get();
     context.epoch = epoch;
-    context.root = root;
 }
 
 pub(super) fn enter(svm: &Svm, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
-    let root = root.address().0;
-    if context.generation != cpu.switch.generation.get() || context.epoch != epoch || context.root != root {
+    if context.generation != cpu.switch.generation.get() || context.epoch != epoch {
         retag(svm, cpu, context, root, epoch);
     }
     // SAFETY: the registers and the block are this context's, which the caller has for itself; the host page was filled when

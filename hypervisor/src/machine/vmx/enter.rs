@@ -93,8 +93,8 @@ pub(super) fn exit_address() -> u64 {
 
 /// New tables, or tables that lost translations: nothing of the old ones may be left.
 #[cold]
-fn retag(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: u64, epoch: u64) {
-    let pointer = format::pointer(root, vmx.accessed_dirty);
+fn retag(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) {
+    let pointer = format::pointer(root.address().0, vmx.accessed_dirty);
     vmwrite(field::EPT_POINTER, pointer);
     if vmx.invept_single {
         instruction::invept(1, pointer);
@@ -110,12 +110,11 @@ fn retag(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: u64, epoch: u6
     }
     context.generation = cpu.switch.generation.get();
     context.epoch = epoch;
-    context.root = root;
+    context.root = root.address().0;
 }
 
 pub(super) fn enter(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) -> Exit {
-    let root = root.address().0;
-    if context.generation != cpu.switch.generation.get() || context.epoch != epoch || context.root != root {
+    if context.generation != cpu.switch.generation.get() || context.epoch != epoch {
         retag(vmx, cpu, context, root, epoch);
     }
     // SAFETY: the registers are this context's, which the caller has for itself, and `switch_in` made its VMCS current. The guest
