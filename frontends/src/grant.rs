@@ -12,6 +12,8 @@ use trunnion_protocol::address::Gfn;
 use trunnion_protocol::grant::{ENTRIES_PER_FRAME, permit, place, revoke};
 use trunnion_protocol::id::{DomainId, GrantRef};
 use trunnion_protocol::planted::{self, Bug};
+use trunnion_protocol::ring;
+use trunnion_protocol::shared::SharedPage;
 
 pub use trunnion_protocol::grant::Access;
 
@@ -277,6 +279,17 @@ impl<P: Platform> Grant<'_, '_, P> {
             // Only `revoke` and `drop` take the page out, and both end the grant.
             None => Err(StillMapped(self)),
         }
+    }
+}
+
+/// A ring may lie in a granted page: it is made before anybody hears of the reference.
+impl<P: Platform> ring::Pages for Grant<'_, '_, P> {
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn page(&self, index: usize) -> Option<&SharedPage> {
+        if index == 0 { ring::Pages::page(self.page.as_ref()?, 0) } else { None }
     }
 }
 

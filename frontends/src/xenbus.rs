@@ -5,6 +5,8 @@
 
 mod back;
 
+use core::cell::Cell;
+
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::xenbus::State;
 
@@ -63,6 +65,8 @@ pub struct Device<'s, 'p, P: Platform> {
     back: Path,
     backend: DomainId,
     watch: Watch<'s, 'p, P>,
+    /// The watch has told of a change, and the state was not read since.
+    stale: Cell<bool>,
 }
 
 impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
@@ -77,7 +81,7 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
         let backend = backend.filter(|domain| domain.is_guest()).ok_or(Error::Malformed("backend-id"))?;
         let state: Path = Text::format(format_args!("{back}/state"))?;
         let watch = store.watch(state.as_str()).await?;
-        Ok(Self { store, front, back, backend, watch })
+        Ok(Self { store, front, back, backend, watch, stale: Cell::new(true) })
     }
 
     /// The domain of the back end.
@@ -137,10 +141,28 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
     pub async fn wait_back(&self, wanted: impl Fn(State) -> bool) -> Result<State, Error> {
         loop {
             let state = self.back_state().await?;
+            self.stale.set(false);
             if wanted(state) {
                 return Ok(state);
             }
             self.watch.wait().await?;
+            self.stale.set(true);
+        }
+    }
+
+    /// Waits until the back end is no longer connected: it closes, or is gone. Unlike [`wait_back`](Self::wait_back) it asks the
+    /// store nothing as long as nothing changes, so that it can be waited for beside every request.
+    pub async fn closing(&self) -> Result<State, Error> {
+        loop {
+            if !self.stale.get() {
+                self.watch.wait().await?;
+                self.stale.set(true);
+            }
+            let state = self.back_state().await?;
+            self.stale.set(false);
+            if !matches!(state, State::Connected | State::Initialised) {
+                return Ok(state);
+            }
         }
     }
 

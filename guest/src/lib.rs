@@ -28,6 +28,18 @@ pub mod ports;
 pub mod start;
 pub mod virtqueue;
 
+/// Names the kernel's main function. On the host there is none: the binary says what it is.
+#[cfg(not(target_os = "none"))]
+#[macro_export]
+macro_rules! entry {
+    ($main:ident) => {
+        fn main() {
+            let _ = $main;
+            ::std::println!("this is a guest: build it for x86_64-unknown-none and boot it");
+        }
+    };
+}
+
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]

@@ -27,7 +27,8 @@ impl PartialEq for Client {
     }
 }
 
-/// The devices of a class that this guest is to serve, at most `N`. Watch `backend/CLASS` to hear of others.
+/// The devices of a class that this guest is to serve, at most `N`: those that the toolstack wants (`online` is 1). Watch
+/// `backend` to hear of others.
 pub async fn clients<const N: usize, P: Platform>(
     store: &Store<'_, P>,
     class: &str,
@@ -50,6 +51,10 @@ pub async fn clients<const N: usize, P: Platform>(
         let mut ids = [0; 512];
         let Ok(ids) = store.list(Transaction::NONE, below.as_str(), &mut ids).await else { continue };
         for id in ids {
+            let online: Path = Text::format(format_args!("{below}/{id}/online"))?;
+            if !matches!(store.read_number(Transaction::NONE, online.as_str()).await, Ok(Some(1))) {
+                continue;
+            }
             let Some(place) = places.next() else { return Ok(found) };
             *place = Some(Client { domain, id: Text::copy(id)? });
         }
