@@ -70,6 +70,9 @@ impl<'t, 'p, P: Platform> Entropy<'t, 'p, P> {
         device.set_state(State::Initialised).await?;
         // A return before this line takes everything back: grants and port end when they are dropped.
         if device.next_step(State::Initialised).await? != FrontStep::Connect {
+            // The back end does not want it: let go, and say so.
+            drop((ring, page, channel));
+            device.set_state(State::Closed).await?;
             return Err(Error::Closed);
         }
         device.set_state(State::Connected).await?;

@@ -97,6 +97,8 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
         device.store().transact(offer).await?;
         device.set_state(State::Initialised).await?;
         if device.next_step(State::Initialised).await? != FrontStep::Connect {
+            drop(disk);
+            device.set_state(State::Closed).await?;
             return Err(Error::Closed);
         }
         disk.shape = properties(&device, disk.shape).await?;
