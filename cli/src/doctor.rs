@@ -32,28 +32,32 @@ pub(crate) fn perform(arguments: &Arguments) -> Status {
             "machine": chosen.name(), "why": words(chosen), "machines": machines, "rust_target": target, "tools": tools,
             "missing": packages, "install": install,
         });
-        println!("{report:#}");
+        crate::say::out!("{report:#}");
     } else {
-        println!("machine      works  why");
+        crate::say::out!("machine      works  why");
         for machine in Machine::ALL {
             let works = if choice::verdict(machine).is_ok() { "yes" } else { "no" };
-            println!("{:<11}  {works:<5}  {}", machine.name(), words(machine));
+            crate::say::out!("{:<11}  {works:<5}  {}", machine.name(), words(machine));
         }
-        println!("\n`trunnion run` uses {chosen}: it is the first that can work here.");
-        println!("\nwhat                                   here  package");
-        println!("{:<37}  {:<4}  (rustup)", format!("Rust target {}", crate::images::TARGET), yes(target));
+        crate::say::out!("\n`trunnion run` uses {chosen}: it is the first that can work here.");
+        crate::say::out!("\nwhat                                   here  package");
+        crate::say::out!(
+            "{:<37}  {:<4}  (rustup)",
+            format!("Rust target {}", crate::images::TARGET),
+            yes(target)
+        );
         for tool in Tool::ALL {
-            println!("{:<37}  {:<4}  {}", tool.what(), yes(tool.is_here()), tool.package());
+            crate::say::out!("{:<37}  {:<4}  {}", tool.what(), yes(tool.is_here()), tool.package());
         }
         if missing.is_empty() && target {
-            println!("\nNothing is missing.");
+            crate::say::out!("\nNothing is missing.");
         } else {
-            println!("\nThis brings what is missing (`cargo run` does it by itself where it may):");
+            crate::say::out!("\nThis brings what is missing (`cargo run` does it by itself where it may):");
             if !target {
-                println!("  {}", setup::rust_target_command());
+                crate::say::out!("  {}", setup::rust_target_command());
             }
             if let Some(command) = install {
-                println!("  {command}");
+                crate::say::out!("  {command}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Lines for people, on stderr: progress and failures.
+//! Lines for people: progress and failures on stderr, answers on stdout.
 
 use crate::failure::Failure;
 use std::io::Write;
@@ -25,6 +25,25 @@ pub(crate) fn warning(text: &str) {
 /// The last line of a command that failed.
 pub(crate) fn failure(failure: &Failure) {
     line(failure.message());
+}
+
+/// A line of a verb's answer, on stdout.
+macro_rules! out {
+    ($($words:tt)*) => {
+        $crate::say::text(&(format!($($words)*) + "\n"))
+    };
+}
+pub(crate) use out;
+
+/// A verb's answer, on stdout. Who reads it may leave early (`| head`): then there is nothing more to do.
+pub(crate) fn text(text: &str) {
+    if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
+        let quiet = error.kind() == std::io::ErrorKind::BrokenPipe;
+        if !quiet {
+            line(&format!("the answer cannot be written: {error}"));
+        }
+        std::process::exit(i32::from(!quiet));
+    }
 }
 
 fn line(text: &str) {

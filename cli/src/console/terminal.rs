@@ -2,14 +2,16 @@
 
 use nix::sys::termios::{self, SetArg, Termios};
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 
 /// Ctrl-]: leaves a console, as in `xl console` and telnet.
 pub(crate) const LEAVE: u8 = 0x1d;
 
+/// How the terminal was before it was put into raw mode, for ends of the process that drop nothing.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
 /// The terminal in raw mode; as it was before when this is dropped.
-pub(crate) struct Raw {
-    before: Termios,
-}
+pub(crate) struct Raw(());
 
 impl Raw {
     /// Puts the terminal on stdin into raw mode; `None` when stdin is none.
@@ -22,13 +24,22 @@ impl Raw {
         let mut raw = before.clone();
         termios::cfmakeraw(&mut raw);
         termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw).ok()?;
-        Some(Self { before })
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        Some(Self(()))
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.before);
+        restore();
+    }
+}
+
+/// Puts the terminal back as it was, if it is in raw mode.
+pub(crate) fn restore() {
+    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(before) = before {
+        let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &before);
     }
 }
 

@@ -6,7 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use trunnion_dom0::control::frame::Decoder;
-use trunnion_dom0::control::{self, CONSOLE_CHUNK, Channel, Code, Down, Event, Reply, Request, Up, WINDOW};
+use trunnion_dom0::control::{
+    self, CONSOLE_CHUNK, Channel, Code, DATA_CHUNK, Down, Event, Reply, Request, Up, WINDOW,
+};
 
 /// What dom0 says by itself.
 #[derive(Debug)]
@@ -37,6 +39,9 @@ struct State {
     next: u32,
     waiting: HashMap<u32, Sender<Answer>>,
     watchers: HashMap<u32, Sender<String>>,
+    /// Files that dom0 may ask for pieces of, by number.
+    files: HashMap<u32, Arc<Vec<u8>>>,
+    file: u32,
     closed: bool,
 }
 
@@ -108,16 +113,48 @@ impl Dom0 {
         receiver
     }
 
+    /// Keeps a file for dom0 to fetch until it is done with it; returns its number.
+    pub(crate) fn offer(&self, bytes: Arc<Vec<u8>>) -> u32 {
+        let mut state = self.shared.lock();
+        state.file = state.file.wrapping_add(1);
+        let file = state.file;
+        state.files.insert(file, bytes);
+        file
+    }
+
+    /// Takes a file back that dom0 was not told of.
+    pub(crate) fn withdraw(&self, file: u32) {
+        self.shared.lock().files.remove(&file);
+    }
+
     fn post(&self, message: &Down) {
-        if let Ok(frame) = message.to_frame() {
-            let _ = self.shared.out.send(frame);
-        }
+        self.shared.post(message);
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn post(&self, message: &Down) {
+        if let Ok(frame) = message.to_frame() {
+            let _ = self.out.send(frame);
+        }
+    }
+
+    /// Sends dom0 a piece of a file; an empty message when there is no such piece.
+    fn send(&self, ticket: u32, file: u32, offset: u64, length: u32) {
+        let bytes = self.lock().files.get(&file).cloned();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let piece = bytes.as_deref().and_then(|bytes| bytes.get(start..)?.get(..length as usize));
+        for (n, data) in piece.unwrap_or_default().chunks(DATA_CHUNK).enumerate() {
+            let offset = u32::try_from(n * DATA_CHUNK).unwrap_or(u32::MAX);
+            self.post(&Down::Data { ticket, offset, data: data.to_vec() });
+        }
+        if piece.is_none_or(<[u8]>::is_empty) {
+            self.post(&Down::Data { ticket, offset: 0, data: Vec::new() });
+        }
     }
 
     /// Who waits, waits in vain: dropping the senders tells them.
@@ -154,6 +191,10 @@ fn read(mut from: Box<dyn Read + Send>, shared: &Shared, said: &impl Fn(Said)) {
                         state.watchers.remove(&watch);
                     }
                 }
+                Ok(Up::Event(Event::Want { ticket, file, offset, length })) => {
+                    shared.send(ticket, file, offset, length);
+                }
+                Ok(Up::Event(Event::Forget { file })) => drop(shared.lock().files.remove(&file)),
                 Ok(Up::Event(event)) => said(Said::Event(event)),
                 Ok(Up::Console { channel, data }) => said(Said::Console(channel, data)),
                 Ok(Up::Unknown) | Err(_) => {}

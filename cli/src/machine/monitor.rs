@@ -31,10 +31,15 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Plugs in a disk as the device number `number` of this machine.
-    pub(crate) fn plug(&mut self, disk: &Disk, number: usize) -> Result<()> {
+    /// Plugs in a disk as the device number `number` of this machine, which began with `first` of them.
+    pub(crate) fn plug(&mut self, disk: &Disk, number: usize, first: usize) -> Result<()> {
         let node = format!("disk{number}");
-        let slot = qemu::slot_for_later(number);
+        let Some(slot) = qemu::slot_for_later(number, first) else {
+            return Err(Failure::usage(format!(
+                "the machine has no free slot for the disk {}: it has {number} already; give `trunnion run` the domains that need them",
+                disk.path.display()
+            )));
+        };
         let block = json!({"driver": "raw", "node-name": node, "read-only": !disk.writable, "discard": "unmap",
                            "file": {"driver": "file", "filename": disk.path}});
         self.command("blockdev-add", &block)?;

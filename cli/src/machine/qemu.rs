@@ -62,10 +62,11 @@ const FIRST_SLOT: usize = 4;
 /// Slots from here on are left for disks that are plugged in later.
 const LAST_SLOT: usize = 26;
 
-/// The slot of the disk number `number` when it is plugged in later: one a disk, from the last slot down. Those that exist already may be in
-/// them, which QEMU then says.
-pub(crate) fn slot_for_later(number: usize) -> usize {
-    31 - number % (31 - LAST_SLOT)
+/// The slot of the disk number `number` when it is plugged in later: one a disk, from the last slot down to those of the `first` disks that the
+/// machine began with.
+pub(crate) fn slot_for_later(number: usize, first: usize) -> Option<usize> {
+    let slot = 31usize.checked_sub(number.checked_sub(first)?)?;
+    (slot >= FIRST_SLOT + first.div_ceil(8)).then_some(slot)
 }
 
 /// The most disks that a machine starts with.

@@ -1,4 +1,4 @@
-//! A domain for a platform that runs already: its files are sent to dom0, and its disks are plugged into the machine.
+//! A domain for a platform that runs already: dom0 fetches its files while it builds it, and its disks are plugged into the machine.
 
 use crate::control::dom0::Dom0;
 use crate::failure::{Failure, Result, Status};
@@ -8,22 +8,23 @@ use crate::run::disks::{self, Disk};
 use crate::run::plan::{self, Content};
 use crate::say;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use trunnion_dom0::control::manifest::{Create, Placed, Source};
-use trunnion_dom0::control::{Reply, Request, UPLOAD_CHUNK};
+use trunnion_dom0::control::{Reply, Request};
+use trunnion_dom0::image::Image;
 
 /// Makes domains on request; one at a time, because they share the machine's slots and images.
 pub(crate) struct Creator {
     machine: Machine,
     monitor: PathBuf,
     state: Mutex<State>,
-    uploads: AtomicU32,
 }
 
 struct State {
     /// The machine's devices.
     devices: Vec<Disk>,
+    /// How many of them it started with.
+    first: usize,
     /// Who was given which image, by domain name.
     users: Vec<(String, Disk)>,
 }
@@ -36,7 +37,7 @@ impl Creator {
         devices: Vec<Disk>,
         users: Vec<(String, Disk)>,
     ) -> Self {
-        Self { machine, monitor, state: Mutex::new(State { devices, users }), uploads: AtomicU32::new(1) }
+        Self { machine, monitor, state: Mutex::new(State { first: devices.len(), devices, users }) }
     }
 
     /// Creates the domain of `file`, and returns its name.
@@ -44,15 +45,20 @@ impl Creator {
         let domain = plan::read(file, self.machine)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Reply::Domains(living) = dom0.call(Request::List(None))? else { return Err(strange()) };
+        if living.iter().any(|other| other.name == domain.config.name) {
+            return Err(Failure::usage(format!(
+                "{}: a domain \"{}\" is running already; give this one another name, or end that one with `trunnion xl destroy {}`",
+                domain.file, domain.config.name, domain.config.name
+            )));
+        }
         state.users.retain(|(name, _)| living.iter().any(|domain| domain.name == *name));
         let wanted = domain.users();
         let mut users = state.users.clone();
         users.extend(wanted.clone());
         disks::exclusive(&users)?;
 
-        let mut uploads = Vec::new();
-        let create = self.bring(dom0, &mut state, domain, &mut uploads);
-        let reply = create.and_then(|domain| dom0.call(Request::Create { domain, paused }));
+        let create = self.bring(dom0, &mut state, domain)?;
+        let reply = dom0.call(Request::Create { domain: create, paused });
         match reply {
             Ok(Reply::Created { name, warnings, .. }) => {
                 for warning in warnings {
@@ -62,27 +68,24 @@ impl Creator {
                 Ok(name)
             }
             Ok(_) => Err(strange()),
-            Err(failure) => {
-                for file in uploads {
-                    let _ = dom0.call(Request::DropUpload { file });
-                }
-                Err(failure)
-            }
+            Err(failure) => Err(failure),
         }
     }
 
-    fn bring(
-        &self,
-        dom0: &Dom0,
-        state: &mut State,
-        domain: plan::Domain,
-        uploads: &mut Vec<u32>,
-    ) -> Result<Create> {
+    fn bring(&self, dom0: &Dom0, state: &mut State, domain: plan::Domain) -> Result<Create> {
         let mut files = Vec::new();
+        let mut kernel = None;
+        let mut offers = Offers { dom0, files: Vec::new() };
         for (path, content) in domain.files {
             let source = match content {
-                Content::Kernel(bytes) | Content::Ramdisk(bytes) => self.upload(dom0, &bytes, uploads)?,
-                Content::Memory(disk) => self.upload(dom0, &plan::load(&disk)?, uploads)?,
+                Content::Kernel(bytes) => {
+                    let image = Image::parse(&bytes);
+                    kernel =
+                        Some(image.map_err(|why| Failure::usage(format!("{}: {path}: {why}", domain.file)))?);
+                    offers.add(bytes)
+                }
+                Content::Ramdisk(bytes) => offers.add(bytes),
+                Content::Memory(disk) => offers.add(plan::load(&disk)?),
                 Content::Device(disk) => {
                     let serial = disk.serial.clone();
                     self.plug(state, disk)?;
@@ -91,30 +94,9 @@ impl Creator {
             };
             files.push(Placed { path, source });
         }
-        Ok(Create { file: domain.file, text: domain.text, files })
-    }
-
-    fn upload(&self, dom0: &Dom0, bytes: &[u8], uploads: &mut Vec<u32>) -> Result<Source> {
-        let file = self.uploads.fetch_add(1, Ordering::Relaxed);
-        uploads.push(file);
-        let mut replies = Vec::new();
-        for (n, chunk) in bytes.chunks(UPLOAD_CHUNK).enumerate() {
-            let part = Request::Upload {
-                file,
-                total: bytes.len() as u64,
-                offset: (n * UPLOAD_CHUNK) as u64,
-                data: chunk.to_vec(),
-            };
-            replies.push(dom0.begin(part)?);
-        }
-        for reply in replies {
-            match reply.recv() {
-                Ok(Ok(_)) => {}
-                Ok(Err(failure)) => return Err(crate::control::dom0::refusal(&failure)),
-                Err(_) => return Err(Failure::platform("the platform ended while files were sent to dom0")),
-            }
-        }
-        Ok(Source::Upload(file))
+        // From here on dom0 says when it is done with them.
+        offers.files.clear();
+        Ok(Create { file: domain.file, text: domain.text, files, kernel })
     }
 
     /// Gives the machine the device for `disk`, unless it has it.
@@ -128,9 +110,32 @@ impl Creator {
                 disk.path.display()
             )));
         }
-        Monitor::connect(&self.monitor)?.plug(&disk, state.devices.len())?;
+        Monitor::connect(&self.monitor)?.plug(&disk, state.devices.len(), state.first)?;
         state.devices.push(disk);
         Ok(())
+    }
+}
+
+/// Files that dom0 may fetch; what it has not heard of is taken back.
+struct Offers<'a> {
+    dom0: &'a Dom0,
+    files: Vec<u32>,
+}
+
+impl Offers<'_> {
+    fn add(&mut self, bytes: Vec<u8>) -> Source {
+        let size = bytes.len() as u64;
+        let file = self.dom0.offer(Arc::new(bytes));
+        self.files.push(file);
+        Source::Streamed { file, size }
+    }
+}
+
+impl Drop for Offers<'_> {
+    fn drop(&mut self) {
+        for &file in &self.files {
+            self.dom0.withdraw(file);
+        }
     }
 }
 

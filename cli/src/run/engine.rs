@@ -206,7 +206,7 @@ impl Engine {
             Note::Said(Said::Console(channel, bytes)) => {
                 let after = self.begin.elapsed();
                 if let Some(needle) = &mut self.course.needle {
-                    needle.console(&bytes, after);
+                    needle.console(&bytes, after, || self.emulator.cpu_time());
                 }
                 let name = self.consoles.output(channel, &bytes);
                 if name.is_some() && name == self.course.foreground {
@@ -224,7 +224,7 @@ impl Engine {
             Event::Ready { dom0_ready_ns, .. } => {
                 seen.ready = true;
                 if let Some(needle) = &self.course.needle {
-                    needle.ready(self.begin.elapsed());
+                    needle.ready(self.begin.elapsed(), self.emulator.cpu_time());
                 }
                 say::progress(&format!(
                     "dom0 is ready after {} of the machine's time",
@@ -282,7 +282,9 @@ impl Engine {
                 say::warning(&format!("{bytes} bytes of the console on channel {channel} were lost"));
             }
             Event::Text(bytes) => self.record.text(&bytes),
-            Event::ConsoleClosed { .. } | Event::Store { .. } => {}
+            // Files and watches are served where the connection is.
+            Event::ConsoleClosed { .. } | Event::Store { .. } | Event::Want { .. } | Event::Forget { .. } => {
+            }
         }
         Ok(())
     }

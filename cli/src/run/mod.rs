@@ -264,6 +264,7 @@ fn hear_signals(notes: Sender<Note>) -> Result<()> {
     std::thread::spawn(move || {
         for (count, _) in signals.forever().enumerate() {
             if count > 0 {
+                crate::console::terminal::restore();
                 std::process::exit(i32::from(Status::Interrupted.code()));
             }
             let _ = notes.send(Note::Signal);

@@ -10,6 +10,10 @@ pub(crate) struct Marks {
     pub ready: Option<Duration>,
     /// The text that was waited for was on a console.
     pub shown: Option<Duration>,
+    /// Processor time that the emulator had used at the first.
+    pub ready_cpu: Duration,
+    /// And at the second.
+    pub shown_cpu: Duration,
 }
 
 /// Looks for a text in what consoles say.
@@ -26,17 +30,18 @@ impl Needle {
     }
 
     /// dom0 is ready.
-    pub(crate) fn ready(&self, after: Duration) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).ready = Some(after);
+    pub(crate) fn ready(&self, after: Duration, cpu: Duration) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        (marks.ready, marks.ready_cpu) = (Some(after), cpu);
     }
 
     /// More of a console; the text may come in pieces.
-    pub(crate) fn console(&mut self, bytes: &[u8], after: Duration) {
+    pub(crate) fn console(&mut self, bytes: &[u8], after: Duration, cpu: impl Fn() -> Duration) {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         if marks.shown.is_none() {
             self.seen.extend_from_slice(bytes);
             if self.seen.windows(self.text.len()).any(|window| window == self.text.as_bytes()) {
-                marks.shown = Some(after);
+                (marks.shown, marks.shown_cpu) = (Some(after), cpu());
             }
             let keep = self.seen.len().saturating_sub(self.text.len());
             self.seen.drain(..keep);

@@ -193,7 +193,12 @@ impl Plan {
                 };
                 files.push(Placed { path, source });
             }
-            creates.push(Create { file: domain.file.clone(), text: std::mem::take(&mut domain.text), files });
+            creates.push(Create {
+                file: domain.file.clone(),
+                text: std::mem::take(&mut domain.text),
+                files,
+                kernel: None,
+            });
         }
         Ok(creates)
     }

@@ -99,7 +99,7 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
     };
     let text = json!({"machine": report.machine, "unit": report.unit, "rows": report.rows});
     match &arguments.json {
-        Some(path) if path.as_os_str() == "-" => println!("{text:#}"),
+        Some(path) if path.as_os_str() == "-" => crate::say::out!("{text:#}"),
         Some(path) => {
             std::fs::write(path, format!("{text:#}\n")).map_err(|e| Failure::file("write", path, &e))?;
             table(&report);
@@ -110,17 +110,28 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
 }
 
 fn table(report: &Report) {
-    println!("{:<32} {:>12} {:>12} {:>12} {:>12}  unit", "operation", "min", "median", "max", "at most");
+    crate::say::out!(
+        "{:<32} {:>12} {:>12} {:>12} {:>12}  unit",
+        "operation",
+        "min",
+        "median",
+        "max",
+        "at most"
+    );
     for row in &report.rows {
         let limit = row.limit.map_or_else(String::new, |limit| limit.to_string());
-        println!(
+        crate::say::out!(
             "{:<32} {:>12} {:>12} {:>12} {limit:>12}  {}",
-            row.name, row.min, row.median, row.max, row.unit
+            row.name,
+            row.min,
+            row.median,
+            row.max,
+            row.unit
         );
     }
     for row in &report.rows {
         if let Some(note) = &row.note {
-            println!("{}: {note}", row.name);
+            crate::say::out!("{}: {note}", row.name);
         }
     }
 }

@@ -101,9 +101,9 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
             for path in paths {
                 let value: String = client.ask_for(&Ask::Store(Store::Read { path: path.clone() }))?;
                 if path_names {
-                    println!("{path}: {value}");
+                    crate::say::out!("{path}: {value}");
                 } else {
-                    println!("{value}");
+                    crate::say::out!("{value}");
                 }
             }
         }
@@ -122,7 +122,7 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
         Verb::List { paths } => {
             for path in paths {
                 for name in client.ask_for::<Vec<String>>(&Ask::Store(Store::List { path }))? {
-                    println!("{name}");
+                    crate::say::out!("{name}");
                 }
             }
         }
@@ -141,7 +141,7 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
             let mut seen = 0;
             while number.is_none_or(|number| seen < number) {
                 let Some(line) = client.line()? else { break };
-                println!("{}", serde_json::from_str::<String>(&line).unwrap_or(line));
+                crate::say::out!("{}", serde_json::from_str::<String>(&line).unwrap_or(line));
                 seen += 1;
             }
         }
@@ -169,7 +169,7 @@ fn tree(client: &mut Client, path: &str, full: bool, permissions: bool) -> Resul
             format!("{}{name}", " ".repeat(below.matches('/').count()))
         };
         let rights = if permissions { format!("   ({})", node.permissions.join(",")) } else { String::new() };
-        println!("{shown} = \"{}\"{rights}", node.value);
+        crate::say::out!("{shown} = \"{}\"{rights}", node.value);
     }
     Ok(())
 }

@@ -157,14 +157,16 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
         Verb::Unpause { domain } => drop(client.ask(&Ask::Pause { domain, paused: false })?),
         Verb::Console { domain } => return super::console::attach(client, &domain, false),
         Verb::Info { json } => info(&client.ask(&Ask::Info)?, json),
-        Verb::Dmesg => print!("{}", client.ask_for::<String>(&Ask::Dmesg)?),
+        Verb::Dmesg => crate::say::text(&client.ask_for::<String>(&Ask::Dmesg)?),
         Verb::Domid { domain } => {
-            select(&rows(&mut client)?, Some(&domain))?.iter().for_each(|row| println!("{}", row.domid));
+            select(&rows(&mut client)?, Some(&domain))?
+                .iter()
+                .for_each(|row| crate::say::out!("{}", row.domid));
         }
         Verb::Domname { domain } => {
             select(&rows(&mut client)?, Some(&domain.to_string()))?
                 .iter()
-                .for_each(|row| println!("{}", row.name));
+                .for_each(|row| crate::say::out!("{}", row.name));
         }
         Verb::Other(_) => {}
     }
@@ -192,27 +194,40 @@ fn select(rows: &[Row], domain: Option<&str>) -> Result<Vec<Row>> {
 
 fn list(rows: &[Row], json: bool) {
     if json {
-        println!("{:#}", serde_json::json!(rows));
+        crate::say::out!("{:#}", serde_json::json!(rows));
         return;
     }
-    println!("{:<32} {:>5} {:>6} {:>5}  {:<8} {:>9}", "Name", "ID", "Mem", "VCPUs", "State", "Time(s)");
+    crate::say::out!(
+        "{:<32} {:>5} {:>6} {:>5}  {:<8} {:>9}",
+        "Name",
+        "ID",
+        "Mem",
+        "VCPUs",
+        "State",
+        "Time(s)"
+    );
     for row in rows {
         let (seconds, tenths) = (row.cpu_ns / 1_000_000_000, row.cpu_ns / 100_000_000 % 10);
-        println!(
+        crate::say::out!(
             "{:<32} {:>5} {:>6} {:>5}  {:<8} {:>7}.{tenths}",
-            row.name, row.domid, row.memory_mib, row.vcpus, row.state, seconds
+            row.name,
+            row.domid,
+            row.memory_mib,
+            row.vcpus,
+            row.state,
+            seconds
         );
     }
 }
 
 fn info(value: &serde_json::Value, json: bool) {
     if json {
-        println!("{value:#}");
+        crate::say::out!("{value:#}");
         return;
     }
     for (key, value) in value.as_object().into_iter().flatten() {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        println!("{key:<24}: {text}");
+        crate::say::out!("{key:<24}: {text}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! A host in memory that counts everything it gives out, and fails where it is told to.
 
-use super::{DiskRefusal, DiskSource, Host};
+use super::{DiskRefusal, DiskSource, Host, Stream};
 use crate::plan::{Group, Plan, PlannedDisk};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -53,6 +53,8 @@ pub(crate) struct FakeHost {
     /// Frames that nobody will give back.
     pub(crate) leaked: Cell<u64>,
     pub(crate) off: Cell<bool>,
+    /// What the tool has, by its numbers.
+    pub(crate) files: RefCell<BTreeMap<u32, Vec<u8>>>,
     next: Cell<u16>,
 }
 
@@ -191,6 +193,14 @@ impl Host for FakeHost {
     }
 
     async fn breathe(&self) {}
+
+    async fn fetch(&self, stream: Stream, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        self.may()?;
+        assert!(length <= super::host::WRITE_MAX);
+        let files = self.files.borrow();
+        let rest = files.get(&stream.file).and_then(|file| file.get(offset as usize..));
+        rest.and_then(|rest| rest.get(..length)).map(<[u8]>::to_vec).ok_or(Errno::NoEnt)
+    }
 
     async fn attach_console(&self, domain: DomainId, _: &str, _: Gfn, _: Port) -> Result<(), Errno> {
         self.may()?;

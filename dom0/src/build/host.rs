@@ -1,7 +1,9 @@
 //! What building needs of dom0: the control hypercalls, and dom0's own services. Real: hypercalls and tasks. Simulated: calls into the core and its neighbours.
 
+use super::{File, Stream};
 use crate::plan::{Group, Plan, PlannedDisk};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use trunnion_protocol::address::{Gfn, Gpa};
 use trunnion_protocol::control::VcpuState;
@@ -41,6 +43,8 @@ pub trait Host {
 
     /// Gives dom0's other tasks a turn.
     async fn breathe(&self);
+    /// Fetches exactly `length` bytes of a file, at most [`WRITE_MAX`], from the tool. `ETIMEDOUT` when nothing comes for a while.
+    async fn fetch(&self, stream: Stream, offset: u64, length: usize) -> Result<Vec<u8>, Errno>;
     /// Joins the console ring at a frame, whose port in the domain is given.
     async fn attach_console(&self, domain: DomainId, name: &str, frame: Gfn, port: Port)
     -> Result<(), Errno>;
@@ -71,8 +75,8 @@ pub trait Host {
 pub enum DiskSource<'a> {
     /// A virtio disk, by serial number.
     Device(&'a str),
-    /// Bytes that a RAM disk starts with.
-    Bytes(&'a [u8]),
+    /// What a RAM disk starts with.
+    Memory(File<'a>),
 }
 
 /// Most frames of one [`Host::populate`].

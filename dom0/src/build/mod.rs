@@ -20,13 +20,47 @@ use core::fmt;
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::planted::{self, Bug};
 
+/// A file that is not in dom0: its pieces are fetched from the tool when they are needed, so that dom0 never holds the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The tool's number for it.
+    pub file: u32,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Where the content of a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum File<'a> {
+    /// In dom0's memory.
+    Here(&'a [u8]),
+    /// With the tool.
+    Streamed(Stream),
+}
+
+impl File<'_> {
+    /// Its bytes.
+    pub const fn size(&self) -> u64 {
+        match self {
+            Self::Here(bytes) => bytes.len() as u64,
+            Self::Streamed(stream) => stream.size,
+        }
+    }
+}
+
+impl Default for File<'_> {
+    fn default() -> Self {
+        Self::Here(&[])
+    }
+}
+
 /// The files that a plan speaks of.
 #[derive(Clone, Debug, Default)]
 pub struct Files<'a> {
     /// The kernel's ELF.
-    pub kernel: &'a [u8],
+    pub kernel: File<'a>,
     /// The RAM disk.
-    pub ramdisk: &'a [u8],
+    pub ramdisk: File<'a>,
     /// Where each disk's content is, in the plan's order; none for an empty drive.
     pub disks: Vec<Option<DiskSource<'a>>>,
 }
@@ -90,6 +124,8 @@ impl fmt::Display for Step {
 pub enum Cause {
     /// The hypervisor or the store said so.
     Errno(Errno),
+    /// The tool did not send a file.
+    Stream(Errno),
     /// A disk cannot be served.
     Disk(DiskRefusal),
     /// The plan and the files do not belong together.
@@ -100,6 +136,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Errno(errno) => f.write_str(errno.name()),
+            Self::Stream(errno) => write!(f, "the tool did not send a file whole ({})", errno.name()),
             Self::Disk(refusal) => fmt::Display::fmt(refusal, f),
             Self::Files => f.write_str("the files are not those that were planned with"),
         }

@@ -1,9 +1,10 @@
 //! The steps, in order.
 
 use super::host::{POPULATE_MAX, WRITE_MAX};
-use super::{Cause, Domain, Error, Files, Host, Step};
+use super::{Cause, Domain, Error, File, Files, Host, Step};
 use crate::plan::{self, CONSOLE_FRAME, Content, Extent, Ports, STORE_FRAME};
 use alloc::vec::Vec;
+use core::ops::Range;
 use trunnion_protocol::address::{Gfn, Gpa};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::hvm::Param;
@@ -30,12 +31,12 @@ pub(super) async fn all<H: Host>(domain: &mut Domain, files: &Files<'_>, host: &
     }
     host.set_memory_map(id, &plan.memory_map).at(Step::MemoryMap)?;
     for write in &plan.writes {
-        let bytes = match &write.content {
-            Content::Kernel(range) => files.kernel.get(range.clone()).ok_or(Cause::Files).at(Step::Load)?,
-            Content::Ramdisk => files.ramdisk,
-            Content::Bytes(bytes) => bytes,
+        let (file, range) = match &write.content {
+            Content::Kernel(range) => (files.kernel, range.start as u64..range.end as u64),
+            Content::Ramdisk => (files.ramdisk, 0..files.ramdisk.size()),
+            Content::Bytes(bytes) => (File::Here(bytes), 0..bytes.len() as u64),
         };
-        load(host, id, write.address, bytes).await.at(Step::Load)?;
+        load(host, id, write.address, file, range).await.at(Step::Load)?;
     }
 
     // The ports belong to the new domain: they go with it.
@@ -100,11 +101,30 @@ async fn populate<H: Host>(host: &H, domain: DomainId, extent: Extent) -> Result
     Ok(())
 }
 
-async fn load<H: Host>(host: &H, domain: DomainId, address: Gpa, bytes: &[u8]) -> Result<(), Errno> {
-    let mut at = address;
-    for piece in bytes.chunks(WRITE_MAX) {
-        host.write(domain, at, piece)?;
-        at = at.checked_add(piece.len() as u64).ok_or(Errno::Inval)?;
+/// Puts a range of a file into the domain's memory, a piece at a time.
+async fn load<H: Host>(
+    host: &H,
+    domain: DomainId,
+    address: Gpa,
+    file: File<'_>,
+    range: Range<u64>,
+) -> Result<(), Cause> {
+    let mut at = range.start;
+    while at < range.end {
+        let length = usize::try_from(range.end - at).unwrap_or(WRITE_MAX).min(WRITE_MAX);
+        let to = address.checked_add(at - range.start).ok_or(Errno::Inval)?;
+        match file {
+            File::Here(bytes) => {
+                let start = usize::try_from(at).map_err(|_| Cause::Files)?;
+                let piece = bytes.get(start..).and_then(|rest| rest.get(..length)).ok_or(Cause::Files)?;
+                host.write(domain, to, piece)?;
+            }
+            File::Streamed(stream) => {
+                let piece = host.fetch(stream, at, length).await.map_err(Cause::Stream)?;
+                host.write(domain, to, &piece)?;
+            }
+        }
+        at += length as u64;
         host.breathe().await;
     }
     Ok(())

@@ -23,7 +23,11 @@ fn sample() -> (Plan, Vec<u8>) {
 }
 
 fn files<'a>(kernel: &'a [u8], ramdisk: &'a [u8]) -> Files<'a> {
-    Files { kernel, ramdisk, disks: vec![Some(DiskSource::Device("a")), Some(DiskSource::Bytes(b"b"))] }
+    Files {
+        kernel: File::Here(kernel),
+        ramdisk: File::Here(ramdisk),
+        disks: vec![Some(DiskSource::Device("a")), Some(DiskSource::Memory(File::Here(b"b")))],
+    }
 }
 
 #[test]
@@ -118,7 +122,7 @@ fn what_is_missing_is_named() {
     files.disks[1] = None;
     let error = run(build(plan.clone(), &files, &host)).unwrap_err();
     assert_eq!(error.to_string(), "attaching disk xvdb failed: dom0 has no disk for `/b`");
-    files.kernel = &kernel[..80];
+    files.kernel = File::Here(&kernel[..80]);
     let error = run(build(plan, &files, &host)).unwrap_err();
     assert_eq!(error.to_string(), "loading it failed: the files are not those that were planned with");
     assert!(host.is_empty());

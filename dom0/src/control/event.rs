@@ -68,6 +68,22 @@ pub enum Event {
         /// Message and `key=value` pairs.
         message: String,
     },
+    /// dom0 needs a piece of a file that a create request left with the tool; answered by [`super::Down::Data`], in order.
+    Want {
+        /// Number of this wish.
+        ticket: u32,
+        /// Number of the file.
+        file: u32,
+        /// Where the piece begins.
+        offset: u64,
+        /// Its bytes.
+        length: u32,
+    },
+    /// A file that was left with the tool is not needed any more.
+    Forget {
+        /// Its number.
+        file: u32,
+    },
     /// Something below a watched path changed; the first one comes at once.
     Store {
         /// Number of the watch.

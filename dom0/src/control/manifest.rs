@@ -3,6 +3,7 @@
 //! A configuration names files by their paths on the machine where the tool runs. dom0 cannot open them, so each path
 //! comes with a place where dom0 finds the content.
 
+use crate::image::Image;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct Create {
     pub text: String,
     /// Where the files it names are, by path exactly as written in it.
     pub files: Vec<Placed>,
+    /// What is in a kernel that is [`Source::Streamed`]. dom0 reads the headers of others itself; this is checked the same.
+    pub kernel: Option<Image>,
 }
 
 impl Create {
@@ -59,8 +62,13 @@ pub struct Placed {
 pub enum Source {
     /// A member of the boot bundle, by name (`kernels/0`).
     Bundle(String),
-    /// Sent by [`super::Request::Upload`] under this number. A create request that succeeds takes it.
-    Upload(u32),
+    /// With the tool, which is asked for pieces by [`super::Event::Want`] until [`super::Event::Forget`] names it.
+    Streamed {
+        /// Number of the file, chosen by the tool.
+        file: u32,
+        /// Bytes.
+        size: u64,
+    },
     /// A virtio disk of the machine, by serial number.
     Disk(String),
 }
@@ -94,6 +102,7 @@ mod tests {
                 file: "a.cfg".into(),
                 text: "name = 'a'".into(),
                 files: vec![Placed { path: "vmlinuz".into(), source: Source::Bundle("kernels/0".into()) }],
+                kernel: None,
             }],
             ..Manifest::default()
         };

@@ -48,22 +48,6 @@ pub enum Request {
         /// The tool's [`super::VERSION`].
         version: u16,
     },
-    /// A part of a file that a later [`Self::Create`] names as [`super::manifest::Source::Upload`]. Parts come in order.
-    Upload {
-        /// Number of the file, chosen by the tool.
-        file: u32,
-        /// Bytes of the whole file.
-        total: u64,
-        /// Where this part begins.
-        offset: u64,
-        /// At most [`super::UPLOAD_CHUNK`] bytes.
-        data: Vec<u8>,
-    },
-    /// Forgets an uploaded file.
-    DropUpload {
-        /// Its number.
-        file: u32,
-    },
     /// Builds and starts a domain; answered by [`super::Reply::Created`].
     Create {
         /// The configuration and its files.

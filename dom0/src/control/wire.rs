@@ -34,6 +34,15 @@ pub enum Down {
         /// Bytes.
         bytes: u32,
     },
+    /// A part of the piece that [`super::Event::Want`] asked for. No answer.
+    Data {
+        /// The wish's number.
+        ticket: u32,
+        /// How much of the piece came before.
+        offset: u32,
+        /// At most [`super::DATA_CHUNK`] bytes; none when the tool does not have them.
+        data: Vec<u8>,
+    },
 }
 
 /// dom0's message to a tool.
@@ -67,6 +76,7 @@ enum Head {
     Credit(Channel),
     Reply(u32),
     Event,
+    Data { ticket: u32, offset: u32 },
 }
 
 /// Bytes that are no message.
@@ -77,6 +87,13 @@ impl core::fmt::Display for Malformed {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("the payload of a frame is no message")
     }
+}
+
+/// Bytes of a file go as they are: an encoding that looks at each would be most of the work of sending them.
+fn raw(head: Head, body: &[u8]) -> Result<Vec<u8>, TooLong> {
+    let mut payload = postcard::to_allocvec(&head).map_err(|_| TooLong { bytes: 0 })?;
+    payload.extend_from_slice(body);
+    frame::encode(&payload)
 }
 
 fn framed<T: Serialize>(head: Head, body: &T) -> Result<Vec<u8>, TooLong> {
@@ -93,6 +110,7 @@ impl Down {
             Self::Unknown { id } => framed(Head::Request(*id), &u32::MAX),
             Self::Console { channel, data } => framed(Head::Console(*channel), data),
             Self::Credit { channel, bytes } => framed(Head::Credit(*channel), bytes),
+            Self::Data { ticket, offset, data } => raw(Head::Data { ticket: *ticket, offset: *offset }, data),
         }
     }
 
@@ -105,6 +123,7 @@ impl Down {
             }
             Head::Console(channel) => Ok(Self::Console { channel, data: whole(rest)? }),
             Head::Credit(channel) => Ok(Self::Credit { channel, bytes: whole(rest)? }),
+            Head::Data { ticket, offset } => Ok(Self::Data { ticket, offset, data: rest.to_vec() }),
             Head::Reply(_) | Head::Event => Err(Malformed),
         }
     }
@@ -136,7 +155,7 @@ impl Up {
             }),
             Head::Event => Ok(whole(rest).map_or(Self::Unknown, Self::Event)),
             Head::Console(channel) => Ok(Self::Console { channel, data: whole(rest)? }),
-            Head::Request(_) | Head::Credit(_) => Err(Malformed),
+            Head::Request(_) | Head::Credit(_) | Head::Data { .. } => Err(Malformed),
         }
     }
 }
@@ -169,6 +188,8 @@ mod tests {
             Down::Request { id: 8, request: Request::Pause(DomainName::parse("3")) },
             Down::Console { channel: 2, data: b"ls\n".to_vec() },
             Down::Credit { channel: 2, bytes: 65536 },
+            Down::Data { ticket: 3, offset: 32768, data: vec![7; super::super::DATA_CHUNK] },
+            Down::Data { ticket: 4, offset: 0, data: vec![] },
         ] {
             assert_eq!(Down::from_payload(&payload(down.to_frame().unwrap())), Ok(down));
         }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use trunnion_guest::pci::{Bus, ConfigurationPorts, Registers};
+use trunnion_protocol::address::PAGE_SHIFT;
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::{BarInfo, Command, ConfigurationAccess, DeviceFunction, PciRoot};
 use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
@@ -21,6 +22,9 @@ const COMMON: u8 = 1;
 const NOTIFY: u8 = 2;
 /// `cfg_type` of the interrupt status.
 const STATUS: u8 = 3;
+
+/// Where QEMU's `pc` never has RAM below 4 GiB, up to the I/O APIC.
+const HOLE: core::ops::Range<u64> = 0xe000_0000..0xfec0_0000;
 
 /// The function cannot be driven.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +94,42 @@ impl Pci {
     /// The firmware's note of the interrupt line.
     pub fn interrupt_line(&self, function: DeviceFunction) -> u8 {
         ConfigurationPorts::new().read_word(function, 0x3c) as u8
+    }
+
+    /// Gives register windows without an address one, below all that the firmware gave out: what is plugged in later
+    /// comes without.
+    pub fn assign(&mut self, function: DeviceFunction) -> Result<(), Unusable> {
+        let bars = self.root.bars(function).map_err(|_| Unusable::Address)?;
+        for (bar, info) in (0u8..).zip(bars) {
+            let Some(window @ BarInfo::Memory { address: 0, size: size @ 1.., .. }) = info else { continue };
+            let lowest = self.lowest_window();
+            let start = lowest.checked_sub(size.max(1 << PAGE_SHIFT)).map_or(0, |start| start - start % size);
+            match u32::try_from(start) {
+                Ok(address) if start >= HOLE.start && window.takes_two_entries() => {
+                    self.root.set_bar_64(function, bar, address.into());
+                }
+                Ok(address) if start >= HOLE.start => self.root.set_bar_32(function, bar, address),
+                _ => return Err(Unusable::Address),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the lowest register window inside the hole below 4 GiB begins.
+    fn lowest_window(&self) -> u64 {
+        let ports = ConfigurationPorts::new();
+        let functions = (0..=u8::MAX)
+            .take_while(|&bus| bus == 0 || self.root.enumerate_bus(bus).next().is_some())
+            .flat_map(|bus| self.root.enumerate_bus(bus));
+        functions
+            .flat_map(|(function, _)| (0x10..0x28).step_by(4).map(move |offset| (function, offset)))
+            .map(|(function, offset)| ports.read_word(function, offset))
+            // Bit 0 marks ports (PCI 3.0, 6.2.5.1).
+            .filter(|bar| bar & 1 == 0)
+            .map(|bar| u64::from(bar & !0xf))
+            .filter(|address| HOLE.contains(address))
+            .min()
+            .unwrap_or(HOLE.end)
     }
 
     /// Turns the function on and finds its structures.

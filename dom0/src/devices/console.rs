@@ -181,6 +181,8 @@ impl CharDevice for Line {
 
     fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.signal.wait(context.waker());
-        if self.collect() { Poll::Ready(()) } else { Poll::Pending }
+        // Sending takes in what has arrived as well: it still has to be read.
+        let changed = self.collect();
+        if changed || !self.arrived.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -25,14 +25,6 @@ impl<P: Platform> Toolstack<P> {
                 Code::Version,
                 format!("dom0 speaks version {VERSION} of the control messages, and the tool {version}"),
             )),
-            Request::Upload { file, total, offset, data } => {
-                self.state.borrow_mut().uploads.part(file, total, offset, &data)?;
-                Ok(Reply::Done)
-            }
-            Request::DropUpload { file } => {
-                self.state.borrow_mut().uploads.drop_file(file);
-                Ok(Reply::Done)
-            }
             Request::Create { domain, paused } => {
                 let built = self.create(domain, paused).await?;
                 Ok(Reply::Created { domid: built.id.0, name: built.name, warnings: built.warnings })

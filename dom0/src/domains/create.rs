@@ -1,14 +1,13 @@
 //! From a wish to a running domain.
 
 use super::{Entry, Platform, State, Status, Toolstack, Wish, hypervisor};
-use crate::build::{self, Cause, DiskRefusal, DiskSource, Files, Step};
+use crate::build::{self, Cause, DiskRefusal, DiskSource, File, Files, Step, Stream};
 use crate::config::{self, DomainConfig};
 use crate::control::manifest::{Create, Source};
 use crate::control::{Code, Event, Failure, summary};
 use crate::cpio::Archive;
-use crate::image::Image;
+use crate::image::{Image, ImageError};
 use crate::plan::{self, Capacity, Plan, Refusal};
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -24,26 +23,23 @@ pub(super) struct Built {
 }
 
 impl<P: Platform> Toolstack<P> {
-    /// Builds a domain that a tool asks for. Files that were uploaded for it are used up, unless it fails.
+    /// Builds a domain that a tool asks for. Files that it left with the tool are needed until the domain has ended for good.
     pub(super) async fn create(&self, create: Create, paused: bool) -> Result<Built, Failure> {
-        let mut files = BTreeMap::new();
-        for placed in &create.files {
-            if let Source::Upload(file) = placed.source {
-                let taken = self.state.borrow_mut().uploads.take(file);
-                if let Some(bytes) = taken {
-                    files.insert(file, bytes);
-                }
-            }
-        }
-        let wish = Rc::new(Wish { create, files, listed: false });
+        let wish = Rc::new(Wish { create, listed: false });
         let result = self.build(&wish, paused).await.map_err(|(_, failure)| failure);
         if result.is_err() {
-            let mut state = self.state.borrow_mut();
-            for (file, bytes) in Rc::try_unwrap(wish).map(|wish| wish.files).unwrap_or_default() {
-                state.uploads.put_back(file, bytes);
-            }
+            self.forget_files(&wish);
         }
         result
+    }
+
+    /// Tells the tool that a domain's files will not be asked for again.
+    pub(super) fn forget_files(&self, wish: &Wish) {
+        for placed in &wish.create.files {
+            if let Source::Streamed { file, .. } = placed.source {
+                self.platform.event(Event::Forget { file });
+            }
+        }
     }
 
     /// Builds a domain and lets it run. An error comes with the domain's name, as soon as that is known.
@@ -91,16 +87,21 @@ impl<P: Platform> Toolstack<P> {
         config: &DomainConfig,
         begin: u64,
     ) -> Result<DomainId, Failure> {
-        let content = |key: &str, path: &Option<String>| -> Result<&[u8], Failure> {
-            path.as_deref().map_or(Ok(&[][..]), |path| self.content(wish, key, path))
+        let content = |key: &str, path: &Option<String>| -> Result<File<'_>, Failure> {
+            path.as_deref().map_or(Ok(File::default()), |path| self.content(wish, key, path))
         };
         let kernel = content("kernel", &config.kernel)?;
         let ramdisk = content("ramdisk", &config.ramdisk)?;
-        let image = Image::parse(kernel).map_err(|error| {
+        let image = match (kernel, &wish.create.kernel) {
+            (File::Here(bytes), _) => Image::parse(bytes),
+            (File::Streamed(stream), Some(image)) => image.clone().checked(stream.size),
+            (File::Streamed(_), None) => Err(ImageError::Damaged),
+        };
+        let image = image.map_err(|error| {
             let path = config.kernel.as_deref().unwrap_or_default();
             Failure::new(Code::Image, format!("{path}: {error}"))
         })?;
-        let size = config.ramdisk.is_some().then_some(ramdisk.len() as u64);
+        let size = config.ramdisk.is_some().then_some(ramdisk.size());
         let plan = plan::plan(config, &image, size, &self.capacity()?)
             .map_err(|refusal| refused(config, refusal))?;
         let files = Files { kernel, ramdisk, disks: self.disk_sources(wish, &plan)? };
@@ -156,21 +157,17 @@ impl<P: Platform> Toolstack<P> {
         Ok(Capacity { free_pages: host.free_bytes / 4096, cpus: host.cpus, seed: state.seed })
     }
 
-    /// The bytes of a file that dom0 holds.
-    fn content<'a>(&self, wish: &'a Wish, key: &str, path: &str) -> Result<&'a [u8], Failure> {
+    /// Where the bytes of a file are.
+    fn content(&self, wish: &Wish, key: &str, path: &str) -> Result<File<'static>, Failure> {
         let missing = |why: &str| {
             Failure::new(Code::MissingFile, format!("{}: `{key}` is `{path}`, {why}", wish.create.file))
         };
         match wish.create.source(path) {
             None => Err(missing("which was not brought to dom0")),
             Some(Source::Disk(_)) => Err(missing("which was brought as a disk")),
-            Some(Source::Upload(file)) => wish
-                .files
-                .get(file)
-                .map(|bytes| bytes.as_slice())
-                .ok_or_else(|| missing("which has not come whole")),
+            Some(&Source::Streamed { file, size }) => Ok(File::Streamed(Stream { file, size })),
             Some(Source::Bundle(name)) => match Archive::new(self.bundle).get(name) {
-                Ok(Some(bytes)) => Ok(bytes),
+                Ok(Some(bytes)) => Ok(File::Here(bytes)),
                 Ok(None) => Err(missing("which is not in the bundle")),
                 Err(damaged) => Err(missing(&damaged.to_string())),
             },
@@ -182,7 +179,7 @@ impl<P: Platform> Toolstack<P> {
             let Some(target) = disk.target.as_deref() else { return Ok(None) };
             match wish.create.source(target) {
                 Some(Source::Disk(serial)) => Ok(Some(DiskSource::Device(serial))),
-                _ => self.content(wish, "disk", target).map(|bytes| Some(DiskSource::Bytes(bytes))),
+                _ => self.content(wish, "disk", target).map(|file| Some(DiskSource::Memory(file))),
             }
         };
         plan.disks.iter().map(source).collect()

@@ -174,8 +174,9 @@ impl<P: Platform> Toolstack<P> {
         }
     }
 
-    /// A domain will not come back: the manifest goes on.
+    /// A domain will not come back: its files are not needed, and the manifest goes on.
     async fn over(&self, wish: &Wish) {
+        self.forget_files(wish);
         if wish.listed {
             {
                 let mut state = self.state.borrow_mut();

@@ -11,7 +11,6 @@ mod end;
 mod figures;
 mod platform;
 mod store;
-mod uploads;
 
 #[cfg(test)]
 mod tests;
@@ -58,8 +57,6 @@ struct Entry {
 /// What it takes to build a domain, and to build it again.
 struct Wish {
     create: Create,
-    /// Uploaded files that it names.
-    files: BTreeMap<u32, Rc<Vec<u8>>>,
     /// It is one of the manifest's.
     listed: bool,
 }
@@ -72,7 +69,6 @@ struct State {
     /// A build is under way.
     busy: bool,
     figures: Vec<summary::Domain>,
-    uploads: uploads::Uploads,
     /// Domains of the manifest that wait for the one before.
     waiting: VecDeque<Create>,
     /// Domains of the manifest that have not ended for good.
@@ -148,7 +144,7 @@ impl<P: Platform> Toolstack<P> {
             };
             let Some(create) = next else { return };
             let file = create.file.clone();
-            let wish = Rc::new(Wish { create, files: BTreeMap::new(), listed: true });
+            let wish = Rc::new(Wish { create, listed: true });
             let result = self.build(&wish, false).await;
             let failed = result.is_err();
             if let Err((name, failure)) = result {

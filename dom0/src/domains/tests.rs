@@ -193,6 +193,7 @@ fn wish(name: &str, lines: &str) -> Create {
             place("d", Source::Bundle("disks/0".into())),
             place("/img", Source::Disk("serial".into())),
         ],
+        kernel: None,
     }
 }
 
@@ -366,36 +367,43 @@ fn what_cannot_be_built_is_said_and_leaves_nothing() {
 }
 
 #[test]
-fn uploads_are_used_up_by_success_only() {
+fn a_streamed_kernel_is_fetched_for_every_start() {
     let toolstack = toolstack();
     let kernel = image::tests::simple();
-    let total = kernel.len() as u64;
-    for (index, part) in kernel.chunks(100).enumerate() {
-        let offset = index as u64 * 100;
-        ask(&toolstack, Request::Upload { file: 7, total, offset, data: part.to_vec() }).unwrap();
-    }
-    let mut create = wish("a", "");
-    create.files[0].source = Source::Upload(7);
+    let size = kernel.len() as u64;
+    let image = image::Image::parse(&kernel).unwrap();
+    toolstack.platform.files.borrow_mut().insert(7, kernel);
     let create = |lines: &str| {
-        let mut create = create.clone();
-        create.text.push_str(lines);
-        Request::Create { domain: create, paused: false }
+        let mut create = wish("a", lines);
+        create.files[0].source = Source::Streamed { file: 7, size };
+        create.kernel = Some(image.clone());
+        create
     };
-    assert_eq!(ask(&toolstack, create("cpus = [3]")).unwrap_err().code, Code::Configuration);
-    ask(&toolstack, create("")).unwrap();
-    // A restart finds it again, another domain does not.
+    let ask = |domain: Create| ask(&toolstack, Request::Create { domain, paused: false });
+    assert_eq!(ask(create("cpus = [3]")).unwrap_err().code, Code::Configuration);
+    assert_eq!(heard(&toolstack), ["ready", "Forget { file: 7 }"]);
+    ask(create("")).unwrap();
+    assert_eq!(toolstack.platform.guests.borrow()[&1].memory[&0x100_0000], b"text");
+    // It is asked for again when the domain starts again, and given up when it does not.
     end(&toolstack, 1, 1);
     assert_eq!(toolstack.platform.guests.borrow().keys().copied().collect::<Vec<_>>(), [2]);
-    let failure = ask(&toolstack, create("name = 'b'")).unwrap_err();
-    assert_eq!(failure.message, "a.cfg: `kernel` is `k`, which has not come whole");
+    assert!(!heard(&toolstack).iter().any(|event| event.starts_with("Forget")));
+    end(&toolstack, 2, 0);
+    assert!(heard(&toolstack).contains(&"Forget { file: 7 }".into()));
 
-    let part = |total, offset, data: &[u8]| {
-        ask(&toolstack, Request::Upload { file: 1, total, offset, data: data.to_vec() })
-    };
-    assert_eq!(part(9, 3, b"a").unwrap_err().code, Code::Malformed);
-    part(2, 0, b"a").unwrap();
-    assert_eq!(part(2, 1, b"bc").unwrap_err().message, "upload 1: there is more than was announced");
-    assert_eq!(part(1 << 60, 0, b"").unwrap_err().code, Code::NoMemory);
+    let mut wrong = create("");
+    wrong.kernel = None;
+    assert_eq!(ask(wrong).unwrap_err().code, Code::Image);
+    let mut wrong = create("");
+    wrong.files[0].source = Source::Streamed { file: 7, size: 10 };
+    assert_eq!(ask(wrong).unwrap_err().code, Code::Image, "the outline is a claim");
+    toolstack.platform.files.take();
+    let failure = ask(create("")).unwrap_err();
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Build, "a: loading it failed: the tool did not send a file whole (ENOENT)")
+    );
+    assert!(is_empty(&toolstack));
 }
 
 #[test]

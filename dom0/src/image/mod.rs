@@ -16,19 +16,21 @@ use elf::ElfBytes;
 use elf::abi::{EM_386, EM_X86_64, ET_DYN, ET_EXEC, PT_LOAD};
 use elf::endian::LittleEndian;
 use elf::file::Class;
+use serde::{Deserialize, Serialize};
 use trunnion_protocol::elfnote::Relocation;
 
 /// Addresses of a kernel lie below this: it starts in 32-bit mode.
 const ADDRESS_END: u64 = 1 << 32;
 
-/// A checked kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A checked kernel. One that came over the control line is a claim until [`Image::checked`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// Pieces in order of their addresses; they do not overlap.
     pub pieces: Vec<Piece>,
     /// Where it begins, in 32-bit mode with paging off.
     pub entry: u32,
     /// Where it may be moved to, if it may.
+    #[serde(with = "relocation")]
     pub relocation: Option<Relocation>,
     /// Feature bits it says it supports (note 17).
     pub features: u64,
@@ -39,7 +41,7 @@ pub struct Image {
 }
 
 /// A part of the guest's memory that comes from the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
     /// Guest-physical address of its first byte.
     pub address: u64,
@@ -80,21 +82,50 @@ impl Image {
         if !matches!(elf.ehdr.e_type, ET_EXEC | ET_DYN) {
             return Err(ImageError::NotExecutable);
         }
-        let pieces = pieces(file, &elf)?;
+        let pieces = pieces(&elf)?;
         let notes = notes::read(file, &elf)?;
         let entry = notes.entry.ok_or(ImageError::NoEntryNote)?;
-        let inside = |piece: &Piece| (piece.address..piece.end()).contains(&entry);
-        match u32::try_from(entry) {
-            Ok(entry) if pieces.iter().any(inside) => Ok(Self {
-                pieces,
-                entry,
-                relocation: notes.relocation,
-                features: notes.features,
-                system: notes.system,
-                wide: elf.ehdr.class == Class::ELF64,
-            }),
-            _ => Err(ImageError::EntryOutside { entry }),
+        let image = Self {
+            pieces,
+            entry: u32::try_from(entry).map_err(|_| ImageError::EntryOutside { entry })?,
+            relocation: notes.relocation,
+            features: notes.features,
+            system: notes.system,
+            wide: elf.ehdr.class == Class::ELF64,
+        };
+        image.checked(file.len() as u64)
+    }
+
+    /// Itself, if its pieces lie in a file of `size` bytes, below 4 GiB and apart, and one holds its entry.
+    pub fn checked(mut self, size: u64) -> Result<Self, ImageError> {
+        if self.pieces.is_empty() {
+            return Err(ImageError::NothingToLoad);
         }
+        for piece in &self.pieces {
+            if piece.bytes.start > piece.bytes.end || piece.bytes.len() as u64 > piece.size {
+                return Err(ImageError::Damaged);
+            }
+            if piece.address.checked_add(piece.size).is_none_or(|end| end > ADDRESS_END) {
+                return Err(ImageError::TooHigh { address: piece.address });
+            }
+            if piece.bytes.end as u64 > size {
+                return Err(ImageError::Truncated { needed: piece.bytes.end as u64, size });
+            }
+        }
+        self.pieces.sort_by_key(|piece| piece.address);
+        for pair in self.pieces.windows(2) {
+            if let [low, high] = pair
+                && low.end() > high.address
+            {
+                return Err(ImageError::Overlap { address: high.address });
+            }
+        }
+        if self.relocation.is_some_and(|relocation| !relocation.align.is_power_of_two()) {
+            return Err(ImageError::BadNotes);
+        }
+        let entry = u64::from(self.entry);
+        let inside = |piece: &Piece| (piece.address..piece.end()).contains(&entry);
+        if self.pieces.iter().any(inside) { Ok(self) } else { Err(ImageError::EntryOutside { entry }) }
     }
 
     /// From the first byte to behind the last, guest-physical.
@@ -124,42 +155,33 @@ impl Image {
     }
 }
 
-fn pieces(file: &[u8], elf: &ElfBytes<'_, LittleEndian>) -> Result<Vec<Piece>, ImageError> {
+fn pieces(elf: &ElfBytes<'_, LittleEndian>) -> Result<Vec<Piece>, ImageError> {
     let mut pieces = Vec::new();
     for segment in elf.segments().ok_or(ImageError::NothingToLoad)? {
         if segment.p_type != PT_LOAD || segment.p_memsz == 0 {
             continue;
         }
-        if segment.p_filesz > segment.p_memsz {
-            return Err(ImageError::Damaged);
-        }
-        let address = segment.p_paddr;
-        let end = address.checked_add(segment.p_memsz).filter(|&end| end <= ADDRESS_END);
-        if end.is_none() {
-            return Err(ImageError::TooHigh { address });
-        }
-        let needed = segment.p_offset.checked_add(segment.p_filesz).ok_or(ImageError::Damaged)?;
-        if needed > file.len() as u64 {
-            return Err(ImageError::Truncated { needed, size: file.len() as u64 });
-        }
-        pieces.push(Piece {
-            address,
-            bytes: segment.p_offset as usize..needed as usize,
-            size: segment.p_memsz,
-        });
-    }
-    pieces.sort_by_key(|piece| piece.address);
-    for pair in pieces.windows(2) {
-        if let [low, high] = pair
-            && low.end() > high.address
-        {
-            return Err(ImageError::Overlap { address: high.address });
-        }
-    }
-    if pieces.is_empty() {
-        return Err(ImageError::NothingToLoad);
+        let end = segment.p_offset.checked_add(segment.p_filesz).ok_or(ImageError::Damaged)?;
+        let bytes = segment.p_offset as usize..end as usize;
+        pieces.push(Piece { address: segment.p_paddr, bytes, size: segment.p_memsz });
     }
     Ok(pieces)
+}
+
+/// A relocation as three numbers, because the protocol's types know no encoding.
+mod relocation {
+    use super::Relocation;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde passes the field by reference")]
+    pub(super) fn serialize<S: Serializer>(from: &Option<Relocation>, to: S) -> Result<S::Ok, S::Error> {
+        from.map(|Relocation { align, lowest, highest }| (align, lowest, highest)).serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Relocation>, D::Error> {
+        let numbers = Option::<(u32, u32, u32)>::deserialize(from)?;
+        Ok(numbers.map(|(align, lowest, highest)| Relocation { align, lowest, highest }))
+    }
 }
 
 /// Why a kernel cannot be loaded.

@@ -23,11 +23,14 @@ use trunnion_guest::executor::Spawner;
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::xenbus::State;
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::pci::bus::DeviceFunction;
 
 use super::grants::{Granted, Kernel};
 use super::store::StoreHandle;
-use crate::build::{DiskRefusal, DiskSource};
+use crate::build::DiskRefusal;
 use crate::control::reply::DeviceInfo;
+use crate::devices::bus::{Found, Pci, Unusable};
 use crate::devices::disk::Disk;
 use crate::devices::interrupt::Signal;
 use crate::plan::{PlannedDisk, backend_disk};
@@ -65,10 +68,20 @@ struct Ended {
     signal: Signal,
 }
 
+/// What a virtual disk stands on.
+pub enum Media<'a> {
+    /// A virtio disk, by serial number.
+    Device(&'a str),
+    /// Memory of dom0's.
+    Memory(Vec<u8>),
+}
+
 /// All disks.
 pub struct Disks {
     stock: RefCell<Vec<Stock>>,
     vbds: RefCell<BTreeMap<(DomainId, u32), Vbd>>,
+    /// Functions that were looked at.
+    functions: RefCell<Vec<DeviceFunction>>,
     store: StoreHandle,
     spawner: Spawner,
 }
@@ -76,13 +89,53 @@ pub struct Disks {
 impl Disks {
     /// No disks yet.
     pub fn new(store: StoreHandle, spawner: Spawner) -> Self {
-        Self { stock: RefCell::default(), vbds: RefCell::default(), store, spawner }
+        Self {
+            stock: RefCell::default(),
+            vbds: RefCell::default(),
+            functions: RefCell::default(),
+            store,
+            spawner,
+        }
     }
 
-    /// Adds a virtio disk.
-    pub fn add(&self, disk: Disk<Granted>) {
+    /// Sets a virtio disk up that the machine started with.
+    pub fn open(&self, pci: &mut Pci, found: Found) -> Result<(), Unusable> {
+        self.functions.borrow_mut().push(found.function);
+        let line = pci.interrupt_line(found.function);
+        let disk = Disk::open(pci.open(found)?, line, &self.spawner)?;
+        log::info!("disk function={} name={}", found.function, disk.name());
+        self.add(disk);
+        Ok(())
+    }
+
+    fn add(&self, disk: Disk<Granted>) {
         let name = String::from(disk.name());
         self.stock.borrow_mut().push(Stock { name, share: Share::new(disk), users: Vec::new() });
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.stock.borrow().iter().any(|disk| disk.name == name)
+    }
+
+    /// Looks for disks that were plugged in after the start.
+    fn find_new(&self) {
+        let mut pci = Pci::new();
+        let mut known = self.functions.borrow_mut();
+        for found in pci.scan() {
+            if found.kind != DeviceType::Block || known.contains(&found.function) {
+                continue;
+            }
+            known.push(found.function);
+            let opened = pci.assign(found.function).and_then(|()| pci.open(found));
+            let line = pci.interrupt_line(found.function);
+            match opened.and_then(|opened| Disk::open(opened, line, &self.spawner)) {
+                Ok(disk) => {
+                    log::info!("disk function={} name={} plugged=later", found.function, disk.name());
+                    self.add(disk);
+                }
+                Err(error) => log::error!("{} cannot be used: {error}", found.function),
+            }
+        }
     }
 
     /// What there is.
@@ -114,23 +167,21 @@ impl Disks {
         &self,
         domain: DomainId,
         disk: &PlannedDisk,
-        source: Option<DiskSource<'_>>,
+        media: Media<'_>,
     ) -> Result<(), DiskRefusal> {
         let target = disk.target.clone().unwrap_or_default();
-        let missing = || DiskRefusal::Missing { target: target.clone() };
-        let source = source.ok_or_else(missing)?;
-        let device = match source {
-            DiskSource::Device(name) => self.take(name, domain, disk, &target)?,
-            DiskSource::Bytes(content) => {
-                let size = content.len() as u64;
+        let device = match media {
+            Media::Device(name) => {
+                if !self.has(name) {
+                    self.find_new();
+                }
+                self.take(name, domain, disk, &target)?
+            }
+            Media::Memory(bytes) => {
+                let size = bytes.len() as u64;
                 if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
                     return Err(DiskRefusal::Size { target, bytes: size });
                 }
-                let mut bytes = Vec::new();
-                if bytes.try_reserve_exact(content.len()).is_err() {
-                    return Err(DiskRefusal::NoMemory { target, bytes: size });
-                }
-                bytes.extend_from_slice(content);
                 Box::new(RamDisk::new(bytes, disk.read_only)) as Device
             }
         };

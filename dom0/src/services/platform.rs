@@ -27,11 +27,11 @@ use trunnion_xenstore::path::Path;
 use zerocopy::FromZeros;
 
 use super::console::Consoles;
-use super::disks::Disks;
+use super::disks::{Disks, Media};
 use super::foreign::Foreign;
 use super::store::Client;
 use super::wire::Wire;
-use crate::build::{DiskRefusal, DiskSource, Host};
+use crate::build::{DiskRefusal, DiskSource, File, Host, Stream, WRITE_MAX};
 use crate::control::reply::DeviceInfo;
 use crate::control::{Channel, Code, Event, Failure, summary};
 use crate::domains::Platform;
@@ -169,6 +169,10 @@ impl Host for Dom0 {
         yield_now().await;
     }
 
+    async fn fetch(&self, stream: Stream, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        self.wire.fetch(stream.file, offset, length).await
+    }
+
     async fn attach_console(&self, domain: DomainId, _: &str, frame: Gfn, port: Port) -> Result<(), Errno> {
         self.consoles.connect(domain, frame, port)
     }
@@ -212,7 +216,32 @@ impl Host for Dom0 {
         disk: &PlannedDisk,
         source: Option<DiskSource<'_>>,
     ) -> Result<(), DiskRefusal> {
-        self.disks.attach(domain, disk, source).await
+        let target = disk.target.clone().unwrap_or_default();
+        let media = match source {
+            None => return Err(DiskRefusal::Missing { target }),
+            Some(DiskSource::Device(name)) => Media::Device(name),
+            Some(DiskSource::Memory(file)) => {
+                let size = file.size();
+                let mut bytes = Vec::new();
+                let room =
+                    usize::try_from(size).ok().and_then(|size| bytes.try_reserve_exact(size).ok()).is_some();
+                if !room {
+                    return Err(DiskRefusal::NoMemory { target, bytes: size });
+                }
+                match file {
+                    File::Here(content) => bytes.extend_from_slice(content),
+                    File::Streamed(stream) => {
+                        while (bytes.len() as u64) < size {
+                            let length = WRITE_MAX.min(size as usize - bytes.len());
+                            let piece = self.fetch(stream, bytes.len() as u64, length).await;
+                            bytes.extend_from_slice(&piece.map_err(DiskRefusal::Failed)?);
+                        }
+                    }
+                }
+                Media::Memory(bytes)
+            }
+        };
+        self.disks.attach(domain, disk, media).await
     }
 
     async fn detach_disk(&self, domain: DomainId, disk: &PlannedDisk) {

@@ -166,6 +166,7 @@ impl Server {
                 self.wire.reply(id, Err(Failure::new(Code::UnknownRequest, words)));
             }
             Down::Console { channel, data } => self.toolstack.platform().consoles.typed(channel, &data),
+            Down::Data { ticket, offset, data } => self.wire.data(ticket, offset, &data),
             Down::Credit { channel, bytes } => {
                 self.wire.with(|outbox| outbox.credit(channel, bytes));
                 self.wire.output.raise();

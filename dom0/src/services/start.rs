@@ -25,7 +25,6 @@ use crate::control::manifest::{MEMBER, Manifest};
 use crate::cpio::Archive;
 use crate::devices::bus::Pci;
 use crate::devices::console::Line;
-use crate::devices::disk::Disk;
 use crate::devices::uart::Uart;
 use crate::domains::Toolstack;
 
@@ -106,12 +105,7 @@ fn devices(disks: &Disks, spawner: &Spawner) -> Option<Box<dyn CharDevice>> {
         let function = found.function;
         let interrupt = pci.interrupt_line(function);
         let outcome = match found.kind {
-            DeviceType::Block => {
-                pci.open(found).and_then(|opened| Disk::open(opened, interrupt, spawner)).map(|disk| {
-                    log::info!("disk function={function} name={}", disk.name());
-                    disks.add(disk);
-                })
-            }
+            DeviceType::Block => disks.open(&mut pci, found),
             DeviceType::Console if line.is_none() => {
                 pci.open(found).and_then(|opened| Line::open(opened, interrupt, spawner)).map(|opened| {
                     log::info!("control connection function={function}");

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use trunnion_dom0::build::{Cause, Files, Host, build};
+use trunnion_dom0::build::{Cause, File, Files, Host, build};
 use trunnion_dom0::config;
 use trunnion_dom0::devices::interrupt::Signal;
 use trunnion_dom0::image::Image;
@@ -108,7 +108,7 @@ async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Re
         let free = dom0.control(Operation::HostInfo, &mut info).map_or(0, |_| info.free_bytes >> 12);
         let capacity = Capacity { free_pages: free, cpus: 1, seed: dom0.shared.bits() };
         let planned = plan(&config, &image, None, &capacity).map_err(|refusal| format!("{refusal}"))?;
-        let files = Files { kernel: &file, ramdisk: &[], disks: vec![None] };
+        let files = Files { kernel: File::Here(&file), disks: vec![None], ..Files::default() };
         let domain = match build(planned, &files, &**tools).await {
             Ok(domain) => domain,
             Err(error) => {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use trunnion_backends::block::{Backend, Config, Limits, Place, serve};
 use trunnion_backends::host::{StoreClient, StoreWatch};
-use trunnion_dom0::build::{DiskRefusal, DiskSource, Host};
+use trunnion_dom0::build::{DiskRefusal, DiskSource, Host, Stream};
 use trunnion_dom0::devices::interrupt::Signal;
 use trunnion_dom0::plan::{Group, Plan, PlannedDisk, backend_disk};
 use trunnion_guest::executor::yield_now;
@@ -191,6 +191,10 @@ impl Host for Toolstack {
 
     fn pause(&self, domain: DomainId) -> Result<(), Errno> {
         self.on_domain(Operation::Pause, domain)
+    }
+
+    async fn fetch(&self, _: Stream, _: u64, _: usize) -> Result<Vec<u8>, Errno> {
+        Err(Errno::NoEnt)
     }
 
     async fn breathe(&self) {
