@@ -1,14 +1,10 @@
 //! What is in use, recomputed from the tables themselves.
 
-use trunnion_protocol::address::{Gfn, Mfn};
 use trunnion_protocol::control::Audit;
-use trunnion_protocol::id::DomainId;
 
-use crate::domain::Domain;
 use crate::frames::FrameKind;
 use crate::granting;
-use crate::host::Host;
-use crate::seam::Machine;
+use crate::prelude::*;
 use crate::second_level::Kind;
 
 /// Where an audit goes on.

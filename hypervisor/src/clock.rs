@@ -3,15 +3,14 @@
 //! Each is guarded by a version word or an update flag, so that a guest that reads while it is written notices. The guest
 //! may write these pages as well; nothing is ever read back from them but the version, whose value does not matter.
 
-use core::sync::atomic::{Ordering, fence};
+use crate::prelude::*;
+use core::sync::atomic::fence;
 
-use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::layout::Layout;
 use trunnion_protocol::shared::{OutOfPage, SharedPage};
 use trunnion_protocol::shared_info::{
     RUNSTATE_UPDATE_FLAG, RunState, Runstate, TIME_STABLE, TimeInfo, wall_clock, wall_clock_high,
 };
-
-use crate::seam::HostTime;
 
 /// How a guest turns its counter into nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,33 +1,28 @@
 //! Making a domain: paused, with no memory, its vCPUs down.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-use trunnion_protocol::address::Gfn;
 use trunnion_protocol::control::NAME_BYTES;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::hvm::Param;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
-use trunnion_protocol::id::{DomainId, VcpuId};
 use trunnion_protocol::shared_info;
 
 use crate::debug::DebugLine;
-use crate::domain::{Domain, stop};
+use crate::domain::stop;
 use crate::events::Ports;
 use crate::frames::{DOMAINS, FrameKind};
 use crate::granting;
-use crate::host::Host;
 use crate::life::Life;
 use crate::lock::{Lock, Rank};
 use crate::memory::Memory;
 use crate::policy::control;
 use crate::policy::cpuid::{Cpuid, Shape};
+use crate::prelude::*;
 use crate::schedule::DEFAULT_WEIGHT;
-use crate::seam::{Cpu, Machine};
+use crate::seam::Cpu;
 use crate::second_level::SecondLevel;
 use crate::time;
-use crate::vcpu::Vcpu;
 
 /// Most vCPUs of a domain: those with a place in the shared info page.
 pub const VCPUS: u32 = shared_info::VCPUS;
@@ -60,12 +55,10 @@ pub fn create<M: Machine>(host: &Host<M>, wanted: &Wanted) -> Result<Arc<Domain<
         Some(id) => host.domain(id).is_none().then_some(id).ok_or(Errno::Exist)?,
         None => free_id(host, *last).ok_or(Errno::NoSpc)?,
     };
-    let mut made = Made { host, id, armed: true };
     let domain = build(host, wanted, id)?;
     if !host.enlist(domain.clone()) {
         return Err(Errno::Exist);
     }
-    made.armed = false;
     if wanted.id.is_none() {
         *last = DomainId(id.0 + 1);
     }
@@ -81,25 +74,10 @@ fn free_id<M: Machine>(host: &Host<M>, from: DomainId) -> Option<DomainId> {
         .find(|&id| host.domain(id).is_none())
 }
 
-/// Says so when something is left of a domain that could not be made.
-struct Made<'h, M: Machine> {
-    host: &'h Host<M>,
-    id: DomainId,
-    armed: bool,
-}
-
-impl<M: Machine> Drop for Made<'_, M> {
-    fn drop(&mut self) {
-        if self.armed {
-            debug_assert_eq!(self.host.frames.all_owned(self.id), 0, "frames of a domain that was not made");
-        }
-    }
-}
-
 /// Frames that go back unless the domain is made.
 struct Undo<'h, M: Machine> {
     host: &'h Host<M>,
-    frames: Vec<trunnion_protocol::address::Mfn>,
+    frames: Vec<Mfn>,
 }
 
 impl<M: Machine> Drop for Undo<'_, M> {
@@ -113,8 +91,8 @@ impl<M: Machine> Drop for Undo<'_, M> {
 fn build<M: Machine>(host: &Host<M>, wanted: &Wanted, id: DomainId) -> Result<Arc<Domain<M>>, Errno> {
     let mut undo = Undo { host, frames: Vec::new() };
     undo.frames.try_reserve(8).map_err(|_| Errno::NoMem)?;
-    let mut pool = host.table_pool(id);
-    let tables = SecondLevel::new(host.machine.format(), &mut pool).ok_or(Errno::NoMem)?;
+    let pool = host.table_pool(id);
+    let tables = SecondLevel::new(host.machine.format(), &pool).ok_or(Errno::NoMem)?;
     let root = tables.root();
     undo.frames.push(root);
     let shared_info = host.allocate_frame(id, FrameKind::Shared).ok_or(Errno::NoMem)?;
@@ -166,7 +144,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &Wanted, id: DomainId) -> Result<Ar
             Rank::Memory,
             Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: wanted.privileged },
         ),
-        max_pages: AtomicU64::new(wanted.max_pages),
+        max_pages: wanted.max_pages,
         shared_info,
         shared_place: Lock::new(Rank::Life, None),
         narrow: AtomicBool::new(false),

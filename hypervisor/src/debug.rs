@@ -18,34 +18,14 @@ pub struct DebugLine {
     refilled: u64,
 }
 
-/// A whole line.
-pub struct Line {
-    bytes: [u8; LINE],
-    length: usize,
-}
-
-impl Line {
-    /// The text; what is no UTF-8 is left out.
-    pub fn text(&self) -> &str {
-        let bytes = self.bytes.get(..self.length).unwrap_or(&[]);
-        match core::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => bytes
-                .get(..error.valid_up_to())
-                .and_then(|bytes| core::str::from_utf8(bytes).ok())
-                .unwrap_or(""),
-        }
-    }
-}
-
 impl DebugLine {
     /// Nothing printed yet.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { bytes: [0; LINE], length: 0, tokens: BURST, refilled: 0 }
     }
 
-    /// Adds a byte; gives the line that it ends, unless there were too many.
-    pub fn push(&mut self, byte: u8, now: HostTime) -> Option<Line> {
+    /// Adds a byte; gives the text of the line that it ends, unless there were too many. What is no UTF-8 is left out.
+    pub fn push(&mut self, byte: u8, now: HostTime) -> Option<&str> {
         if byte == b'\r' {
             return None;
         }
@@ -66,13 +46,7 @@ impl DebugLine {
         }
         let length = core::mem::take(&mut self.length);
         self.tokens = self.tokens.checked_sub(1)?;
-        Some(Line { bytes: self.bytes, length })
-    }
-}
-
-impl Default for DebugLine {
-    fn default() -> Self {
-        Self::new()
+        Some(self.bytes.get(..length)?.utf8_chunks().next().map_or("", |text| text.valid()))
     }
 }
 
@@ -84,7 +58,7 @@ mod tests {
     fn lines_and_their_limit() {
         let mut line = DebugLine::new();
         let mut say =
-            |text: &str, now| text.bytes().filter_map(|byte| line.push(byte, HostTime(now))).count();
+            |text: &str, now| text.bytes().filter(|&byte| line.push(byte, HostTime(now)).is_some()).count();
         assert_eq!(say("hello\r\nwor", 0), 1);
         assert_eq!(say("ld\n", 0), 1);
         assert_eq!(say(&"x\n".repeat(1000), 0), 98);

@@ -5,30 +5,24 @@
 
 mod image;
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
-use trunnion_protocol::address::{Gfn, Gpa, MachineAddress, Mfn, PAGE_SIZE};
+use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::control::VcpuState;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::memory::{Region, RegionKind};
-use trunnion_protocol::id::{DomainId, VcpuId};
 use trunnion_protocol::start_info::{
     FLAG_INITIAL_DOMAIN, FLAG_PRIVILEGED, MAGIC, MEMORY_MAP_LIMIT, MapEntry, Module, StartInfo, VERSION,
 };
 use zerocopy::IntoBytes;
 
 use crate::create::{self, Wanted};
-use crate::domain::Domain;
 use crate::frames::{FrameKind, Run as Frames};
-use crate::host::Host;
 use crate::life;
-use crate::seam::{BootInfo, FrameRange, Machine};
+use crate::prelude::*;
+use crate::seam::{BootInfo, FrameRange};
 use crate::second_level::{Kind, Rights, Run};
 use crate::start;
-use crate::vcpu::VcpuRef;
 use image::Image;
 
 /// dom0's memory when the command line does not say.
@@ -78,7 +72,7 @@ impl fmt::Display for Failure {
 /// Makes dom0 and starts it. The run loop does the rest.
 pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Failure> {
     host.frames.claim_range(boot.bundle, DomainId::XEN, FrameKind::Bundle);
-    let image = Image::read(&host.machine, boot.dom0_image)?;
+    let image = Image::read(boot.dom0_image)?;
     let wanted = if boot.dom0_memory == 0 { DEFAULT_MEMORY } else { boot.dom0_memory.max(LEAST_MEMORY) };
     let domain = create::create(
         host,
@@ -153,11 +147,11 @@ fn map<M: Machine>(
     kind: Kind,
 ) -> Result<(), Errno> {
     let mut memory = domain.memory.lock();
-    let mut pool = host.table_pool(domain.id);
+    let pool = host.table_pool(domain.id);
     let rights = if kind == Kind::Device { Rights::WRITE } else { Rights::all() };
     let count = frames.end.0.saturating_sub(frames.start.0);
     let run = Run { gfn: Gfn(frames.start.0), mfn: frames.start, count, rights, kind };
-    memory.tables.map(&host.machine, &mut pool, run).map_err(|partial| Errno::from(partial.error))?;
+    memory.tables.map(&pool, run).map_err(|partial| Errno::from(partial.error))?;
     memory.highest = memory.highest.max(Gfn(frames.end.0.saturating_sub(1)));
     Ok(())
 }
@@ -218,39 +212,33 @@ fn write_start<M: Machine>(
     regions: &[Region],
     at: Mfn,
 ) -> Result<u32, Failure> {
-    let page = host.machine.page(at).ok_or(Failure::Image("its memory is not reachable"))?;
-    let text = host.machine.page(Mfn(at.0 + 1)).ok_or(Failure::Image("its memory is not reachable"))?;
-    let base = at.address().0;
-    let (modules, map) = (64usize, 96usize);
-    let too_long = |_| Failure::Image("its start info does not fit");
-    // One byte stays zero as the end.
-    let line = boot.command_line.as_bytes();
-    let line = line.get(..line.len().min(PAGE_SIZE - 1)).unwrap_or(&[]);
-    text.copy_in(0, line).map_err(too_long)?;
-    let module = Module {
-        address: boot.bundle.start.address().0,
-        size: boot.bundle_bytes,
-        command_line: 0,
-        reserved: 0,
-    };
-    page.copy_in(modules, module.as_bytes()).map_err(too_long)?;
-    for (index, region) in regions.iter().enumerate() {
-        let entry =
-            MapEntry { address: region.address.0, size: region.length, kind: region.kind, reserved: 0 };
-        page.copy_in(map + index * size_of::<MapEntry>(), entry.as_bytes()).map_err(too_long)?;
-    }
+    let start = at.address().0;
+    let map: Vec<MapEntry> = regions.iter().map(MapEntry::from).collect();
+    let module_list = start + size_of::<StartInfo>() as u64;
+    let memory_map = module_list + size_of::<Module>() as u64;
     let info = StartInfo {
         magic: MAGIC,
         version: VERSION,
         flags: FLAG_PRIVILEGED | FLAG_INITIAL_DOMAIN,
         modules: 1,
-        module_list: base + modules as u64,
-        command_line: MachineAddress(base + PAGE_SIZE as u64).0,
+        module_list,
+        command_line: memory_map + size_of_val(map.as_slice()) as u64,
         rsdp: boot.rsdp,
-        memory_map: base + map as u64,
-        memory_map_entries: regions.len() as u32,
+        memory_map,
+        memory_map_entries: map.len() as u32,
         reserved: 0,
     };
-    page.copy_in(0, info.as_bytes()).map_err(too_long)?;
-    u32::try_from(base).map_err(|_| Failure::Image("its memory is above 4 GiB"))
+    let module =
+        Module { address: boot.bundle.start.address().0, size: boot.bundle_bytes, ..Module::default() };
+    let parts = [info.as_bytes(), module.as_bytes(), map.as_bytes(), boot.command_line.as_bytes()];
+    // One byte stays zero as the end.
+    if parts.iter().map(|part| part.len()).sum::<usize>() >= START_PAGES as usize * PAGE_SIZE {
+        return Err(Failure::Image("its start info does not fit"));
+    }
+    let mut to = start;
+    for part in parts {
+        image::copy(&host.machine, part, to)?;
+        to += part.len() as u64;
+    }
+    u32::try_from(start).map_err(|_| Failure::Image("its memory is above 4 GiB"))
 }

@@ -1,14 +1,11 @@
 //! A domain: its vCPUs, memory, ports, grants and state.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-use trunnion_protocol::address::{Gfn, Mfn};
 use trunnion_protocol::control::NAME_BYTES;
 use trunnion_protocol::hypercall::hvm::Param;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
-use trunnion_protocol::id::{DomainId, VcpuId};
-use trunnion_protocol::layout::Width;
 
 use crate::authority::Control;
 use crate::debug::DebugLine;
@@ -18,8 +15,7 @@ use crate::life::Life;
 use crate::lock::Lock;
 use crate::memory::Memory;
 use crate::policy::cpuid::Cpuid;
-use crate::seam::Machine;
-use crate::vcpu::Vcpu;
+use crate::prelude::*;
 
 /// A domain. Shared by reference count: the list of domains, run queues and calls that work on it.
 pub struct Domain<M: Machine> {
@@ -41,7 +37,7 @@ pub struct Domain<M: Machine> {
     /// Physical map.
     pub memory: Lock<Memory>,
     /// Limit of its memory, in pages.
-    pub max_pages: AtomicU64,
+    pub max_pages: u64,
     /// The shared info page: its first reference belongs to the domain.
     pub shared_info: Mfn,
     /// Set while shared info and vCPU info have the 32-bit form.
@@ -94,7 +90,6 @@ impl<M: Machine> Domain<M> {
     }
 
     /// One of its vCPUs.
-    #[inline]
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu<M>> {
         self.vcpus.get(id.0 as usize)
     }
@@ -114,13 +109,11 @@ impl<M: Machine> Domain<M> {
     }
 
     /// True for the domain with the hardware.
-    #[inline]
     pub fn is_privileged(&self) -> bool {
         self.control.is_some()
     }
 
     /// True while nothing keeps its vCPUs from running.
-    #[inline]
     pub fn may_run(&self) -> bool {
         self.stopped.load(Ordering::Acquire) == 0
     }

@@ -1,6 +1,5 @@
 //! What the core does about each way out of a guest. Nothing here knows a vendor.
 
-mod halt;
 mod instruction;
 mod memory;
 mod port;
@@ -8,56 +7,31 @@ mod port;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 
 use crate::hypercall;
-use crate::length::{self, Expected};
+use crate::length;
 use crate::life;
-use crate::seam::{CodeMode, Context, Event, Exit, Machine, Verdict};
-use crate::vcpu::Running;
-use trunnion_protocol::address::Gva;
+use crate::prelude::*;
+use crate::seam::{CodeMode, Context, Event, Exit, Instruction, Verdict};
 
 /// Exception vectors (SDM 6.3.1).
 pub mod vector {
-    /// Debug.
-    pub const DB: u8 = 1;
     /// Invalid opcode.
     pub const UD: u8 = 6;
-    /// Double fault.
-    pub const DF: u8 = 8;
     /// General protection.
     pub const GP: u8 = 13;
     /// Page fault.
     pub const PF: u8 = 14;
-    /// Alignment check.
-    pub const AC: u8 = 17;
 }
 
 /// Deals with an exit. Afterwards the vCPU's registers say where it goes on.
 pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: Exit) -> Verdict {
     match exit {
-        Exit::Hypercall { length } => match length_of(running, Expected::Hypercall, length) {
-            Some(length) => hypercall::dispatch(running, length),
-            None => undefined(running),
-        },
+        Exit::Instruction(instruction, length) => instruction::carry_out(running, instruction, length),
         Exit::Interrupt => interrupt(running),
         Exit::InterruptWindow | Exit::NmiWindow | Exit::Timer | Exit::DirtyLogFull => Verdict::Resume,
         Exit::Port(access) => port::access(running, access),
         Exit::Memory(fault) => memory::fault(running, fault),
-        Exit::Cpuid { length } => skip(running, Expected::Cpuid, length, instruction::cpuid),
-        Exit::Msr { write: false, length } => skip(running, Expected::Rdmsr, length, instruction::read_msr),
-        Exit::Msr { write: true, length } => skip(running, Expected::Wrmsr, length, instruction::write_msr),
-        Exit::Xsetbv { length } => skip(running, Expected::Xsetbv, length, instruction::xsetbv),
-        Exit::ControlRegister { register, access, length } => {
-            skip(running, Expected::of(access), length, |running| {
-                instruction::control_register(running, register, access)
-            })
-        }
-        Exit::Halt { length } => match length_of(running, Expected::Halt, length) {
-            Some(length) => halt::halt(running, length),
-            None => undefined(running),
-        },
         Exit::Pause => Verdict::Reschedule,
-        Exit::CacheControl { length } => skip(running, Expected::Cache, length, |_| Done::Next),
         Exit::Forbidden => undefined(running),
-        Exit::DebugRegister { .. } => undefined(running),
         Exit::Exception { vector, error, address } => exception(running, vector, error, address),
         Exit::TripleFault => triple_fault(running),
         Exit::TaskSwitch => ends(running, format_args!("task switch, which is not emulated")),
@@ -73,49 +47,28 @@ pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: Exit) -> Verdict {
     }
 }
 
-/// How an instruction that was carried out for the guest ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Done {
-    /// Go on behind it.
-    Next,
-    /// It raises an exception.
-    Fault(u8, Option<u32>),
-}
-
-/// Carries an instruction out and goes on behind it.
-#[inline]
-fn skip<M: Machine>(
-    running: &mut Running<'_, M>,
-    expected: Expected,
-    length: Option<u8>,
-    work: impl FnOnce(&mut Running<'_, M>) -> Done,
-) -> Verdict {
-    let Some(length) = length_of(running, expected, length) else { return undefined(running) };
-    match work(running) {
-        Done::Next => advance(running, length),
-        Done::Fault(vector, error) => running.context.inject(Event::Exception(vector, error)),
-    }
-    Verdict::Resume
-}
-
 /// A physical interrupt, which the run loop looks at. When it comes between STI and HLT, the HLT is carried out here: no
 /// interrupt may get between the two, and QEMU's entry forgets the shadow that says so.
 #[inline]
 fn interrupt<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
     if running.context.interruptibility().shadow
-        && let Some(length) = find_length(running, Expected::Halt)
+        && let Some(length) = find_length(running, Instruction::Halt)
     {
-        return halt::halt(running, length);
+        return instruction::halt(running, length);
     }
     Verdict::Resume
 }
 
-/// The length of the instruction that left the guest.
+/// The length of an instruction that left the guest, where the processor does not say it.
 #[inline]
-fn length_of<M: Machine>(running: &mut Running<'_, M>, expected: Expected, length: Option<u8>) -> Option<u8> {
+fn length_of<M: Machine>(
+    running: &mut Running<'_, M>,
+    instruction: Instruction,
+    length: Option<u8>,
+) -> Option<u8> {
     length
-        .or_else(|| code(running).and_then(|bytes| expected.plain(bytes)))
-        .or_else(|| find_length(running, expected))
+        .or_else(|| code(running).and_then(|bytes| instruction.plain(bytes)))
+        .or_else(|| find_length(running, instruction))
 }
 
 /// The four bytes at the instruction pointer.
@@ -125,11 +78,11 @@ fn code<M: Machine>(running: &mut Running<'_, M>) -> Option<[u8; 4]> {
 }
 
 #[cold]
-fn find_length<M: Machine>(running: &mut Running<'_, M>, expected: Expected) -> Option<u8> {
+fn find_length<M: Machine>(running: &mut Running<'_, M>, instruction: Instruction) -> Option<u8> {
     let at = code_address(running);
     let mut bytes = [0; 15];
     let count = running.with_memory(|memory| memory.fetch(at, &mut bytes).len());
-    length::find(expected, running.context.mode(), bytes.get(..count)?)
+    length::find(instruction, running.context.mode(), bytes.get(..count)?)
 }
 
 /// Linear address of the instruction.
@@ -161,8 +114,9 @@ fn exception<M: Machine>(
     error: Option<u32>,
     address: Gva,
 ) -> Verdict {
+    // The other vendor's hypercall instruction raises #UD on this one. It means the same.
     if vector == vector::UD
-        && let Some(length) = other_vendors_call(running)
+        && let Some(length) = find_length(running, Instruction::Hypercall)
     {
         return hypercall::dispatch(running, length);
     }
@@ -171,11 +125,6 @@ fn exception<M: Machine>(
     }
     running.context.inject(Event::Exception(vector, error));
     Verdict::Resume
-}
-
-/// The other vendor's hypercall instruction raises #UD on this one. It means the same.
-fn other_vendors_call<M: Machine>(running: &mut Running<'_, M>) -> Option<u8> {
-    find_length(running, Expected::Hypercall)
 }
 
 fn triple_fault<M: Machine>(running: &mut Running<'_, M>) -> Verdict {

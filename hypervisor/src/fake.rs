@@ -18,7 +18,7 @@ use trunnion_protocol::shared::SharedPage;
 
 use crate::seam::{
     BootInfo, CodeMode, Context, Cpu, CpuidResult, EntryFormat, Event, Exit, FrameRange, HostInterrupt,
-    HostTime, Interruptibility, Machine, Message, NoSuchLine, OutOfHeap,
+    HostTime, Instruction, Interruptibility, Machine, Message, NoSuchLine, OutOfHeap,
 };
 
 /// Guest code: what the vCPU does until its next exit.
@@ -47,8 +47,6 @@ static FORMAT: EntryFormat = EntryFormat {
     no_execute: 1 << 63,
     large: 0x80,
     present_mask: 1,
-    accessed: 0x20,
-    dirty: 0x40,
     largest_leaf: 3,
 };
 
@@ -87,10 +85,11 @@ impl FakeMachine {
             device_windows: &[],
             bundle: FrameRange::default(),
             bundle_bytes: 0,
-            dom0_image: (0, 0),
+            dom0_image: &[],
             dom0_memory: 0,
             command_line: "",
             rsdp: 0,
+            log: &[],
             hypervisor_bytes: 0,
         }
     }
@@ -211,7 +210,7 @@ impl Machine for FakeMachine {
             let at = scripts.iter().position(|(number, _)| *number == context.number)?;
             Some(scripts.swap_remove(at))
         });
-        let Some((number, mut script)) = script else { return Exit::Halt { length: Some(1) } };
+        let Some((number, mut script)) = script else { return Exit::Instruction(Instruction::Halt, Some(1)) };
         let exit = script(context);
         if let Ok(mut scripts) = self.scripts.lock()
             && !scripts.iter().any(|(other, _)| *other == number)
@@ -279,7 +278,7 @@ impl FakeContext {
         for (index, register) in registers.into_iter().enumerate() {
             self.state.gpr[register as usize] = arguments.get(index).copied().unwrap_or(0);
         }
-        Exit::Hypercall { length: Some(3) }
+        Exit::Instruction(Instruction::Hypercall, Some(3))
     }
 }
 

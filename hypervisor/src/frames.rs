@@ -12,12 +12,10 @@ mod buddy;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::id::DomainId;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::lock::{Lock, Rank};
+use crate::prelude::*;
 use crate::seam::{FrameRange, OutOfHeap};
 use buddy::Buddies;
 
@@ -73,6 +71,20 @@ struct Frame {
     b: AtomicU32,
 }
 
+impl Frame {
+    fn kind(&self) -> FrameKind {
+        FrameKind::from_bits(self.state.load(Ordering::Relaxed))
+    }
+
+    fn owner(&self) -> DomainId {
+        DomainId((self.state.load(Ordering::Relaxed) >> OWNER_SHIFT) as u16)
+    }
+
+    fn is_used(&self) -> bool {
+        self.references.load(Ordering::Relaxed) != 0
+    }
+}
+
 /// All frames of the host.
 pub struct FrameTable {
     frames: Box<[Frame]>,
@@ -103,9 +115,6 @@ pub struct Held<'f> {
     table: &'f FrameTable,
     mfn: Mfn,
 }
-
-/// Another word for it, where the reference is what matters.
-pub type FrameRef<'f> = Held<'f>;
 
 impl FrameTable {
     /// A table for the frames of `ram`, of which those in `free` can be allocated; the others are reserved.
@@ -164,7 +173,7 @@ impl FrameTable {
     pub fn claim_range(&self, range: FrameRange, owner: DomainId, kind: FrameKind) {
         for mfn in range.start.0..range.end.0.min(self.frames.len() as u64) {
             if let Some(frame) = self.frames.get(mfn as usize)
-                && FrameKind::from_bits(frame.state.load(Ordering::Relaxed)) == FrameKind::Reserved
+                && frame.kind() == FrameKind::Reserved
             {
                 self.begin(frame, owner, kind);
                 self.count(owner, kind, 1);
@@ -175,21 +184,22 @@ impl FrameTable {
     /// Allocates 2^`order` frames, aligned to their size, each with one reference. They hold zeroes only after
     /// [`FrameTable::scrub_run`]; allocate through `Host::allocate`, which does that.
     pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
-        if order > LARGEST_ORDER || self.is_to_fail() {
+        if self.is_to_fail() {
             return None;
         }
-        let start = self.buddies.lock().take(&self.frames, order)?;
-        Some(self.allocated(start, order, owner, kind))
+        self.allocate_below(order, Mfn(u64::MAX), owner, kind)
     }
 
     /// As [`FrameTable::allocate`], from frames below `limit`. For boot.
     pub fn allocate_below(&self, order: u32, limit: Mfn, owner: DomainId, kind: FrameKind) -> Option<Run> {
-        if order > LARGEST_ORDER {
-            return None;
-        }
         let limit = u32::try_from(limit.0).unwrap_or(u32::MAX);
-        let start = self.buddies.lock().take_below(&self.frames, order, limit)?;
-        Some(self.allocated(start, order, owner, kind))
+        let start = u64::from(self.buddies.lock().take(&self.frames, order, limit)?);
+        self.free.fetch_sub(1 << order, Ordering::Relaxed);
+        for frame in self.run(start, order) {
+            self.begin(frame, owner, kind);
+        }
+        self.count(owner, kind, 1 << order);
+        Some(Run { start: Mfn(start), order })
     }
 
     /// Makes the allocation that is the `count`th from now fail; 0 makes none fail. For the simulation.
@@ -210,15 +220,6 @@ impl FrameTable {
     #[expect(clippy::unused_self, reason = "the simulation's variant looks")]
     const fn is_to_fail(&self) -> bool {
         false
-    }
-
-    fn allocated(&self, start: u32, order: u32, owner: DomainId, kind: FrameKind) -> Run {
-        self.free.fetch_sub(1 << order, Ordering::Relaxed);
-        for frame in self.run(u64::from(start), order) {
-            self.begin(frame, owner, kind);
-        }
-        self.count(owner, kind, 1 << order);
-        Run { start: Mfn(u64::from(start)), order }
     }
 
     /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first. At most `budget`
@@ -281,12 +282,6 @@ impl FrameTable {
         }
     }
 
-    /// As [`FrameTable::hold`], for a frame of one owner only.
-    #[inline]
-    pub fn hold_of(&self, mfn: Mfn, owner: DomainId) -> Option<Held<'_>> {
-        self.hold(mfn).filter(|held| held.owner() == owner)
-    }
-
     /// Takes a stored reference back into a guard. The caller's table gives its reference up by this.
     #[inline]
     pub fn adopt(&self, mfn: Mfn) -> Held<'_> {
@@ -299,7 +294,7 @@ impl FrameTable {
         let Some(frame) = self.frames.get(mfn.0 as usize) else { return };
         if frame.references.fetch_sub(1, Ordering::Release) == 1 {
             core::sync::atomic::fence(Ordering::Acquire);
-            self.end(mfn, frame);
+            self.free_run(Run { start: mfn, order: 0 }, DIRTY);
         }
     }
 
@@ -315,60 +310,49 @@ impl FrameTable {
             return;
         }
         // Only a holder of a reference can add one, and the caller has the only one of each frame.
-        for frame in frames {
-            let state = frame.state.load(Ordering::Relaxed);
-            self.count(
-                DomainId((state >> OWNER_SHIFT) as u16),
-                FrameKind::from_bits(state),
-                1u32.wrapping_neg(),
-            );
-            frame.references.store(0, Ordering::Release);
-            frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
-        }
-        self.buddies.lock().free(&self.frames, start.0 as u32, order);
-        self.free.fetch_add(count, Ordering::Relaxed);
+        self.free_run(Run { start, order }, DIRTY);
     }
 
     /// Takes an allocation back that nobody has seen. Frames that were scrubbed stay scrubbed.
     pub fn give_back(&self, run: Run) {
+        self.free_run(run, 0);
+    }
+
+    /// Frees a run that nobody refers to any more; `mark` is [`DIRTY`] when somebody may have written to it.
+    fn free_run(&self, run: Run, mark: u32) {
         for frame in self.run(run.start.0, run.order) {
-            let state = frame.state.load(Ordering::Relaxed);
-            self.count(
-                DomainId((state >> OWNER_SHIFT) as u16),
-                FrameKind::from_bits(state),
-                1u32.wrapping_neg(),
-            );
+            self.count(frame.owner(), frame.kind(), 1u32.wrapping_neg());
             frame.references.store(0, Ordering::Release);
-            frame.state.store(FrameKind::Free as u32 | state & DIRTY, Ordering::Relaxed);
+            let mark = mark | frame.state.load(Ordering::Relaxed) & DIRTY;
+            frame.state.store(FrameKind::Free as u32 | mark, Ordering::Relaxed);
         }
         self.buddies.lock().free(&self.frames, run.start.0 as u32, run.order);
         self.free.fetch_add(1 << run.order, Ordering::Relaxed);
     }
 
+    fn get(&self, mfn: Mfn) -> Option<&Frame> {
+        self.frames.get(usize::try_from(mfn.0).ok()?)
+    }
+
     /// What a frame is used for.
     pub fn kind(&self, mfn: Mfn) -> FrameKind {
-        self.frames
-            .get(mfn.0 as usize)
-            .map_or(FrameKind::Reserved, |frame| FrameKind::from_bits(frame.state.load(Ordering::Relaxed)))
+        self.get(mfn).map_or(FrameKind::Reserved, Frame::kind)
     }
 
     /// Who owns a frame in use.
     pub fn owner(&self, mfn: Mfn) -> Option<DomainId> {
-        let frame = self.frames.get(mfn.0 as usize)?;
-        (frame.references.load(Ordering::Relaxed) != 0)
-            .then(|| DomainId((frame.state.load(Ordering::Relaxed) >> OWNER_SHIFT) as u16))
+        self.get(mfn).filter(|frame| frame.is_used()).map(Frame::owner)
     }
 
     /// References to a frame.
     pub fn references(&self, mfn: Mfn) -> u32 {
-        self.frames.get(mfn.0 as usize).map_or(0, |frame| frame.references.load(Ordering::Relaxed))
+        self.get(mfn).map_or(0, |frame| frame.references.load(Ordering::Relaxed))
     }
 
     /// A word that belongs to a frame while it is in use, 0 at first: readers (low half) and writers (high half) of
     /// dom0's one-to-one mapping of another domain's frame. Changed under dom0's memory lock.
     pub fn note(&self, mfn: Mfn) -> Option<&AtomicU32> {
-        let frame = self.frames.get(mfn.0 as usize)?;
-        (frame.references.load(Ordering::Relaxed) != 0).then_some(&frame.a)
+        self.get(mfn).filter(|frame| frame.is_used()).map(|frame| &frame.a)
     }
 
     /// Frames that can be allocated.
@@ -412,25 +396,14 @@ impl FrameTable {
         frame.b.store(0, Ordering::Relaxed);
         frame.references.store(1, Ordering::Release);
     }
-
-    #[cold]
-    fn end(&self, mfn: Mfn, frame: &Frame) {
-        let state = frame.state.load(Ordering::Relaxed);
-        self.count(DomainId((state >> OWNER_SHIFT) as u16), FrameKind::from_bits(state), 1u32.wrapping_neg());
-        let mut buddies = self.buddies.lock();
-        frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
-        buddies.free(&self.frames, mfn.0 as u32, 0);
-        self.free.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 fn owner_count(counts: &[AtomicU32], owner: DomainId) -> Option<&AtomicU32> {
     counts.get(usize::from(owner.0).min(DOMAINS))
 }
 
-impl<'f> Held<'f> {
+impl Held<'_> {
     /// The frame.
-    #[inline]
     pub const fn mfn(&self) -> Mfn {
         self.mfn
     }
@@ -450,12 +423,6 @@ impl<'f> Held<'f> {
     #[must_use = "the reference would be lost"]
     pub fn into_raw(self) -> Mfn {
         core::mem::ManuallyDrop::new(self).mfn
-    }
-
-    /// One more reference.
-    #[must_use]
-    pub fn again(&self) -> Option<Held<'f>> {
-        self.table.hold(self.mfn)
     }
 }
 
@@ -483,7 +450,6 @@ mod tests {
         assert_eq!((table.references(run.start), table.owned(DomainId(5))), (2, 1));
         table.put(run.start);
         assert_eq!(table.free_frames(), 62);
-        assert!(table.hold_of(run.start, DomainId(6)).is_none());
         drop(held);
         assert_eq!((table.free_frames(), table.owned(DomainId(5))), (63, 0));
         assert!(table.hold(run.start).is_none());

@@ -23,13 +23,13 @@ use trunnion_protocol::id::{DomainId, GrantRef};
 
 use crate::domain::Domain;
 use crate::frames::{FrameKind, Held};
-use crate::grants::{GUEST_LIMIT, GrowError, HARDWARE_LIMIT, Mapping, Mappings, Table, Wanted};
+use crate::grants::{GUEST_LIMIT, HARDWARE_LIMIT, Mapping, Mappings, Table, Wanted};
 use crate::host::Host;
 use crate::life;
 use crate::lock::{Lock, Rank};
 use crate::memory;
 use crate::seam::Machine;
-use crate::second_level::{GFN_LIMIT, Kind, Rights, Run, Stale};
+use crate::second_level::{GFN_LIMIT, Kind, Rights, Stale};
 
 /// Mappings that are taken away with one flush.
 pub const UNMAP_BATCH: usize = 32;
@@ -56,10 +56,7 @@ pub fn new_table<M: Machine>(host: &Host<M>, id: DomainId) -> Result<Grants, Err
 }
 
 fn grow<M: Machine>(host: &Host<M>, id: DomainId, table: &mut Table) -> Result<(), Errno> {
-    table.grow(|| host.allocate_frame(id, FrameKind::Shared)).map_err(|error| match error {
-        GrowError::Full => Errno::Inval,
-        GrowError::NoMemory => Errno::NoMem,
-    })
+    table.grow(|| host.allocate_frame(id, FrameKind::Shared))
 }
 
 /// Makes the table of a domain at least so many frames long.
@@ -199,12 +196,8 @@ fn enter<M: Machine>(
         return Err(GrantStatus::BadVirtAddr);
     }
     let rights = if write { Rights::WRITE } else { Rights::empty() };
-    let run = Run { gfn, mfn, count: 1, rights, kind: Kind::Grant };
-    memory
-        .tables
-        .map(&host.machine, &mut host.table_pool(domain.id), run)
-        .map_err(|_| GrantStatus::BadVirtAddr)?;
-    let _ = held.into_raw();
+    let pool = host.table_pool(domain.id);
+    memory.insert(&pool, gfn, held, rights, Kind::Grant).map_err(|_| GrantStatus::BadVirtAddr)?;
     Ok(gfn)
 }
 
@@ -255,8 +248,8 @@ impl Unmapping {
         let stale = if memory.direct {
             memory::unmap_direct(host, domain, &mut memory, mapping.mfn, mapping.access == Access::ReadWrite)
         } else {
-            let mut pool = host.table_pool(domain.id);
-            let unmapped = memory.tables.unmap_page(&host.machine, &mut pool, mapping.gfn);
+            let pool = host.table_pool(domain.id);
+            let unmapped = memory.tables.unmap_page(&pool, mapping.gfn);
             unmapped.map(|(_, stale)| stale).map_err(Errno::from)
         };
         let stale = stale.map_err(|_| GrantStatus::GeneralError)?;

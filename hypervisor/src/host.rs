@@ -1,26 +1,23 @@
 //! The host: everything the core knows, under one roof. There is one in an image, and as many as a test wants.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::errno::Errno;
-use trunnion_protocol::id::{DomainId, Virq};
+use trunnion_protocol::id::Virq;
+use trunnion_protocol::shared::SharedPage;
 
 use crate::authority::Mint;
 use crate::clock::Scale;
-use crate::domain::Domain;
 use crate::events::Pirqs;
 use crate::frames::{DOMAINS, FrameKind, FrameTable, Run};
 use crate::journal::Journal;
 use crate::lock::{Lock, Rank};
-use crate::pages::TablePool;
+use crate::pages::{Pages, TablePool};
+use crate::prelude::*;
 use crate::schedule::Queue;
-use crate::seam::{BootInfo, Cpu, HostTime, Machine, OutOfHeap};
+use crate::seam::{BootInfo, Cpu, OutOfHeap};
 use crate::timers::Deadlines;
-use crate::vcpu::Vcpu;
 
 /// What belongs to one physical CPU.
 pub struct PerCpu<M: Machine> {
@@ -93,6 +90,8 @@ impl<M: Machine> Host<M> {
         list.resize_with(DOMAINS, || None);
         let pages: u64 = boot.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum();
         let scale = Scale::new(machine.tsc_khz(), machine.tsc_is_stable());
+        let journal = Journal::new()?;
+        journal.keep(boot.log);
         Ok(Self {
             scale,
             machine,
@@ -103,7 +102,7 @@ impl<M: Machine> Host<M> {
             virqs: [const { AtomicU32::new(0) }; Virq::COUNT as usize],
             pirqs: Lock::new(Rank::Interrupts, Pirqs::new()),
             mint: Mint::new(),
-            journal: Journal::new()?,
+            journal,
             facts: Facts { memory_bytes: pages << 12, hypervisor_bytes: boot.hypervisor_bytes },
             zombies: AtomicU32::new(0),
             ready: AtomicU64::new(0),
@@ -112,7 +111,6 @@ impl<M: Machine> Host<M> {
     }
 
     /// The domain with a number, kept alive.
-    #[inline]
     pub fn domain(&self, id: DomainId) -> Option<Arc<Domain<M>>> {
         self.list.read().get(usize::from(id.0))?.clone()
     }
@@ -151,13 +149,11 @@ impl<M: Machine> Host<M> {
     }
 
     /// The CPU a vCPU belongs to.
-    #[inline]
     pub fn cpu_of(&self, vcpu: &Vcpu<M>) -> &PerCpu<M> {
         self.cpu(vcpu.state.cpu())
     }
 
     /// System time.
-    #[inline]
     pub fn now(&self) -> HostTime {
         self.machine.now()
     }
@@ -235,9 +231,18 @@ impl<M: Machine> Host<M> {
         }
     }
 
-    /// Writes a line to the log and the machine's console.
+    /// Takes a byte that a domain prints; whole lines go to the log with its number.
+    pub fn print(&self, domain: &Domain<M>, byte: u8) {
+        if let Some(line) = domain.debug.lock().push(byte, self.now()) {
+            self.say(format_args!("(d{}) {line}", domain.id));
+        }
+    }
+
+    /// Writes a line to the log and the machine's console, in the form of the boot's lines.
     pub fn say(&self, text: core::fmt::Arguments<'_>) {
-        self.journal.line(&self.machine, text);
+        let now = self.now().0 / 1000;
+        let (seconds, micros) = (now / 1_000_000, now % 1_000_000);
+        self.journal.line(&self.machine, format_args!("{seconds}.{micros:06} info core {text}"));
     }
 }
 
@@ -247,12 +252,19 @@ pub struct HostTables<'h, M: Machine> {
     owner: DomainId,
 }
 
+impl<M: Machine> Pages for HostTables<'_, M> {
+    #[inline]
+    fn page(&self, frame: Mfn) -> Option<&SharedPage> {
+        self.host.machine.page(frame)
+    }
+}
+
 impl<M: Machine> TablePool for HostTables<'_, M> {
-    fn take(&mut self) -> Option<Mfn> {
+    fn take(&self) -> Option<Mfn> {
         self.host.allocate_frame(self.owner, FrameKind::Table)
     }
 
-    fn give(&mut self, frame: Mfn) {
+    fn give(&self, frame: Mfn) {
         self.host.frames.put(frame);
     }
 }

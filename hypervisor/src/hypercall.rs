@@ -1,8 +1,7 @@
 //! Hypercalls: the table, and the way in and out.
 //!
-//! A row of [`Table::ROWS`] is a call: its number, name, the authority it needs, and its handler. Dispatch indexes the
-//! rows by number; [`describe`] prints them for the documentation. Handlers get the five arguments and the caller's width,
-//! and answer with the result register or a [`Stop`].
+//! A row of [`Table::ROWS`] is a call: its number, the authority it needs, and its handler. Dispatch indexes the rows by
+//! number. Handlers get the five arguments and the caller's width, and answer with the result register or a [`Stop`].
 //!
 //! An operation whose length a guest chooses does a bounded part of it, notes in its arguments how far it is, and answers
 //! [`Stop::Again`]: the instruction pointer stays, and the guest executes the instruction once more. Interrupts and other
@@ -19,20 +18,13 @@ mod sched;
 mod vcpu;
 mod version;
 
-use trunnion_protocol::address::Gva;
 use trunnion_protocol::control::Gpr;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall;
-use trunnion_protocol::id::DomainId;
-use trunnion_protocol::layout::Width;
-
-use alloc::sync::Arc;
 
 use crate::authority::Control;
-use crate::domain::Domain;
 use crate::exit;
-use crate::seam::{CodeMode, Context, Machine, Verdict};
-use crate::vcpu::Running;
+use crate::prelude::*;
+use crate::seam::{CodeMode, Context, Verdict};
 
 pub use hvm::latch_width;
 pub use page::write as write_page;
@@ -51,19 +43,16 @@ pub struct Arguments {
 
 impl Arguments {
     /// Argument `index`, from 0.
-    #[inline]
     pub fn get(&self, index: usize) -> u64 {
         self.values.get(index).copied().unwrap_or(0)
     }
 
     /// Argument 1: most calls' operation. Operations are 32 bits wide.
-    #[inline]
     pub fn op(&self) -> u32 {
         self.get(0) as u32
     }
 
     /// An argument as a pointer.
-    #[inline]
     pub fn pointer(&self, index: usize) -> Gva {
         Gva(self.get(index))
     }
@@ -92,7 +81,7 @@ impl From<Errno> for Stop {
 pub type Reply = Result<u64, Stop>;
 
 /// A handler, by the authority it needs.
-pub enum Handler<M: Machine> {
+enum Handler<M: Machine> {
     /// Any domain may call it. What it may do to others, it checks itself.
     Any(fn(&mut Running<'_, M>, &mut Arguments) -> Reply),
     /// Only with this authority.
@@ -106,121 +95,48 @@ impl<M: Machine> Clone for Handler<M> {
 }
 impl<M: Machine> Copy for Handler<M> {}
 
-/// A hypercall.
-pub struct Row<M: Machine> {
-    /// Which.
-    pub call: Hypercall,
-    /// Name, as Xen's headers have it after `__HYPERVISOR_`.
-    pub name: &'static str,
-    /// What it does, in a line.
-    pub purpose: &'static str,
-    /// Who does it.
-    pub handler: Handler<M>,
-}
-
-/// The table, for one machine.
-pub struct Table<M: Machine>(core::marker::PhantomData<M>);
+/// The calls, by number.
+struct Table<M: Machine>(core::marker::PhantomData<M>);
 
 impl<M: Machine> Table<M> {
     /// Every call there is.
-    pub const ROWS: &'static [Row<M>] = &[
-        Row {
-            call: Hypercall::MemoryOp,
-            name: "memory_op",
-            purpose: "populate, increase and decrease reservation, add to and remove from the physical map, memory map",
-            handler: Handler::Any(memory::call),
-        },
-        Row {
-            call: Hypercall::Multicall,
-            name: "multicall",
-            purpose: "several calls in one",
-            handler: Handler::Any(multicall::call),
-        },
-        Row {
-            call: Hypercall::SetTimerOp,
-            name: "set_timer_op",
-            purpose: "one deadline for the calling vCPU",
-            handler: Handler::Any(vcpu::set_timer),
-        },
-        Row {
-            call: Hypercall::XenVersion,
-            name: "xen_version",
-            purpose: "version, features, names, identity",
-            handler: Handler::Any(version::call),
-        },
-        Row {
-            call: Hypercall::ConsoleIo,
-            name: "console_io",
-            purpose: "text for the hypervisor's log, rate-limited for guests",
-            handler: Handler::Any(console::call),
-        },
-        Row {
-            call: Hypercall::GrantTableOp,
-            name: "grant_table_op",
-            purpose: "version 1: map, unmap, copy, query, set up",
-            handler: Handler::Any(grant::call),
-        },
-        Row {
-            call: Hypercall::VmAssist,
-            name: "vm_assist",
-            purpose: "the runstate update flag",
-            handler: Handler::Any(vcpu::assist),
-        },
-        Row {
-            call: Hypercall::VcpuOp,
-            name: "vcpu_op",
-            purpose: "start and stop, timers, info page, run state and clock areas, NMI",
-            handler: Handler::Any(vcpu::call),
-        },
-        Row {
-            call: Hypercall::SchedOp,
-            name: "sched_op",
-            purpose: "yield, block, poll, shut down, watchdog",
-            handler: Handler::Any(sched::call),
-        },
-        Row {
-            call: Hypercall::EventChannelOp,
-            name: "event_channel_op",
-            purpose: "the two-level ABI: bind, send, unmask, status, close, reset",
-            handler: Handler::Any(event::call),
-        },
-        Row {
-            call: Hypercall::HvmOp,
-            name: "hvm_op",
-            purpose: "parameters, upcall vectors, types of memory",
-            handler: Handler::Any(hvm::call),
-        },
-        Row {
-            call: Hypercall::Arch0,
-            name: "arch_0",
-            purpose: "dom0's control calls: `trunnion_protocol::control`",
-            handler: Handler::Control(control::call),
-        },
+    const ROWS: &'static [(Hypercall, Handler<M>)] = &[
+        // Populate, increase and decrease reservation, add to and remove from the physical map, memory map.
+        (Hypercall::MemoryOp, Handler::Any(memory::call)),
+        // Several calls in one.
+        (Hypercall::Multicall, Handler::Any(multicall::call)),
+        // One deadline for the calling vCPU.
+        (Hypercall::SetTimerOp, Handler::Any(vcpu::set_timer)),
+        // Version, features, names, identity.
+        (Hypercall::XenVersion, Handler::Any(version::call)),
+        // Text for the hypervisor's log, rate-limited for guests.
+        (Hypercall::ConsoleIo, Handler::Any(console::call)),
+        // Version 1: map, unmap, copy, query, set up.
+        (Hypercall::GrantTableOp, Handler::Any(grant::call)),
+        // The runstate update flag.
+        (Hypercall::VmAssist, Handler::Any(vcpu::assist)),
+        // Start and stop, timers, info page, run state and clock areas, NMI.
+        (Hypercall::VcpuOp, Handler::Any(vcpu::call)),
+        // Yield, block, poll, shut down, watchdog.
+        (Hypercall::SchedOp, Handler::Any(sched::call)),
+        // The two-level ABI: bind, send, unmask, status, close, reset.
+        (Hypercall::EventChannelOp, Handler::Any(event::call)),
+        // Parameters, upcall vectors, types of memory.
+        (Hypercall::HvmOp, Handler::Any(hvm::call)),
+        // Dom0's control calls: `trunnion_protocol::control`.
+        (Hypercall::Arch0, Handler::Control(control::call)),
     ];
 
-    /// The rows by number.
     const BY_NUMBER: [Option<Handler<M>>; 64] = {
         let mut table = [const { None }; 64];
         let mut at = 0;
         while at < Self::ROWS.len() {
-            table[Self::ROWS[at].call.number() as usize] = Some(Self::ROWS[at].handler);
+            let (call, handler) = Self::ROWS[at];
+            table[call.number() as usize] = Some(handler);
             at += 1;
         }
         table
     };
-}
-
-/// The table for the documentation: number, name, authority, purpose.
-pub fn describe<M: Machine>(out: &mut impl core::fmt::Write) -> core::fmt::Result {
-    writeln!(out, "| number | call | who | purpose |\n|---|---|---|---|")?;
-    for row in Table::<M>::ROWS {
-        let who = match row.handler {
-            Handler::Any(_) => "any domain",
-            Handler::Control(_) => "dom0",
-        };
-        writeln!(out, "| {} | `{}` | {who} | {} |", row.call.number(), row.name, row.purpose)?;
-    }
-    Ok(())
 }
 
 /// Carries out the call that the registers ask for. `length` is that of the instruction.
@@ -299,13 +215,32 @@ pub(crate) fn target<M: Machine>(running: &Running<'_, M>, id: DomainId) -> Resu
 
 #[cfg(test)]
 mod tests {
-    /// The book's page has the table as the code has it.
+    use super::{Handler, Table};
+
+    /// `MemoryOp` as the headers have it: `memory_op`.
+    fn name(call: impl core::fmt::Debug) -> String {
+        let mut name = String::new();
+        for letter in format!("{call:?}").chars() {
+            if !name.is_empty() && !letter.is_lowercase() {
+                name.push('_');
+            }
+            name.extend(letter.to_lowercase());
+        }
+        name
+    }
+
+    /// The book's page has a row for each call, and no more.
     #[test]
     fn the_book_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/hypercalls.md");
         let page = std::fs::read_to_string(path).unwrap();
-        let mut table = String::new();
-        super::describe::<crate::fake::FakeMachine>(&mut table).unwrap();
-        assert!(page.contains(&table), "the table should be:\n{table}");
+        let rows = Table::<crate::fake::FakeMachine>::ROWS;
+        for (call, handler) in rows {
+            let who = if matches!(handler, Handler::Any(_)) { "any domain" } else { "dom0" };
+            let row = format!("\n| {} | `{}` | {who} | ", call.number(), name(call));
+            assert!(page.contains(&row), "a row should begin:{row}");
+        }
+        let described = page.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")).count();
+        assert_eq!(described, rows.len());
     }
 }

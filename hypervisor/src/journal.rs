@@ -39,6 +39,11 @@ impl Journal {
         Ok(Self(Lock::new(Rank::Log, Ring { bytes: bytes.into_boxed_slice(), end: 0 })))
     }
 
+    /// Adds what was shown before there was a journal.
+    pub(crate) fn keep(&self, text: &[u8]) {
+        self.0.lock().push(text);
+    }
+
     /// Adds bytes, and shows them.
     pub fn write(&self, machine: &impl Machine, text: &[u8]) {
         let mut ring = self.0.lock();

@@ -6,48 +6,9 @@
 //! meantime, and gets #UD.
 
 use crate::decode::{LONGEST, modrm, prefixes};
-use crate::seam::{CodeMode, ControlAccess};
+use crate::seam::{CodeMode, Instruction};
 
-/// The instructions that are looked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Expected {
-    /// VMCALL or VMMCALL.
-    Hypercall,
-    /// CPUID.
-    Cpuid,
-    /// RDMSR.
-    Rdmsr,
-    /// WRMSR.
-    Wrmsr,
-    /// HLT.
-    Halt,
-    /// XSETBV.
-    Xsetbv,
-    /// MOV to a control register.
-    ToControl,
-    /// MOV from a control register.
-    FromControl,
-    /// CLTS.
-    Clts,
-    /// LMSW.
-    Lmsw,
-    /// MOV to or from a debug register.
-    Debug,
-    /// INVD or WBINVD.
-    Cache,
-}
-
-impl Expected {
-    /// The instruction behind an access to a control register.
-    pub const fn of(access: ControlAccess) -> Self {
-        match access {
-            ControlAccess::Write(_) => Self::ToControl,
-            ControlAccess::Read(_) => Self::FromControl,
-            ControlAccess::Clts => Self::Clts,
-            ControlAccess::Lmsw(_) => Self::Lmsw,
-        }
-    }
-
+impl Instruction {
     /// The length of the frequent ones where they stand without prefixes, which is how kernels write them.
     #[inline]
     pub const fn plain(self, bytes: [u8; 4]) -> Option<u8> {
@@ -75,10 +36,10 @@ impl Expected {
             | (Self::Cache, [0x0f, 0x08 | 0x09, ..]) => Some(2),
             (Self::Halt, [0xf4, ..]) => Some(1),
             // The mode bits of these ModRM bytes are ignored (SDM, MOV—Move to/from Control Registers).
-            (Self::ToControl, [0x0f, 0x22, _, ..])
-            | (Self::FromControl, [0x0f, 0x20, _, ..])
-            | (Self::Debug, [0x0f, 0x21 | 0x23, _, ..]) => Some(3),
-            (Self::Lmsw, [0x0f, 0x01, rest @ ..]) => {
+            (Self::ToControl(..), [0x0f, 0x22, _, ..])
+            | (Self::FromControl(..), [0x0f, 0x20, _, ..])
+            | (Self::Debug(_), [0x0f, 0x21 | 0x23, _, ..]) => Some(3),
+            (Self::Lmsw(_), [0x0f, 0x01, rest @ ..]) => {
                 modrm(rest, address_bits).filter(|modrm| modrm.register == 6).map(|modrm| 2 + modrm.length)
             }
             _ => None,
@@ -88,7 +49,7 @@ impl Expected {
 
 /// Length of the instruction at the start of `bytes`, of which up to 15 count; `None` when it is another one.
 #[inline]
-pub fn find(expected: Expected, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
+pub fn find(expected: Instruction, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
     let bits = match mode {
         CodeMode::Bits64 => 64,
         CodeMode::Bits32 => 32,
@@ -101,7 +62,7 @@ pub fn find(expected: Expected, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
 }
 
 #[cold]
-fn after_prefixes(expected: Expected, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
+fn after_prefixes(expected: Instruction, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
     let found = prefixes(bytes, mode)?;
     let opcode = bytes.get(found.length..)?;
     let length = found.length + expected.matches(opcode, found.address_bits(mode))?;
@@ -112,44 +73,45 @@ fn after_prefixes(expected: Expected, mode: CodeMode, bytes: &[u8]) -> Option<u8
 mod tests {
     use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic};
     use proptest::prelude::*;
+    use trunnion_protocol::control::Gpr;
 
     use super::*;
 
     #[test]
     fn plain_opcodes() {
         let long = CodeMode::Bits64;
-        assert_eq!(find(Expected::Hypercall, long, &[0x0f, 0x01, 0xc1]), Some(3));
-        assert_eq!(find(Expected::Hypercall, long, &[0x0f, 0x01, 0xd9]), Some(3));
-        assert_eq!(find(Expected::Halt, CodeMode::Real, &[0xf4]), Some(1));
-        assert_eq!(find(Expected::Halt, CodeMode::Real, &[0x90]), None);
-        assert_eq!(find(Expected::Cpuid, CodeMode::Bits32, &[0x0f]), None);
-        assert_eq!(find(Expected::Cpuid, CodeMode::Bits32, &[]), None);
-        assert_eq!(find(Expected::Cpuid, CodeMode::Bits32, &[0x66; 20]), None);
-        assert_eq!(find(Expected::Rdmsr, long, &[0x48, 0x0f, 0x32]), Some(3));
-        assert_eq!(find(Expected::Rdmsr, CodeMode::Bits32, &[0x48, 0x0f, 0x32]), None, "DEC EAX there");
-        assert_eq!(find(Expected::Lmsw, long, &[0x0f, 0x01, 0x74, 0x24, 0x08]), Some(5));
-        assert_eq!(find(Expected::Lmsw, long, &[0x0f, 0x01, 0x74, 0x24]), None);
+        assert_eq!(find(Instruction::Hypercall, long, &[0x0f, 0x01, 0xc1]), Some(3));
+        assert_eq!(find(Instruction::Hypercall, long, &[0x0f, 0x01, 0xd9]), Some(3));
+        assert_eq!(find(Instruction::Halt, CodeMode::Real, &[0xf4]), Some(1));
+        assert_eq!(find(Instruction::Halt, CodeMode::Real, &[0x90]), None);
+        assert_eq!(find(Instruction::Cpuid, CodeMode::Bits32, &[0x0f]), None);
+        assert_eq!(find(Instruction::Cpuid, CodeMode::Bits32, &[]), None);
+        assert_eq!(find(Instruction::Cpuid, CodeMode::Bits32, &[0x66; 20]), None);
+        assert_eq!(find(Instruction::Rdmsr, long, &[0x48, 0x0f, 0x32]), Some(3));
+        assert_eq!(find(Instruction::Rdmsr, CodeMode::Bits32, &[0x48, 0x0f, 0x32]), None, "DEC EAX there");
+        assert_eq!(find(Instruction::Lmsw(0), long, &[0x0f, 0x01, 0x74, 0x24, 0x08]), Some(5));
+        assert_eq!(find(Instruction::Lmsw(0), long, &[0x0f, 0x01, 0x74, 0x24]), None);
         let mut fifteen = [0x3e; 15];
         fifteen[13..].copy_from_slice(&[0x0f, 0xa2]);
-        assert_eq!(find(Expected::Cpuid, long, &fifteen), Some(15));
+        assert_eq!(find(Instruction::Cpuid, long, &fifteen), Some(15));
         let mut sixteen = [0x3e; 16];
         sixteen[14..].copy_from_slice(&[0x0f, 0xa2]);
-        assert_eq!(find(Expected::Cpuid, long, &sixteen), None);
+        assert_eq!(find(Instruction::Cpuid, long, &sixteen), None);
     }
 
-    const ALL: [(Expected, &[Mnemonic]); 12] = [
-        (Expected::Hypercall, &[Mnemonic::Vmcall, Mnemonic::Vmmcall]),
-        (Expected::Cpuid, &[Mnemonic::Cpuid]),
-        (Expected::Rdmsr, &[Mnemonic::Rdmsr]),
-        (Expected::Wrmsr, &[Mnemonic::Wrmsr]),
-        (Expected::Halt, &[Mnemonic::Hlt]),
-        (Expected::Xsetbv, &[Mnemonic::Xsetbv]),
-        (Expected::ToControl, &[Mnemonic::Mov]),
-        (Expected::FromControl, &[Mnemonic::Mov]),
-        (Expected::Clts, &[Mnemonic::Clts]),
-        (Expected::Lmsw, &[Mnemonic::Lmsw]),
-        (Expected::Debug, &[Mnemonic::Mov]),
-        (Expected::Cache, &[Mnemonic::Invd, Mnemonic::Wbinvd, Mnemonic::Wbnoinvd]),
+    const ALL: [(Instruction, &[Mnemonic]); 12] = [
+        (Instruction::Hypercall, &[Mnemonic::Vmcall, Mnemonic::Vmmcall]),
+        (Instruction::Cpuid, &[Mnemonic::Cpuid]),
+        (Instruction::Rdmsr, &[Mnemonic::Rdmsr]),
+        (Instruction::Wrmsr, &[Mnemonic::Wrmsr]),
+        (Instruction::Halt, &[Mnemonic::Hlt]),
+        (Instruction::Xsetbv, &[Mnemonic::Xsetbv]),
+        (Instruction::ToControl(0, 0), &[Mnemonic::Mov]),
+        (Instruction::FromControl(0, Gpr::Rax), &[Mnemonic::Mov]),
+        (Instruction::Clts, &[Mnemonic::Clts]),
+        (Instruction::Lmsw(0), &[Mnemonic::Lmsw]),
+        (Instruction::Debug(7), &[Mnemonic::Mov]),
+        (Instruction::Cache, &[Mnemonic::Invd, Mnemonic::Wbinvd, Mnemonic::Wbnoinvd]),
     ];
 
     fn byte() -> impl Strategy<Value = u8> {
@@ -202,9 +164,9 @@ mod tests {
                 let plain = bytes.first_chunk().and_then(|start| expected.plain(*start));
                 prop_assert!(plain.is_none() || plain == found);
                 let is = mnemonics.contains(&instruction.mnemonic()) && match expected {
-                    Expected::ToControl => matches!(code, Code::Mov_cr_r32 | Code::Mov_cr_r64),
-                    Expected::FromControl => matches!(code, Code::Mov_r32_cr | Code::Mov_r64_cr),
-                    Expected::Debug => matches!(code,
+                    Instruction::ToControl(..) => matches!(code, Code::Mov_cr_r32 | Code::Mov_cr_r64),
+                    Instruction::FromControl(..) => matches!(code, Code::Mov_r32_cr | Code::Mov_r64_cr),
+                    Instruction::Debug(_) => matches!(code,
                         Code::Mov_dr_r32 | Code::Mov_dr_r64 | Code::Mov_r32_dr | Code::Mov_r64_dr),
                     _ => true,
                 };

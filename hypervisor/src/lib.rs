@@ -36,6 +36,7 @@ pub mod memory;
 pub mod mov;
 pub mod pages;
 pub mod policy;
+pub mod prelude;
 pub mod report;
 pub mod run;
 pub mod schedule;

@@ -3,24 +3,19 @@
 //! A domain that ends stops at once and waits for dom0, which reads why and destroys it. Destroying goes in steps of
 //! bounded work, so that no call takes long; what others still map keeps the domain as a zombie until it is given back.
 
-use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
-use trunnion_protocol::address::Gfn;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
-use trunnion_protocol::id::{DomainId, Port, VcpuId, Virq};
+use trunnion_protocol::id::Virq;
 use trunnion_protocol::planted::{self, Bug};
 
-use crate::domain::{Domain, stop};
+use crate::domain::stop;
 use crate::events;
-use crate::host::Host;
+use crate::granting;
 use crate::memory;
+use crate::prelude::*;
 use crate::report::{self, Text};
 use crate::schedule::{self, Activity};
-use crate::seam::{HostTime, Machine};
-use crate::vcpu::{Running, VcpuRef};
 
 /// How far the destruction of a domain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -188,7 +183,6 @@ pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Resu
         life.phase
     };
     let next = match phase {
-        Phase::Alive => return Ok(false),
         Phase::Ports(from) => {
             halt(host, domain);
             for index in 0..domain.vcpus.len() as u32 {
@@ -201,34 +195,14 @@ pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Resu
                 None => Phase::Grants,
             }
         }
-        Phase::Grants => {
-            if crate::granting::release_some(host, domain, STEP) {
-                Phase::Memory
-            } else {
-                Phase::Grants
-            }
+        Phase::Grants if granting::release_some(host, domain, STEP) => Phase::Memory,
+        Phase::Memory if memory::clear_some(host, domain, u64::from(STEP)) => Phase::Tables,
+        Phase::Tables if free_tables(host, domain) => {
+            release_specials(host, domain);
+            host.zombies.fetch_add(1, Ordering::Relaxed);
+            Phase::Zombie
         }
-        Phase::Memory => {
-            if memory::clear_some(host, domain, u64::from(STEP)) {
-                Phase::Tables
-            } else {
-                Phase::Memory
-            }
-        }
-        Phase::Tables => {
-            let mut memory = domain.memory.lock();
-            let mut pool = host.table_pool(domain.id);
-            let done = memory.tables.free_some(&host.machine, &mut pool, STEP);
-            drop(memory);
-            if done {
-                release_specials(host, domain);
-                host.zombies.fetch_add(1, Ordering::Relaxed);
-                Phase::Zombie
-            } else {
-                Phase::Tables
-            }
-        }
-        Phase::Zombie => Phase::Zombie,
+        unfinished => unfinished,
     };
     domain.life.lock().phase = next;
     if next == Phase::Zombie {
@@ -236,6 +210,10 @@ pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Resu
         return Ok(true);
     }
     Ok(false)
+}
+
+fn free_tables<M: Machine>(host: &Host<M>, domain: &Domain<M>) -> bool {
+    domain.memory.lock().tables.free_some(&host.table_pool(domain.id), STEP)
 }
 
 /// Gives up the pages that the hypervisor shared with the domain.
@@ -248,7 +226,7 @@ fn release_specials<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
         }
         crate::time::forget_areas(host, vcpu);
     }
-    crate::granting::release_table(host, domain);
+    granting::release_table(host, domain);
     if !planted::is(Bug::LeakedFrame) {
         host.frames.put(domain.shared_info);
     }
@@ -280,6 +258,3 @@ fn reap_zombies<M: Machine>(host: &Host<M>) {
 pub fn is_alive<M: Machine>(domain: &Domain<M>) -> bool {
     domain.stopped.load(Ordering::Acquire) & stop::DYING == 0
 }
-
-/// The first frame a walk over a domain's map starts at.
-pub const START: Gfn = Gfn(0);

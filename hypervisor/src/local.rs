@@ -3,21 +3,14 @@
 //! The `attention` flag of the vCPU says that its controller has to be looked at, so that an entry with nothing to inject
 //! takes no lock.
 
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::id::VcpuId;
-
-use crate::domain::Domain;
 use crate::events;
-use crate::host::Host;
 use crate::inject::{Pending, Source};
 use crate::lapic::{Action, Delivery, Ipi, Lapic};
 use crate::policy;
+use crate::prelude::*;
 use crate::schedule;
-use crate::seam::{HostTime, Machine};
 use crate::start;
 use crate::timers;
-use crate::vcpu::{Running, Vcpu, VcpuRef};
 
 /// Interrupts of one vCPU.
 pub struct Local {

@@ -58,19 +58,6 @@ impl<T> Lock<T> {
         order::enter(self.rank);
         Guard { rank: self.rank, inner: self.inner.lock() }
     }
-
-    /// The lock, if it is free. Takes no part in the order, since it does not wait.
-    #[inline]
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        let inner = self.inner.try_lock()?;
-        order::note(self.rank);
-        Some(Guard { rank: self.rank, inner })
-    }
-
-    /// The data, without locking, for an exclusive owner.
-    pub fn get_mut(&mut self) -> &mut T {
-        self.inner.get_mut()
-    }
 }
 
 /// A lock that is held.
@@ -81,14 +68,12 @@ pub struct Guard<'a, T> {
 
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
-    #[inline]
     fn deref(&self) -> &T {
         &self.inner
     }
 }
 
 impl<T> DerefMut for Guard<'_, T> {
-    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         &mut self.inner
     }
@@ -119,10 +104,6 @@ mod order {
                 held.get()
             );
         });
-        note(rank);
-    }
-
-    pub(super) fn note(rank: Rank) {
         HELD.with(|held| held.set(held.get() | 1 << (rank as u32)));
     }
 
@@ -137,8 +118,6 @@ mod order {
     use super::Rank;
     #[inline]
     pub(super) const fn enter(_: Rank) {}
-    #[inline]
-    pub(super) const fn note(_: Rank) {}
     #[inline]
     pub(super) const fn leave(_: Rank) {}
 }

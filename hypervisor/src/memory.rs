@@ -10,19 +10,15 @@ mod direct;
 
 pub use direct::{map_direct, unmap_direct};
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
-use trunnion_protocol::address::{Gfn, Mfn};
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::memory::Region;
 use trunnion_protocol::planted::{self, Bug};
 
-use crate::domain::{Domain, stop};
 use crate::frames::{FrameKind, Held};
-use crate::host::Host;
-use crate::seam::Machine;
+use crate::life;
+use crate::pages::TablePool;
+use crate::prelude::*;
 use crate::second_level::{GFN_LIMIT, Kind, Leaf, MapError, Rights, Run, SecondLevel, Stale};
 
 /// Pages of the largest leaf that is taken out of a dying domain's map at once.
@@ -49,6 +45,23 @@ impl From<MapError> for Errno {
             MapError::Occupied => Self::Exist,
             MapError::OutOfRange => Self::Inval,
         }
+    }
+}
+
+impl Memory {
+    /// Puts one page into the map, which takes the reference over.
+    pub fn insert(
+        &mut self,
+        pool: &impl TablePool,
+        gfn: Gfn,
+        held: Held<'_>,
+        rights: Rights,
+        kind: Kind,
+    ) -> Result<(), Errno> {
+        let run = Run { gfn, mfn: held.mfn(), count: 1, rights, kind };
+        self.tables.map(pool, run).map_err(|partial| partial.error)?;
+        let _ = held.into_raw();
+        Ok(())
     }
 }
 
@@ -80,14 +93,14 @@ pub fn flush<M: Machine>(host: &Host<M>, domain: &Domain<M>, stale: Stale) {
             }
         }
     }
-    stale.release(&host.machine, &mut host.table_pool(domain.id));
+    stale.release(&host.table_pool(domain.id));
 }
 
 /// Puts 2^`order` new pages at a guest frame. What was there stays, and is an error. [`Errno::Restart`] when memory had to
 /// be scrubbed first: the next try gets further.
 pub fn populate<M: Machine>(host: &Host<M>, domain: &Domain<M>, gfn: Gfn, order: u32) -> Result<(), Errno> {
     let mut memory = domain.memory.lock();
-    if domain.stopped.load(Ordering::Acquire) & stop::DYING != 0 {
+    if !life::is_alive(domain) {
         return Err(Errno::Srch);
     }
     if memory.direct {
@@ -96,20 +109,18 @@ pub fn populate<M: Machine>(host: &Host<M>, domain: &Domain<M>, gfn: Gfn, order:
     let pages = 1u64.checked_shl(order).ok_or(Errno::Inval)?;
     let end = gfn.0.checked_add(pages).filter(|&end| end <= GFN_LIMIT).ok_or(Errno::Inval)?;
     let owned = u64::from(host.frames.owned(domain.id));
-    if owned.saturating_add(pages) > domain.max_pages.load(Ordering::Relaxed) {
+    if owned.saturating_add(pages) > domain.max_pages {
         return Err(Errno::NoMem);
     }
     let run = host
         .allocate_some(order, domain.id, FrameKind::Ram, SCRUB)
         .map_err(|more| if more { Errno::Restart } else { Errno::NoMem })?;
-    let mut pool = host.table_pool(domain.id);
-    let mapped = memory.tables.map(
-        &host.machine,
-        &mut pool,
-        Run { gfn, mfn: run.start, count: pages, rights: Rights::all(), kind: Kind::Ram },
-    );
+    let pool = host.table_pool(domain.id);
+    let mapped = memory
+        .tables
+        .map(&pool, Run { gfn, mfn: run.start, count: pages, rights: Rights::all(), kind: Kind::Ram });
     if let Err(partial) = mapped {
-        let (stale, _) = memory.tables.unmap(&host.machine, &mut pool, gfn, partial.done, |_, _| ());
+        let (stale, _) = memory.tables.unmap(&pool, gfn, partial.done, |_, _| ());
         flush(host, domain, stale);
         host.frames.put_run(run.start, pages);
         return Err(partial.error.into());
@@ -136,8 +147,8 @@ pub fn remove_locked<M: Machine>(
     if !kinds.contains(&leaf.kind) {
         return Err(Errno::Inval);
     }
-    let mut pool = host.table_pool(domain.id);
-    let (old, stale) = memory.tables.unmap_page(&host.machine, &mut pool, gfn)?;
+    let pool = host.table_pool(domain.id);
+    let (old, stale) = memory.tables.unmap_page(&pool, gfn)?;
     flush(host, domain, stale);
     if let Some(old) = old {
         host.frames.put(old.mfn);
@@ -158,10 +169,10 @@ pub fn place_special<M: Machine>(
         return Err(Errno::Inval);
     }
     let mut memory = domain.memory.lock();
-    if domain.stopped.load(Ordering::Acquire) & stop::DYING != 0 {
+    if !life::is_alive(domain) {
         return Err(Errno::Srch);
     }
-    let mut pool = host.table_pool(domain.id);
+    let pool = host.table_pool(domain.id);
     match memory.tables.lookup(&host.machine, gfn) {
         Some(leaf) if leaf.mfn == mfn => return Ok(()),
         Some(leaf) if leaf.kind == Kind::Ram || leaf.kind == Kind::Special => {
@@ -169,7 +180,7 @@ pub fn place_special<M: Machine>(
         }
         // dom0 knows where its devices are, and takes a place where none is.
         Some(leaf) if leaf.kind == Kind::Device && memory.direct => {
-            let (_, stale) = memory.tables.unmap_page(&host.machine, &mut pool, gfn)?;
+            let (_, stale) = memory.tables.unmap_page(&pool, gfn)?;
             flush(host, domain, stale);
         }
         Some(_) => return Err(Errno::Busy),
@@ -186,11 +197,7 @@ pub fn place_special<M: Machine>(
         *place = None;
     }
     let held = host.frames.hold(mfn).ok_or(Errno::Inval)?;
-    memory
-        .tables
-        .map(&host.machine, &mut pool, Run { gfn, mfn, count: 1, rights: Rights::all(), kind: Kind::Special })
-        .map_err(|partial| Errno::from(partial.error))?;
-    let _ = held.into_raw();
+    memory.insert(&pool, gfn, held, Rights::all(), Kind::Special)?;
     memory.highest = memory.highest.max(gfn);
     *place = Some(gfn);
     Ok(())
@@ -202,32 +209,17 @@ pub fn move_page<M: Machine>(host: &Host<M>, domain: &Domain<M>, from: Gfn, to: 
     if memory.direct || to.0 >= GFN_LIMIT {
         return Err(Errno::Inval);
     }
-    let leaf = memory
-        .tables
-        .lookup(&host.machine, from)
-        .filter(|leaf| leaf.kind == Kind::Ram)
-        .ok_or(Errno::Inval)?;
+    let leaf = memory.tables.lookup(&host.machine, from).filter(|leaf| leaf.kind == Kind::Ram);
+    let leaf = leaf.ok_or(Errno::Inval)?;
     if from == to {
         return Ok(());
     }
     let held = host.frames.hold(leaf.mfn).ok_or(Errno::Inval)?;
-    if let Some(old) = memory.tables.lookup(&host.machine, to) {
-        remove_locked(host, domain, &mut memory, to, &[Kind::Ram]).map_err(|_| {
-            let _ = old;
-            Errno::Busy
-        })?;
+    if memory.tables.lookup(&host.machine, to).is_some() {
+        remove_locked(host, domain, &mut memory, to, &[Kind::Ram]).map_err(|_| Errno::Busy)?;
     }
     remove_locked(host, domain, &mut memory, from, &[Kind::Ram])?;
-    let mut pool = host.table_pool(domain.id);
-    memory
-        .tables
-        .map(
-            &host.machine,
-            &mut pool,
-            Run { gfn: to, mfn: leaf.mfn, count: 1, rights: Rights::all(), kind: Kind::Ram },
-        )
-        .map_err(|partial| Errno::from(partial.error))?;
-    let _ = held.into_raw();
+    memory.insert(&host.table_pool(domain.id), to, held, Rights::all(), Kind::Ram)?;
     memory.highest = memory.highest.max(to);
     Ok(())
 }
@@ -238,14 +230,14 @@ pub fn clear_some<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, budget: u
     let mut left = budget;
     while left > 0 {
         let Some((gfn, leaf)) = memory.tables.next(&host.machine, Gfn(0)) else { return true };
-        let mut pool = host.table_pool(domain.id);
+        let pool = host.table_pool(domain.id);
         let pages = leaf.pages.min(BATCH);
         let mut gone = None;
-        let (stale, result) =
-            memory.tables.unmap(&host.machine, &mut pool, gfn, pages, |_, leaf| gone = Some(leaf));
+        let (stale, result) = memory.tables.unmap(&pool, gfn, pages, |_, leaf| gone = Some(leaf));
         let stale = if result.is_err() {
             // No table for a split: the whole leaf goes at once.
-            let (_, more) = memory.tables.clear_some(&host.machine, gfn, 1, |_, leaf| gone = Some(leaf));
+            let Some((_, leaf, more)) = memory.tables.take_first(&pool, gfn) else { return true };
+            gone = Some(leaf);
             stale.join(&host.machine, &more)
         } else {
             stale

@@ -12,22 +12,23 @@ pub trait Pages {
 }
 
 impl<M: Machine> Pages for M {
-    #[inline]
     fn page(&self, frame: Mfn) -> Option<&SharedPage> {
         Machine::page(self, frame)
     }
 }
 
-/// Where frames for tables come from.
-pub trait TablePool {
+/// Where frames for tables come from, and how they are reached.
+pub trait TablePool: Pages {
     /// A frame full of zeroes that nobody else uses; `None` when there is none.
-    fn take(&mut self) -> Option<Mfn>;
+    fn take(&self) -> Option<Mfn>;
     /// Takes one back. No processor can reach it as a table any more; its contents do not matter.
-    fn give(&mut self, frame: Mfn);
+    fn give(&self, frame: Mfn);
 }
 
 #[cfg(test)]
 pub(crate) mod fake {
+    use core::cell::RefCell;
+
     use super::*;
 
     /// Host memory for tests: frames 0 to n - 1, of which the pool hands out those that nobody reserved.
@@ -48,29 +49,36 @@ pub(crate) mod fake {
     /// Hands out the frames it was given, zeroing them first.
     pub(crate) struct FakePool<'m> {
         memory: &'m FakeMemory,
-        free: Vec<Mfn>,
+        free: RefCell<Vec<Mfn>>,
     }
 
     impl<'m> FakePool<'m> {
         pub(crate) fn new(memory: &'m FakeMemory, frames: core::ops::Range<u64>) -> Self {
-            Self { memory, free: frames.rev().map(Mfn).collect() }
+            Self { memory, free: RefCell::new(frames.rev().map(Mfn).collect()) }
         }
 
         pub(crate) fn left(&self) -> usize {
-            self.free.len()
+            self.free.borrow().len()
+        }
+    }
+
+    impl Pages for FakePool<'_> {
+        fn page(&self, frame: Mfn) -> Option<&SharedPage> {
+            self.memory.page(frame)
         }
     }
 
     impl TablePool for FakePool<'_> {
-        fn take(&mut self) -> Option<Mfn> {
-            let frame = self.free.pop()?;
+        fn take(&self) -> Option<Mfn> {
+            let frame = self.free.borrow_mut().pop()?;
             self.memory.page(frame)?.fill_zero();
             Some(frame)
         }
 
-        fn give(&mut self, frame: Mfn) {
-            assert!(!self.free.contains(&frame), "given twice");
-            self.free.push(frame);
+        fn give(&self, frame: Mfn) {
+            let mut free = self.free.borrow_mut();
+            assert!(!free.contains(&frame), "given twice");
+            free.push(frame);
         }
     }
 }

@@ -3,18 +3,18 @@
 //! [`run_cpu`] never returns. Its steps are public, so that the simulation and tests drive them one by one.
 
 use alloc::boxed::Box;
-use core::sync::atomic::Ordering;
 
 use crate::exit;
-use crate::host::{Host, PerCpu};
+use crate::host::PerCpu;
 use crate::inject;
 use crate::life;
 use crate::local;
+use crate::prelude::*;
 use crate::schedule::{self, Activity};
-use crate::seam::{Context, Cpu, HostInterrupt, HostTime, Machine, Verdict};
+use crate::seam::{Context, Cpu, HostInterrupt, Verdict};
 use crate::time;
 use crate::timers;
-use crate::vcpu::{Body, Running, Vcpu, VcpuRef};
+use crate::vcpu::Body;
 
 /// vCPUs whose timers fire in one go.
 const TIMER_BUDGET: u32 = 32;

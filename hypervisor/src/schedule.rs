@@ -11,12 +11,12 @@
 //! one of the two sees the other.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 
-use crate::host::{Host, PerCpu};
+use crate::host::PerCpu;
 use crate::lock::{Lock, Rank};
-use crate::seam::{Cpu, HostTime, Machine, OutOfHeap};
-use crate::vcpu::{Vcpu, VcpuRef};
+use crate::prelude::*;
+use crate::seam::{Cpu, OutOfHeap};
 
 /// Longest time a vCPU runs while another is ready, in nanoseconds.
 pub const SLICE_NS: u64 = 5_000_000;

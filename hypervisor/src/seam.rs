@@ -7,8 +7,6 @@
 //! A context belongs to the physical CPU that runs it, from the moment it is taken from its vCPU until it is put back; no
 //! lock is held in between.
 
-use core::ops::ControlFlow;
-
 use trunnion_protocol::address::{Gpa, Gva, Mfn};
 use trunnion_protocol::control::{ExitKind, Gpr, VcpuState};
 use trunnion_protocol::hypercall::page::Opcode;
@@ -167,10 +165,6 @@ pub struct EntryFormat {
     pub large: u64,
     /// All zero in an entry that is not present.
     pub present_mask: u64,
-    /// The bits whose change is the accessed flag, or 0.
-    pub accessed: u64,
-    /// The bits whose change is the dirty flag, or 0.
-    pub dirty: u64,
     /// Largest level a leaf may have: 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB.
     pub largest_leaf: u8,
 }
@@ -275,57 +269,16 @@ pub trait Context: Send {
     fn switch_out(&mut self);
 }
 
-/// Why a guest left guest mode, in words both vendors share. `length` is the instruction's length in bytes where the
-/// processor says it; the core finds it otherwise.
+/// Why a guest left guest mode, in words both vendors share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// The vendor's own hypercall instruction.
-    Hypercall {
-        /// Instruction length.
-        length: Option<u8>,
-    },
-    /// CPUID.
-    Cpuid {
-        /// Instruction length.
-        length: Option<u8>,
-    },
-    /// RDMSR (`write` false) or WRMSR of the MSR in ECX.
-    Msr {
-        /// Direction.
-        write: bool,
-        /// Instruction length.
-        length: Option<u8>,
-    },
+    /// An instruction that the core carries out, and its length in bytes where the processor says it; the core finds it
+    /// otherwise.
+    Instruction(Instruction, Option<u8>),
     /// IN, OUT, INS or OUTS.
     Port(PortAccess),
     /// A guest-physical access that the second-level tables do not allow.
     Memory(SecondLevelFault),
-    /// An intercepted access to a control register.
-    ControlRegister {
-        /// CR number.
-        register: u8,
-        /// What was tried.
-        access: ControlAccess,
-        /// Instruction length.
-        length: Option<u8>,
-    },
-    /// An intercepted access to a debug register.
-    DebugRegister {
-        /// DR number.
-        register: u8,
-        /// Instruction length.
-        length: Option<u8>,
-    },
-    /// XSETBV with ECX, EDX:EAX.
-    Xsetbv {
-        /// Instruction length.
-        length: Option<u8>,
-    },
-    /// HLT.
-    Halt {
-        /// Instruction length.
-        length: Option<u8>,
-    },
     /// Too many PAUSEs in a row.
     Pause,
     /// An intercepted exception, not yet delivered.
@@ -357,11 +310,6 @@ pub enum Exit {
     EntryRefused(Diagnosis),
     /// An instruction that guests of this platform do not have (VMX or SVM instructions, MONITOR, RSM, …): #UD.
     Forbidden,
-    /// INVD or WBINVD: skipped.
-    CacheControl {
-        /// Instruction length.
-        length: Option<u8>,
-    },
     /// A reason the vendor folder does not know; the vendor's code.
     Unknown(u64),
 }
@@ -370,15 +318,9 @@ impl Exit {
     /// Which counter it belongs to.
     pub const fn kind(&self) -> ExitKind {
         match self {
-            Self::Hypercall { .. } => ExitKind::Hypercall,
-            Self::Cpuid { .. } => ExitKind::Cpuid,
-            Self::Msr { .. } => ExitKind::Msr,
+            Self::Instruction(instruction, _) => instruction.kind(),
             Self::Port(_) => ExitKind::Port,
             Self::Memory(_) => ExitKind::Memory,
-            Self::ControlRegister { .. } => ExitKind::ControlRegister,
-            Self::DebugRegister { .. } => ExitKind::DebugRegister,
-            Self::Xsetbv { .. } => ExitKind::Xsetbv,
-            Self::Halt { .. } => ExitKind::Halt,
             Self::Pause => ExitKind::Pause,
             Self::Exception { .. } | Self::Forbidden => ExitKind::Exception,
             Self::TripleFault => ExitKind::TripleFault,
@@ -390,7 +332,7 @@ impl Exit {
             Self::DirtyLogFull => ExitKind::DirtyLogFull,
             Self::Shutdown => ExitKind::Shutdown,
             Self::EntryRefused(_) => ExitKind::EntryRefused,
-            Self::CacheControl { .. } | Self::Unknown(_) => ExitKind::Unknown,
+            Self::Unknown(_) => ExitKind::Unknown,
         }
     }
 }
@@ -425,17 +367,51 @@ pub struct SecondLevelFault {
     pub walk: bool,
 }
 
-/// An access to a control register.
+/// The instructions that leave a guest to be carried out by the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ControlAccess {
-    /// MOV to the register, with the value.
-    Write(u64),
-    /// MOV from it, to a register.
-    Read(Gpr),
+pub enum Instruction {
+    /// The hypercall instruction of the processor's vendor.
+    Hypercall,
+    /// CPUID.
+    Cpuid,
+    /// RDMSR of the MSR in ECX.
+    Rdmsr,
+    /// WRMSR.
+    Wrmsr,
+    /// HLT.
+    Halt,
+    /// XSETBV with ECX, EDX:EAX.
+    Xsetbv,
+    /// MOV to a control register: its number, and the value.
+    ToControl(u8, u64),
+    /// MOV from a control register.
+    FromControl(u8, Gpr),
     /// CLTS.
     Clts,
     /// LMSW, with the value.
     Lmsw(u16),
+    /// MOV to or from a debug register, which guests do not have: the number.
+    Debug(u8),
+    /// INVD or WBINVD: skipped.
+    Cache,
+}
+
+impl Instruction {
+    /// Which counter it belongs to.
+    const fn kind(self) -> ExitKind {
+        match self {
+            Self::Hypercall => ExitKind::Hypercall,
+            Self::Cpuid => ExitKind::Cpuid,
+            Self::Rdmsr | Self::Wrmsr => ExitKind::Msr,
+            Self::Halt => ExitKind::Halt,
+            Self::Xsetbv => ExitKind::Xsetbv,
+            Self::ToControl(..) | Self::FromControl(..) | Self::Clts | Self::Lmsw(_) => {
+                ExitKind::ControlRegister
+            }
+            Self::Debug(_) => ExitKind::DebugRegister,
+            Self::Cache => ExitKind::Unknown,
+        }
+    }
 }
 
 /// Why the processor refused an entry: the field, and the rule it breaks.
@@ -464,16 +440,6 @@ pub enum Verdict {
     Wait,
 }
 
-impl Verdict {
-    /// Continues with the same vCPU, or breaks to the scheduler.
-    pub const fn flow(self) -> ControlFlow<Self> {
-        match self {
-            Self::Resume => ControlFlow::Continue(()),
-            other => ControlFlow::Break(other),
-        }
-    }
-}
-
 /// What the machine hands to the core at boot.
 #[derive(Clone, Copy, Debug)]
 pub struct BootInfo<'a> {
@@ -489,14 +455,16 @@ pub struct BootInfo<'a> {
     pub bundle: FrameRange,
     /// Bytes of the bundle inside that range, from its start.
     pub bundle_bytes: u64,
-    /// dom0's ELF inside the bundle: machine address and length in bytes.
-    pub dom0_image: (u64, u64),
+    /// dom0's ELF inside the bundle.
+    pub dom0_image: &'a [u8],
     /// dom0's share of memory in bytes, from the command line; 0 is the default.
     pub dom0_memory: u64,
     /// The command line.
     pub command_line: &'a str,
     /// The firmware's RSDP, machine address, or 0.
     pub rsdp: u64,
+    /// What the boot has logged so far.
+    pub log: &'a [u8],
     /// Bytes the hypervisor's image, heap and tables hold.
     pub hypervisor_bytes: u64,
 }

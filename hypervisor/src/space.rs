@@ -1,13 +1,8 @@
 //! A domain's guest-physical space as the page walk sees it.
 
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::address::{Gfn, Mfn};
 use trunnion_protocol::shared::SharedPage;
 
-use crate::domain::Domain;
-use crate::host::Host;
-use crate::seam::Machine;
+use crate::prelude::*;
 use crate::second_level::{Kind, Rights};
 use crate::walk::Space;
 
@@ -26,12 +21,10 @@ impl<M: Machine> Space for DomainSpace<'_, M> {
         (leaf.kind != Kind::Device).then_some((leaf.mfn, leaf.rights.contains(Rights::WRITE)))
     }
 
-    #[inline]
     fn page(&self, mfn: Mfn) -> Option<&SharedPage> {
         self.host.machine.page(mfn)
     }
 
-    #[inline]
     fn epoch(&self) -> u64 {
         self.domain.epoch.load(Ordering::Acquire)
     }

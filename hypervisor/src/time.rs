@@ -3,21 +3,15 @@
 //! Areas that a guest names by virtual address are translated once, when they are registered, and their pages are held;
 //! guests do not move them. An area may cross into a second page.
 
-use alloc::sync::Arc;
-
-use trunnion_protocol::address::{Gva, Mfn, PAGE_SIZE};
-use trunnion_protocol::errno::Errno;
-use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::address::PAGE_SIZE;
+use trunnion_protocol::layout::Layout;
 use trunnion_protocol::shared_info::{RunState, Runstate, TimeInfo, vcpu::TIME};
 
 use crate::clock::{self, Account};
-use crate::domain::Domain;
-use crate::host::Host;
 use crate::memory;
+use crate::prelude::*;
 use crate::schedule::Activity;
-use crate::seam::{HostTime, Machine};
 use crate::second_level::{Kind, Rights};
-use crate::vcpu::{Running, Vcpu, VcpuRef};
 
 /// Bytes of guest memory that the core writes later: one page, or the end of one and the start of the next.
 #[derive(Clone, Copy)]

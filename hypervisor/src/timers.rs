@@ -4,17 +4,16 @@
 //! one timer is armed by the run loop, for the head of the queue or the end of a time slice.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use trunnion_protocol::id::Virq;
 
 use crate::events;
-use crate::host::Host;
 use crate::life::{self, End};
 use crate::lock::{Lock, Rank};
+use crate::prelude::*;
 use crate::schedule;
-use crate::seam::{HostTime, Machine, OutOfHeap};
-use crate::vcpu::{Vcpu, VcpuRef};
+use crate::seam::OutOfHeap;
 
 /// Timers of one vCPU. All are points of system time; `None` is off.
 #[derive(Clone, Copy, Default)]

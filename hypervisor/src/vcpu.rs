@@ -1,23 +1,19 @@
 //! A virtual CPU as the core knows it, and [`Running`], the handle of code that works for one right now.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-use trunnion_protocol::address::{Gva, Mfn, PAGE_SHIFT};
+use trunnion_protocol::address::PAGE_SHIFT;
 use trunnion_protocol::control::{DomainCounters, ExitKind};
-use trunnion_protocol::errno::Errno;
-use trunnion_protocol::id::{Port, VcpuId, Virq};
-use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::id::Virq;
+use trunnion_protocol::layout::Layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::domain::Domain;
-use crate::host::Host;
 use crate::local::Local;
 use crate::lock::{Lock, Rank};
+use crate::prelude::*;
 use crate::report::Trail;
 use crate::schedule::State;
-use crate::seam::{HostTime, Machine};
 use crate::space::DomainSpace;
 use crate::time::Areas;
 use crate::timers::VcpuTimers;
@@ -219,7 +215,6 @@ impl<M: Machine> Clone for VcpuRef<M> {
 
 impl<M: Machine> VcpuRef<M> {
     /// The vCPU; `None` never happens for a reference the core made.
-    #[inline]
     pub fn vcpu(&self) -> Option<&Vcpu<M>> {
         self.domain.vcpus.get(self.index as usize)
     }
@@ -246,7 +241,6 @@ pub struct Running<'a, M: Machine> {
 
 impl<M: Machine> Running<'_, M> {
     /// System time.
-    #[inline]
     pub fn now(&self) -> HostTime {
         self.host.machine.now()
     }
@@ -265,13 +259,11 @@ impl<M: Machine> Running<'_, M> {
     }
 
     /// Reads a structure.
-    #[inline]
     pub fn get<T: Layout>(&mut self, width: Width, from: Gva) -> Result<T, Errno> {
         Ok(self.with_memory(|memory| memory.get(width, from))?)
     }
 
     /// Writes a structure.
-    #[inline]
     pub fn put<T: Layout>(&mut self, width: Width, to: Gva, value: &T) -> Result<(), Errno> {
         Ok(self.with_memory(|memory| memory.put(width, to, value))?)
     }

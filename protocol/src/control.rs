@@ -46,8 +46,6 @@ closed! {
         Unpause = 5,
         /// [`VcpuStateCall`]: loads a vCPU that does not run and brings it up.
         SetVcpuState = 6,
-        /// [`VcpuStateCall`]: reads a vCPU of a paused domain.
-        GetVcpuState = 7,
         /// [`MapForeign`]: makes another domain's frames reachable by dom0.
         MapForeign = 8,
         /// [`UnmapForeign`]: gives such frames back.
@@ -72,8 +70,6 @@ closed! {
         Audit = 18,
         /// [`PowerOff`]: ends the platform. Does not return.
         PowerOff = 19,
-        /// [`MaxMemory`]: changes a domain's limit in pages.
-        SetMaxMemory = 20,
     }
 }
 
@@ -171,7 +167,7 @@ pub mod domain_state {
     pub const DYING: u16 = 8;
 }
 
-/// Input of [`Operation::SetVcpuState`], output of [`Operation::GetVcpuState`].
+/// Input of [`Operation::SetVcpuState`].
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VcpuStateCall {
@@ -295,18 +291,6 @@ pub struct Scheduling {
     pub cap: u32,
     /// Zero.
     pub pad2: u32,
-}
-
-/// Input of [`Operation::SetMaxMemory`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct MaxMemory {
-    /// The domain.
-    pub domain: u16,
-    /// Zero.
-    pub pad: [u16; 3],
-    /// Limit in pages; below what it owns now, only growth is refused.
-    pub max_pages: u64,
 }
 
 /// Output of [`Operation::Audit`]: recomputed from the tables themselves, not from counters.

@@ -4,6 +4,7 @@
 //! [`StartInfo`]. Addresses are guest-physical and below 4 GiB; 0 means absent. The structures have one form for all
 //! guests.
 
+use crate::hypercall::memory::Region;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// First word of [`StartInfo`].
@@ -87,6 +88,12 @@ pub struct MapEntry {
     pub kind: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+impl From<&Region> for MapEntry {
+    fn from(region: &Region) -> Self {
+        Self { address: region.address.0, size: region.length, kind: region.kind, reserved: 0 }
+    }
 }
 
 /// State of the processor at the entry point, which a loader sets and a guest may rely on.

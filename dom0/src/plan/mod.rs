@@ -259,15 +259,7 @@ struct StartBlock<'a> {
 
 impl<'a> StartBlock<'a> {
     fn new(config: &'a DomainConfig, map: &[Region], ramdisk: Option<u64>) -> Self {
-        let map: Vec<MapEntry> = map
-            .iter()
-            .map(|region| MapEntry {
-                address: region.address.0,
-                size: region.length,
-                kind: region.kind,
-                reserved: 0,
-            })
-            .collect();
+        let map: Vec<MapEntry> = map.iter().map(MapEntry::from).collect();
         let fixed = size_of::<StartInfo>() + size_of::<Module>() + size_of::<MapEntry>() * map.len();
         let size = (fixed + config.cmdline.len() + 1) as u64;
         Self { cmdline: &config.cmdline, map, ramdisk, size }

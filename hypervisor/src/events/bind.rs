@@ -1,19 +1,13 @@
 //! Binding, moving and closing ports.
 
-use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::event;
 use trunnion_protocol::hypercall::event::{PortState, Status};
-use trunnion_protocol::id::{DomainId, Pirq, Port, VcpuId, Virq, VirqScope};
+use trunnion_protocol::id::{Pirq, Virq, VirqScope};
 use trunnion_protocol::planted::{self, Bug};
 
 use super::channel::Channel;
 use super::deliver::{clear_pending, set_pending};
-use crate::domain::Domain;
-use crate::host::Host;
-use crate::seam::Machine;
+use crate::prelude::*;
 
 /// Gives `channel` the lowest free port, for a vCPU of the domain.
 fn allocate<M: Machine>(

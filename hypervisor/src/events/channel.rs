@@ -2,13 +2,13 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use trunnion_protocol::event;
-use trunnion_protocol::id::{DomainId, Pirq, Port, VcpuId, Virq};
-use trunnion_protocol::layout::Width;
+use trunnion_protocol::id::{Pirq, Virq};
 
 use crate::lock::{Lock, Rank};
+use crate::prelude::*;
 
 /// What a port is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +76,7 @@ pub struct Ports {
 
 impl Ports {
     /// With no port in use.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             chunks: [const { spin::Once::new() }; LIMIT / CHUNK],
             allocation: Lock::new(Rank::Ports, 1),
@@ -156,12 +156,6 @@ impl Ports {
     /// Ports that are not free.
     pub fn in_use(&self) -> u64 {
         (1..self.end()).filter(|&port| self.get(Port(port)).0 != Channel::Free).count() as u64
-    }
-}
-
-impl Default for Ports {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

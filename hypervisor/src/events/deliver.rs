@@ -1,24 +1,17 @@
 //! Setting a port pending, and the upcall.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::AtomicU32;
 
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::event;
-use trunnion_protocol::id::{DomainId, Port, VcpuId, Virq, VirqScope};
+use trunnion_protocol::id::{Virq, VirqScope};
 use trunnion_protocol::planted::{self, Bug};
-use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDING_BYTE};
 
 use super::channel::Channel;
-use crate::domain::Domain;
-use crate::host::Host;
 use crate::local;
+use crate::prelude::*;
 use crate::schedule;
-use crate::seam::Machine;
-use crate::vcpu::{POLL_MANY, Running, Vcpu, VcpuRef};
-
-use alloc::sync::Arc;
+use crate::vcpu::POLL_MANY;
 
 /// `EVTCHNOP_send`.
 #[inline]
@@ -84,15 +77,23 @@ pub fn raise_global<M: Machine>(host: &Host<M>, virq: Virq) {
     }
 }
 
+/// Where a port's bits are: its place, the word of pending bits and that of masks.
+#[inline]
+fn bits<'h, M: Machine>(
+    host: &'h Host<M>,
+    domain: &Domain<M>,
+    port: Port,
+) -> Option<(event::Place, &'h AtomicU32, &'h AtomicU32)> {
+    let place = event::place(port, domain.width())?;
+    let page = host.machine.page(domain.shared_info)?;
+    Some((place, page.word_at(place.pending)?, page.word_at(place.mask)?))
+}
+
 /// The sender's order of [`trunnion_protocol::event`].
 pub(super) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port, target: VcpuId) {
-    let width = domain.width();
-    let (Some(place), Some(page), Some(vcpu)) =
-        (event::place(port, width), host.machine.page(domain.shared_info), domain.vcpu(target))
-    else {
+    let (Some((place, pending, mask)), Some(vcpu)) = (bits(host, domain, port), domain.vcpu(target)) else {
         return;
     };
-    let (Some(pending), Some(mask)) = (page.word_at(place.pending), page.word_at(place.mask)) else { return };
     if pending.fetch_or(place.bit, Ordering::SeqCst) & place.bit != 0 {
         return;
     }
@@ -107,22 +108,12 @@ pub(super) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, p
 /// Sets the selector bit and, if that is new, the upcall.
 fn select<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>, selector: usize, bit: u32) {
     let (frame, offset) = vcpu.info_place();
-    let Some(page) = host.machine.page(frame) else { return };
-    let Some(word) = page.word_at(offset + selector) else { return };
-    if word.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
-        mark(host, domain, vcpu, page, offset);
-    }
-}
-
-fn mark<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    vcpu: &Vcpu<M>,
-    page: &SharedPage,
-    offset: usize,
-) {
-    let Some(word) = page.word_at(offset + UPCALL) else { return };
-    if word.fetch_or(UPCALL_PENDING, Ordering::SeqCst) & UPCALL_PENDING_BYTE == 0 {
+    if let Some(page) = host.machine.page(frame)
+        && let Some(word) = page.word_at(offset + selector)
+        && word.fetch_or(bit, Ordering::SeqCst) & bit == 0
+        && let Some(word) = page.word_at(offset + UPCALL)
+        && word.fetch_or(UPCALL_PENDING, Ordering::SeqCst) & UPCALL_PENDING_BYTE == 0
+    {
         deliver_upcall(host, domain, vcpu);
     }
 }
@@ -194,8 +185,7 @@ fn wake_pollers<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port)
 
 /// Whether a port's pending bit is set.
 pub fn is_pending<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) -> Option<bool> {
-    let place = event::place(port, domain.width())?;
-    let word = host.machine.page(domain.shared_info)?.word_at(place.pending)?;
+    let (place, word, _) = bits(host, domain, port)?;
     Some(word.load(Ordering::SeqCst) & place.bit != 0)
 }
 
@@ -205,11 +195,7 @@ pub fn unmask<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) -
     if channel == Channel::Free {
         return Err(Errno::Inval);
     }
-    let place = event::place(port, domain.width()).ok_or(Errno::Inval)?;
-    let page = host.machine.page(domain.shared_info).ok_or(Errno::Inval)?;
-    let (Some(pending), Some(mask)) = (page.word_at(place.pending), page.word_at(place.mask)) else {
-        return Err(Errno::Inval);
-    };
+    let (place, pending, mask) = bits(host, domain, port).ok_or(Errno::Inval)?;
     let was_masked = mask.fetch_and(!place.bit, Ordering::SeqCst) & place.bit != 0;
     if was_masked
         && pending.load(Ordering::SeqCst) & place.bit != 0
@@ -222,10 +208,7 @@ pub fn unmask<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) -
 
 /// Forgets that a port is pending, when it gets a new meaning.
 pub(super) fn clear_pending<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) {
-    if let Some(place) = event::place(port, domain.width())
-        && let Some(page) = host.machine.page(domain.shared_info)
-        && let Some(pending) = page.word_at(place.pending)
-    {
+    if let Some((place, pending, _)) = bits(host, domain, port) {
         pending.fetch_and(!place.bit, Ordering::SeqCst);
     }
 }

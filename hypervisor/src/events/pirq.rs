@@ -3,16 +3,12 @@
 //! A PIRQ's number is its slot at the machine ([`Machine::message`], [`Machine::route_line`]). dom0 maps one by a control
 //! call, binds it to a port, and unmasks it after each event when it comes by line.
 
-use alloc::sync::Arc;
-
-use trunnion_protocol::errno::Errno;
-use trunnion_protocol::id::{DomainId, Pirq, Port, VcpuId};
+use trunnion_protocol::id::Pirq;
 
 use super::channel::Channel;
 use super::deliver::set_pending;
-use crate::domain::Domain;
-use crate::host::Host;
-use crate::seam::{DEVICE_SLOTS, Machine, Message};
+use crate::prelude::*;
+use crate::seam::{DEVICE_SLOTS, Message};
 
 /// One slot.
 #[derive(Clone, Copy, Default)]

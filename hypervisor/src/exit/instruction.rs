@@ -1,22 +1,89 @@
 //! Instructions that the core carries out for the guest, by the rules of [`crate::policy`].
 
 use trunnion_protocol::control::Gpr;
-use trunnion_protocol::layout::Width;
 
-use super::{Done, vector};
+use super::{advance, length_of, undefined, vector};
 use crate::hypercall;
+use crate::life;
 use crate::local;
 use crate::policy::control::{self, Registers};
 use crate::policy::cpuid::Now;
 use crate::policy::msr::{self, Core, Read, Write};
-use crate::seam::{CodeMode, Context, ControlAccess, Machine};
-use crate::vcpu::Running;
+use crate::prelude::*;
+use crate::seam::{CodeMode, Context, Event, Instruction, Verdict};
 
-const GP: Done = Done::Fault(vector::GP, Some(0));
 const LONG: CodeMode = CodeMode::Bits64;
 
+/// How an instruction ended.
+enum Done {
+    /// Go on behind it.
+    Next,
+    /// It raises an exception.
+    Fault(u8, Option<u32>),
+}
+
+const GP: Done = Done::Fault(vector::GP, Some(0));
+const UD: Done = Done::Fault(vector::UD, None);
+
+/// Carries an instruction out; `length` is what the processor says of it.
+#[inline]
+pub(super) fn carry_out<M: Machine>(
+    running: &mut Running<'_, M>,
+    instruction: Instruction,
+    length: Option<u8>,
+) -> Verdict {
+    match instruction {
+        Instruction::Hypercall => match length_of(running, instruction, length) {
+            Some(length) => hypercall::dispatch(running, length),
+            None => undefined(running),
+        },
+        Instruction::Cpuid => skip(running, instruction, length, cpuid),
+        Instruction::Rdmsr => skip(running, instruction, length, read_msr),
+        Instruction::Wrmsr => skip(running, instruction, length, write_msr),
+        Instruction::Halt => match length_of(running, instruction, length) {
+            Some(length) => halt(running, length),
+            None => undefined(running),
+        },
+        Instruction::Xsetbv => skip(running, instruction, length, xsetbv),
+        Instruction::Cache => skip(running, instruction, length, |_| Done::Next),
+        Instruction::Debug(_) => undefined(running),
+        _ => skip(running, instruction, length, |running| control_register(running, instruction)),
+    }
+}
+
+/// Carries an instruction out and goes on behind it.
+#[inline]
+fn skip<M: Machine>(
+    running: &mut Running<'_, M>,
+    instruction: Instruction,
+    length: Option<u8>,
+    work: impl FnOnce(&mut Running<'_, M>) -> Done,
+) -> Verdict {
+    let Some(length) = length_of(running, instruction, length) else { return undefined(running) };
+    match work(running) {
+        Done::Next => advance(running, length),
+        Done::Fault(vector, error) => running.context.inject(Event::Exception(vector, error)),
+    }
+    Verdict::Resume
+}
+
+/// HLT waits for an interrupt. With interrupts off nothing but an NMI could come: the guest has stopped the vCPU for good,
+/// and when it was the last one, has switched itself off.
+pub(super) fn halt<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verdict {
+    advance(running, length);
+    if running.context.interruptibility().interrupts_enabled {
+        return Verdict::Wait;
+    }
+    if local::nmi_waits(running.vcpu) {
+        return Verdict::Resume;
+    }
+    running.vcpu.going_down.store(true, Ordering::Release);
+    life::last_one_out(running.host, running.domain, running.vcpu.id);
+    Verdict::Wait
+}
+
 /// CPUID.
-pub(super) fn cpuid<M: Machine>(running: &mut Running<'_, M>) -> Done {
+fn cpuid<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let context = &mut *running.context;
     let leaf = context.gpr(Gpr::Rax) as u32;
     let subleaf = context.gpr(Gpr::Rcx) as u32;
@@ -47,7 +114,7 @@ fn msr_value<M: Machine>(running: &Running<'_, M>, number: u32) -> Option<u64> {
 }
 
 /// RDMSR.
-pub(super) fn read_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
+fn read_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let number = running.context.gpr(Gpr::Rcx) as u32;
     let Some(value) = msr_value(running, number) else { return GP };
     running.context.set_gpr(Gpr::Rax, value & 0xffff_ffff);
@@ -70,7 +137,7 @@ fn registers(context: &impl Context) -> Registers {
 }
 
 /// WRMSR.
-pub(super) fn write_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
+fn write_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let number = running.context.gpr(Gpr::Rcx) as u32;
     let value = pair(running.context);
     let Some(row) = msr::find(number) else { return GP };
@@ -97,44 +164,37 @@ fn hypercall_page<M: Machine>(running: &mut Running<'_, M>, value: u64) -> Optio
 }
 
 /// XSETBV.
-pub(super) fn xsetbv<M: Machine>(running: &mut Running<'_, M>) -> Done {
+fn xsetbv<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let index = running.context.gpr(Gpr::Rcx) as u32;
     let value = pair(running.context);
-    match control::xcr0(running.context.cpl(), index, value, &running.domain.cpuid) {
-        Ok(value) => {
-            running.context.set_xcr0(value);
-            Done::Next
-        }
-        Err(control::Refused) => GP,
-    }
+    let allowed = control::xcr0(running.context.cpl(), index, value, &running.domain.cpuid);
+    let Ok(value) = allowed else { return GP };
+    running.context.set_xcr0(value);
+    Done::Next
 }
 
 /// An access to a control register.
-pub(super) fn control_register<M: Machine>(
-    running: &mut Running<'_, M>,
-    register: u8,
-    access: ControlAccess,
-) -> Done {
+fn control_register<M: Machine>(running: &mut Running<'_, M>, instruction: Instruction) -> Done {
     let now = registers(running.context);
-    let value = match (register, access) {
-        (_, ControlAccess::Read(to)) => {
+    let (register, value) = match instruction {
+        Instruction::FromControl(register, to) => {
             let value = match register {
                 0 => now.cr0,
                 3 => running.context.cr3(),
                 4 => now.cr4,
                 8 => local::cr8(running.vcpu),
-                _ => return Done::Fault(vector::UD, None),
+                _ => return UD,
             };
             running.context.set_gpr(to, value);
             return Done::Next;
         }
-        (_, ControlAccess::Clts) => control::clts(now),
-        (_, ControlAccess::Lmsw(value)) => control::lmsw(now, value),
-        (8, ControlAccess::Write(value)) => {
+        Instruction::Clts => (0, control::clts(now)),
+        Instruction::Lmsw(value) => (0, control::lmsw(now, value)),
+        Instruction::ToControl(8, value) => {
             return if local::set_cr8(running.vcpu, value).is_some() { Done::Next } else { GP };
         }
-        (0 | 3 | 4, ControlAccess::Write(value)) => value,
-        (_, ControlAccess::Write(_)) => return Done::Fault(vector::UD, None),
+        Instruction::ToControl(register @ (0 | 3 | 4), value) => (register, value),
+        _ => return UD,
     };
     let result = match register {
         0 => control::cr0(now, value).map(|(cr0, efer)| {
@@ -146,11 +206,7 @@ pub(super) fn control_register<M: Machine>(
         4 => control::cr4(now, value, running.domain.cr4_allowed),
         _ => Ok(value),
     };
-    match result {
-        Ok(value) => {
-            running.context.set_control(register, value);
-            Done::Next
-        }
-        Err(control::Refused) => GP,
-    }
+    let Ok(value) = result else { return GP };
+    running.context.set_control(register, value);
+    Done::Next
 }

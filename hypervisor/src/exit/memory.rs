@@ -1,15 +1,13 @@
 //! Accesses to guest-physical addresses that the second-level tables do not allow: the local interrupt controller, and
 //! holes.
 
-use trunnion_protocol::address::Gpa;
-
 use super::{advance, code_address, ends, undefined};
 use crate::lapic;
 use crate::local;
 use crate::mov::{self, Mov};
-use crate::seam::{Context, Machine, SecondLevelFault, Verdict};
+use crate::prelude::*;
+use crate::seam::{Context, SecondLevelFault, Verdict};
 use crate::second_level::Rights;
-use crate::vcpu::Running;
 
 const LAPIC_END: u64 = lapic::BASE + 0x1000;
 
@@ -33,14 +31,6 @@ pub(super) fn fault<M: Machine>(running: &mut Running<'_, M>, fault: SecondLevel
     let context = &mut *running.context;
     let store = instruction.stored(|register| context.gpr(register));
     let in_lapic = (lapic::BASE..LAPIC_END).contains(&fault.gpa.0);
-    if in_lapic
-        && instruction.size != 4
-        && instruction.size != 1
-        && instruction.size != 2
-        && instruction.size != 8
-    {
-        return undefined(running);
-    }
     match store {
         Some(value) => {
             if in_lapic {

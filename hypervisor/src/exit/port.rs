@@ -25,7 +25,7 @@ pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAcces
         let kept = if access.size == 4 { 0 } else { rax & !mask };
         running.context.set_gpr(Gpr::Rax, kept | value & mask);
     } else if access.port == DEBUG_CONSOLE && access.size == 1 {
-        debug_byte(running, rax as u8);
+        running.host.print(running.domain, rax as u8);
     }
     advance(running, access.length);
     Verdict::Resume
@@ -34,13 +34,4 @@ pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAcces
 /// INS and OUTS need the emulator, which is not in the core.
 fn string<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
     ends(running, format_args!("string access to port {:#x}, which is not emulated", access.port))
-}
-
-/// A byte for the log, by lines.
-fn debug_byte<M: Machine>(running: &mut Running<'_, M>, byte: u8) {
-    let now = running.now();
-    let line = running.domain.debug.lock().push(byte, now);
-    if let Some(line) = line {
-        running.host.say(format_args!("(d{}) {}", running.domain.id, line.text()));
-    }
 }

@@ -52,23 +52,9 @@ impl Buddies {
         }
     }
 
-    /// A run of exactly this order, split from the smallest that is large enough.
-    pub(super) fn take(&mut self, frames: &[Frame], order: u32) -> Option<u32> {
-        let (found, start) = self
-            .heads
-            .iter()
-            .enumerate()
-            .skip(order as usize)
-            .find_map(|(found, &head)| (head != NONE).then_some((found as u32, head)))?;
-        self.remove(frames, start, found);
-        for half in (order..found).rev() {
-            self.insert(frames, start + (1 << half), half);
-        }
-        Some(start)
-    }
-
-    /// As [`Buddies::take`], from frames below `limit` only. Looks through whole lists, so it is for boot.
-    pub(super) fn take_below(&mut self, frames: &[Frame], order: u32, limit: u32) -> Option<u32> {
+    /// A run of exactly this order from frames below `limit`, split from the smallest that is large enough. Without a limit
+    /// it is the first of a list.
+    pub(super) fn take(&mut self, frames: &[Frame], order: u32, limit: u32) -> Option<u32> {
         for found in order..=LARGEST_ORDER {
             let mut at = self.heads.get(found as usize).copied().unwrap_or(NONE);
             while let Some(frame) = frames.get(at as usize) {

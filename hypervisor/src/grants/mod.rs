@@ -10,4 +10,4 @@ mod mappings;
 mod table;
 
 pub use mappings::{GUEST_LIMIT, HARDWARE_LIMIT, Mapping, Mappings};
-pub use table::{GrowError, Table, Wanted};
+pub use table::{Table, Wanted};

@@ -6,18 +6,15 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
-use trunnion_protocol::address::{Gfn, Mfn};
 use trunnion_protocol::errno::GrantStatus;
-use trunnion_protocol::grant::{
-    self, Access, DEFAULT_MAX_FRAMES, ENTRIES_PER_FRAME, READING, WRITING, place,
-};
-use trunnion_protocol::id::{DomainId, GrantRef};
+use trunnion_protocol::grant::{self, Access, ENTRIES_PER_FRAME, READING, WRITING, place};
+use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::planted::{self, Bug};
 use trunnion_protocol::shared::SharedPage;
 
 use crate::pages::Pages;
+use crate::prelude::*;
 
 /// How often an access word is tried while the guest changes it.
 const TRIES: u32 = 5;
@@ -54,21 +51,6 @@ pub enum Wanted {
     Known(Mfn),
 }
 
-/// Why a table cannot grow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GrowError {
-    /// It has its greatest size.
-    Full,
-    /// No memory.
-    NoMemory,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Self::new(DEFAULT_MAX_FRAMES)
-    }
-}
-
 impl Table {
     /// A table without frames, of at most `limit`.
     pub const fn new(limit: u32) -> Self {
@@ -90,16 +72,16 @@ impl Table {
         self.pins
     }
 
-    /// Adds a frame, which `allocate` gives full of zeroes.
-    pub fn grow(&mut self, allocate: impl FnOnce() -> Option<Mfn>) -> Result<(), GrowError> {
+    /// Adds a frame, which `allocate` gives full of zeroes. `EINVAL` when it has its greatest size.
+    pub fn grow(&mut self, allocate: impl FnOnce() -> Option<Mfn>) -> Result<(), Errno> {
         if self.frames() >= self.limit {
-            return Err(GrowError::Full);
+            return Err(Errno::Inval);
         }
         let mut active = Vec::new();
-        self.frames.try_reserve(1).map_err(|_| GrowError::NoMemory)?;
-        active.try_reserve_exact(ENTRIES_PER_FRAME as usize).map_err(|_| GrowError::NoMemory)?;
+        self.frames.try_reserve(1).map_err(|_| Errno::NoMem)?;
+        active.try_reserve_exact(ENTRIES_PER_FRAME as usize).map_err(|_| Errno::NoMem)?;
         active.resize(ENTRIES_PER_FRAME as usize, Active::default());
-        let mfn = allocate().ok_or(GrowError::NoMemory)?;
+        let mfn = allocate().ok_or(Errno::NoMem)?;
         self.frames.push(Frame { mfn, place: None, active: active.into_boxed_slice() });
         Ok(())
     }
@@ -316,9 +298,9 @@ mod tests {
     fn size_and_seeds() {
         let memory = FakeMemory::new(2);
         let mut table = table(&memory, 1);
-        assert_eq!(table.grow(|| None), Err(GrowError::NoMemory));
+        assert_eq!(table.grow(|| None), Err(Errno::NoMem));
         assert_eq!(table.grow(|| Some(Mfn(1))), Ok(()));
-        assert_eq!(table.grow(|| Some(Mfn(2))), Err(GrowError::Full));
+        assert_eq!(table.grow(|| Some(Mfn(2))), Err(Errno::Inval));
         assert!(table.seed(&memory, GrantRef(1), DomainId(0), 0xfeffc));
         assert_eq!(memory.page(Mfn(0)).unwrap().load::<[u32; 2]>(8), Ok([1, 0xfeffc]));
         *table.frame_mut(1).unwrap().1 = Some(Gfn(9));

@@ -17,7 +17,7 @@ use trunnion_protocol::hypercall::grant::COPY_SOURCE_GRANT;
 use crate::audit::audit;
 use crate::domain::stop;
 use crate::exit;
-use crate::seam::{Context, ControlAccess, Exit, PortAccess, SecondLevelFault};
+use crate::seam::{Context, Exit, Instruction, PortAccess, SecondLevelFault};
 use crate::tests::world::{Guest, World};
 
 /// A word that a structure might hold: small numbers, addresses of the guest, reserved domains, anything.
@@ -54,31 +54,32 @@ fn exits() -> impl Strategy<Value = Exit> {
             length: 2,
         })
     });
-    let access = prop_oneof![
-        word().prop_map(ControlAccess::Write),
-        (0..16u8).prop_map(|register| ControlAccess::Read(Gpr::from_encoding(register))),
-        Just(ControlAccess::Clts),
-        any::<u16>().prop_map(ControlAccess::Lmsw),
+    let number = prop::sample::select(&[0u8, 2, 3, 4, 8, 15][..]);
+    let instruction = prop_oneof![
+        Just(Instruction::Hypercall),
+        Just(Instruction::Cpuid),
+        Just(Instruction::Rdmsr),
+        Just(Instruction::Wrmsr),
+        Just(Instruction::Halt),
+        Just(Instruction::Xsetbv),
+        (number.clone(), word()).prop_map(|(number, value)| Instruction::ToControl(number, value)),
+        (number, 0..16u8).prop_map(|(number, to)| Instruction::FromControl(number, Gpr::from_encoding(to))),
+        Just(Instruction::Clts),
+        any::<u16>().prop_map(Instruction::Lmsw),
+        Just(Instruction::Debug(7)),
+        Just(Instruction::Cache),
     ];
-    let control = (prop::sample::select(&[0u8, 2, 3, 4, 8, 15][..]), access, length.clone());
     prop_oneof![
-        1 => length.clone().prop_map(|length| Exit::Hypercall { length }),
-        1 => length.clone().prop_map(|length| Exit::Cpuid { length }),
-        1 => (any::<bool>(), length.clone()).prop_map(|(write, length)| Exit::Msr { write, length }),
+        8 => (instruction, length).prop_map(|(instruction, length)| Exit::Instruction(instruction, length)),
         1 => port,
         1 => fault,
         3 => lapic,
-        1 => control.prop_map(|(register, access, length)| Exit::ControlRegister { register, access, length }),
-        1 => length.clone().prop_map(|length| Exit::DebugRegister { register: 7, length }),
-        1 => length.clone().prop_map(|length| Exit::Xsetbv { length }),
-        1 => length.clone().prop_map(|length| Exit::Halt { length }),
         1 => Just(Exit::Pause),
         1 => (0..32u8, word()).prop_map(|(vector, address)| Exit::Exception { vector, error: None, address: Gva(address) }),
         1 => Just(Exit::TripleFault),
         1 => Just(Exit::TaskSwitch),
         1 => Just(Exit::Forbidden),
         1 => Just(Exit::Shutdown),
-        1 => length.prop_map(|length| Exit::CacheControl { length }),
         1 => any::<u64>().prop_map(Exit::Unknown),
     ]
 }
@@ -208,7 +209,7 @@ fn calls_from_user_mode_are_refused() {
         running.context.set_mode(true, 3);
         running.context.state.gpr = [0; 16];
         running.context.set_gpr(Gpr::Rax, u64::from(Hypercall::XenVersion.number()));
-        let _ = exit::handle(running, Exit::Hypercall { length: Some(3) });
+        let _ = exit::handle(running, Exit::Instruction(Instruction::Hypercall, Some(3)));
         assert_eq!(running.context.state.gpr[0] as i64, -1);
     });
     assert_eq!(world.call(&guest, Hypercall::Arch0, &[Operation::PowerOff.number(), 0x3000]), -1);

@@ -1,12 +1,9 @@
 //! `console_io`.
 
-use trunnion_protocol::address::Gva;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::misc::ConsoleOp;
 
 use super::{Arguments, Reply, Stop};
-use crate::seam::Machine;
-use crate::vcpu::Running;
+use crate::prelude::*;
 
 /// Bytes written in one go.
 const CHUNK: usize = 256;
@@ -26,12 +23,8 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     if running.domain.is_privileged() {
         running.host.journal.write(&running.host.machine, chunk);
     } else {
-        let now = running.now();
         for &byte in chunk.iter() {
-            let line = running.domain.debug.lock().push(byte, now);
-            if let Some(line) = line {
-                running.host.say(format_args!("(d{}) {}", running.domain.id, line.text()));
-            }
+            running.host.print(running.domain, byte);
         }
     }
     let left = left - count as u64;

@@ -1,15 +1,12 @@
 //! `event_channel_op`.
 
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::event::{
     AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Op, PortArgument, Reset, Status,
 };
-use trunnion_protocol::id::{DomainId, VcpuId};
 
 use super::{Arguments, Reply, target};
 use crate::events;
-use crate::seam::Machine;
-use crate::vcpu::Running;
+use crate::prelude::*;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;

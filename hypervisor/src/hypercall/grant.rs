@@ -4,16 +4,13 @@
 //! guest executes the instruction again. Each element carries its own status, and the call fails only when an element
 //! cannot be read or written.
 
-use trunnion_protocol::address::Gva;
-use trunnion_protocol::errno::{Errno, GrantStatus};
+use trunnion_protocol::errno::GrantStatus;
 use trunnion_protocol::hypercall::grant::{Copy, GetVersion, Map, Op, QuerySize, SetupTable, Unmap, Version};
-use trunnion_protocol::id::DomainId;
-use trunnion_protocol::layout::{Layout, Width};
+use trunnion_protocol::layout::Layout;
 
 use super::{Arguments, Reply, Stop, target};
 use crate::granting::{self, UNMAP_BATCH, Unmapping};
-use crate::seam::Machine;
-use crate::vcpu::Running;
+use crate::prelude::*;
 
 /// Elements that are done before interrupts and others get their turn.
 const BATCH: u64 = UNMAP_BATCH as u64;

@@ -1,22 +1,14 @@
 //! `hvm_op`.
 
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::hvm::{
     Callback, FIRST_UPCALL_VECTOR, GetMemType, MemType, Op, Param, ParamArgument, UpcallVector,
 };
-use trunnion_protocol::id::DomainId;
-use trunnion_protocol::layout::Width;
 
 use super::{Arguments, Reply, target};
-use crate::domain::Domain;
 use crate::events;
-use crate::host::Host;
-use crate::seam::Machine;
+use crate::prelude::*;
 use crate::second_level::{Kind, Rights};
 use crate::time;
-use crate::vcpu::Running;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;

@@ -3,26 +3,18 @@
 //! Calls on a list of extents return how many were done. They do [`BUDGET`] pages at a time and note their position in the
 //! high bits of argument 1, as the ABI lays down.
 
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::address::{Gfn, Gva};
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::memory::{
     AddToPhysmap, AddToPhysmapBatch, EXTENT_SHIFT, INDEX_GRANT_STATUS, MemoryMap, OP_MASK, Op, REGION_SIZE,
     Region, RemoveFromPhysmap, Reservation, SetMemoryMap, Space,
 };
-use trunnion_protocol::id::DomainId;
-use trunnion_protocol::layout::Width;
 use trunnion_protocol::start_info::MEMORY_MAP_LIMIT;
 
 use super::{Arguments, Reply, Stop, target};
-use crate::domain::Domain;
 use crate::frames::LARGEST_ORDER;
 use crate::granting;
 use crate::memory;
-use crate::seam::Machine;
+use crate::prelude::*;
 use crate::second_level::Kind;
-use crate::vcpu::Running;
 
 /// Extents that are populated or freed in one go, and pages that are moved.
 const BUDGET: u64 = 48;
@@ -42,7 +34,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             let domain = of_pointer(running, at)?;
             Ok(u64::from(running.host.frames.owned(domain.id)))
         }
-        Op::MaximumReservation => Ok(of_pointer(running, at)?.max_pages.load(Ordering::Relaxed)),
+        Op::MaximumReservation => Ok(of_pointer(running, at)?.max_pages),
         Op::MaximumGpfn => Ok(of_pointer(running, at)?.memory.lock().highest.0),
         Op::AddToPhysmap => {
             let add: AddToPhysmap = running.get(width, at)?;

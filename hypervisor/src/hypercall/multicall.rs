@@ -1,14 +1,11 @@
 //! `multicall`.
 
-use trunnion_protocol::address::Gva;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::hypercall::misc::MulticallEntry;
 use trunnion_protocol::layout::Layout;
 
 use super::{Arguments, Reply, Stop, perform};
-use crate::seam::Machine;
-use crate::vcpu::Running;
+use crate::prelude::*;
 
 /// Calls in one go; the rest follow when the instruction is executed again.
 const BUDGET: u64 = 32;

@@ -1,12 +1,9 @@
 //! The hypercall page.
 
-use trunnion_protocol::address::Gpa;
 use trunnion_protocol::hypercall::page::{Opcode, STUB_SIZE, STUBS, stub};
 
-use crate::domain::Domain;
-use crate::host::Host;
 use crate::memory;
-use crate::seam::Machine;
+use crate::prelude::*;
 use crate::second_level::{Kind, Rights};
 
 /// Fills the page that a guest named, which has to be memory it may write. False otherwise.

@@ -1,22 +1,17 @@
 //! `sched_op`.
 
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::address::Gva;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::sched::{
     Op, POLL_LIMIT, Poll, RemoteShutdown, Shutdown, ShutdownReason, Watchdog,
 };
-use trunnion_protocol::id::Port;
 
 use super::{Arguments, Reply, Stop, target};
 use crate::events;
 use crate::life::{self, End};
 use crate::local;
+use crate::prelude::*;
 use crate::schedule;
-use crate::seam::{HostTime, Machine};
 use crate::timers;
-use crate::vcpu::{POLL_MANY, Running, VcpuRef};
+use crate::vcpu::POLL_MANY;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;

@@ -1,16 +1,11 @@
 //! `vcpu_op`, `set_timer_op`, `vm_assist`.
 
-use core::sync::atomic::Ordering;
-
 use trunnion_protocol::address::PAGE_SIZE;
-use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::misc::{Assist, AssistOp};
 use trunnion_protocol::hypercall::vcpu::{
     AreaVirtual, HvmContext32, HvmContext64, MODE_32, MODE_64, Op, PeriodicTimer, RegisterVcpuInfo,
     SINGLESHOT_FUTURE, SingleshotTimer,
 };
-use trunnion_protocol::id::VcpuId;
-use trunnion_protocol::layout::Width;
 use trunnion_protocol::shared_info::VCPU_INFO_SIZE;
 
 use super::{Arguments, Reply, Stop};
@@ -18,13 +13,12 @@ use crate::events;
 use crate::life;
 use crate::local;
 use crate::memory;
+use crate::prelude::*;
 use crate::schedule;
-use crate::seam::{HostTime, Machine};
 use crate::second_level::{Kind, Rights};
 use crate::start;
 use crate::time;
 use crate::timers;
-use crate::vcpu::{Running, VcpuRef};
 
 /// Shortest period of a periodic timer.
 const SHORTEST_PERIOD_NS: u64 = 1_000_000;
@@ -120,8 +114,8 @@ fn initialise<M: Machine>(running: &mut Running<'_, M>, name: &VcpuRef<M>, argum
     let mut mode = [0; 4];
     running.read(at, &mut mode)?;
     let state = match u32::from_le_bytes(mode) {
-        MODE_32 => start::from_32(&running.get::<HvmContext32>(arguments.width, at)?)?,
-        MODE_64 => start::from_64(&running.get::<HvmContext64>(arguments.width, at)?)?,
+        MODE_32 => running.get::<HvmContext32>(arguments.width, at)?.state()?,
+        MODE_64 => running.get::<HvmContext64>(arguments.width, at)?.state()?,
         _ => return Err(Errno::Inval.into()),
     };
     start::load(running.host, name, &state, false)?;

@@ -1,7 +1,6 @@
 //! `xen_version`.
 
-use trunnion_protocol::address::{Gva, PAGE_SIZE};
-use trunnion_protocol::errno::Errno;
+use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::hypercall::version::{
     CAPABILITIES_SIZE, CHANGESET_SIZE, COMMANDLINE_SIZE, CompileInfo, EXTRAVERSION_SIZE, Feature,
     FeatureInfo, Op, PlatformParameters, VarBuf,
@@ -9,8 +8,7 @@ use trunnion_protocol::hypercall::version::{
 
 use super::{Arguments, Reply};
 use crate::policy::VERSION;
-use crate::seam::Machine;
-use crate::vcpu::Running;
+use crate::prelude::*;
 
 const EXTRAVERSION: &str = ".0-trunnion";
 const CAPABILITIES: &str = "hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
@@ -24,10 +22,6 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         Op::Version => return Ok(u64::from(VERSION)),
         Op::PageSize if at.is_null() => return Ok(PAGE_SIZE as u64),
         Op::PageSize => return Err(Errno::Inval.into()),
-        Op::Extraversion => text::<M, EXTRAVERSION_SIZE>(running, at, EXTRAVERSION)?,
-        Op::Capabilities => text::<M, CAPABILITIES_SIZE>(running, at, CAPABILITIES)?,
-        Op::Changeset => text::<M, CHANGESET_SIZE>(running, at, CHANGESET)?,
-        Op::Commandline => text::<M, COMMANDLINE_SIZE>(running, at, "")?,
         Op::CompileInfo => {
             let mut info = [0; CompileInfo::SIZE];
             for ((start, size), value) in [
@@ -56,6 +50,10 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             running.write(at, &uuid)?;
         }
         Op::BuildId => return Err(Errno::NoData.into()),
+        Op::Extraversion => return text(running, at, EXTRAVERSION, EXTRAVERSION_SIZE),
+        Op::Capabilities => return text(running, at, CAPABILITIES, CAPABILITIES_SIZE),
+        Op::Changeset => return text(running, at, CHANGESET, CHANGESET_SIZE),
+        Op::Commandline => return text(running, at, "", COMMANDLINE_SIZE),
         Op::Extraversion2 => return variable(running, arguments, EXTRAVERSION),
         Op::Capabilities2 => return variable(running, arguments, CAPABILITIES),
         Op::Changeset2 => return variable(running, arguments, CHANGESET),
@@ -79,14 +77,13 @@ fn fill(field: &mut [u8], text: &str) {
     }
 }
 
-fn text<M: Machine, const SIZE: usize>(
-    running: &mut Running<'_, M>,
-    at: Gva,
-    text: &str,
-) -> Result<(), Errno> {
-    let mut bytes = [0; SIZE];
-    fill(&mut bytes, text);
-    running.write(at, &bytes)
+/// A text in a field of `size` bytes, 1024 at most.
+fn text<M: Machine>(running: &mut Running<'_, M>, at: Gva, text: &str, size: usize) -> Reply {
+    let mut bytes = [0; COMMANDLINE_SIZE];
+    let field = bytes.get_mut(..size).unwrap_or(&mut []);
+    fill(field, text);
+    running.write(at, field)?;
+    Ok(0)
 }
 
 /// A text with its length in front; a null pointer asks how long it is.

@@ -147,7 +147,6 @@ impl Lapic {
     }
 
     /// Whether software has enabled it.
-    #[inline]
     pub const fn is_enabled(&self) -> bool {
         self.spurious & ENABLED != 0
     }

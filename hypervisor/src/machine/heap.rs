@@ -42,8 +42,3 @@ pub unsafe fn init(address: u64, size: u64) {
     // SAFETY: the caller's promise.
     unsafe { HEAP.0.lock().init(address as *mut u8, size as usize) };
 }
-
-/// Bytes in use.
-pub fn used() -> usize {
-    HEAP.0.lock().used()
-}

@@ -1,7 +1,9 @@
 //! The log on COM1: one event a line, `seconds level subsystem message key=value…`.
 
-use core::fmt::Write;
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use spin::Mutex;
 
 use super::cpu::clock;
 use super::serial;
@@ -9,6 +11,30 @@ use super::serial;
 struct Logger;
 
 static LOGGER: Logger = Logger;
+
+/// The first lines, for the core's journal: what does not fit is only on the wire.
+static KEPT: Mutex<Kept> = Mutex::new(Kept { bytes: [0; 4096], length: 0 });
+
+struct Kept {
+    bytes: [u8; 4096],
+    length: usize,
+}
+
+impl Write for Kept {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (to, from) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
+            *to = from;
+            self.length += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What was logged so far.
+pub fn kept() -> Vec<u8> {
+    let kept = KEPT.lock();
+    kept.bytes.iter().take(kept.length).copied().collect()
+}
 
 impl Log for Logger {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -29,7 +55,9 @@ impl Log for Logger {
         let subsystem = subsystem.split("::").next().unwrap_or(subsystem);
         let now = clock::now() / 1000;
         let (seconds, micros) = (now / 1_000_000, now % 1_000_000);
-        let _ = writeln!(serial::Console, "{seconds}.{micros:06} {level} {subsystem} {}", record.args());
+        let line = format_args!("{seconds}.{micros:06} {level} {subsystem} {}\n", record.args());
+        let _ = serial::Console.write_fmt(line);
+        let _ = KEPT.lock().write_fmt(line);
     }
 
     fn flush(&self) {

@@ -19,8 +19,6 @@ pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod crash;
 #[cfg(target_os = "none")]
-mod handover;
-#[cfg(target_os = "none")]
 pub mod heap;
 #[cfg(target_os = "none")]
 pub mod irq;
@@ -36,8 +34,6 @@ pub mod pc;
 pub mod rtc;
 #[cfg(target_os = "none")]
 pub mod run;
-#[cfg(target_os = "none")]
-pub mod selftest;
 #[cfg(target_os = "none")]
 pub mod serial;
 #[cfg(target_os = "none")]

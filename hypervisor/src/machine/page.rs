@@ -30,13 +30,11 @@ impl Block {
     }
 
     /// The machine address.
-    #[inline]
     pub fn address(&self) -> u64 {
         self.start.as_ptr() as u64
     }
 
     /// The first byte.
-    #[inline]
     pub fn pointer(&self) -> *mut u8 {
         self.start.as_ptr()
     }

@@ -68,12 +68,10 @@ impl<V: Vendor> Machine for Pc<V> {
         self.vendor.format()
     }
 
-    #[inline]
     fn opcode(&self) -> Opcode {
         V::OPCODE
     }
 
-    #[inline]
     fn this_cpu(&self) -> Cpu {
         Cpu(PerCpu::get().index.load(Ordering::Relaxed))
     }
@@ -82,12 +80,10 @@ impl<V: Vendor> Machine for Pc<V> {
         1
     }
 
-    #[inline]
     fn now(&self) -> HostTime {
         HostTime(clock::now())
     }
 
-    #[inline]
     fn tsc(&self) -> u64 {
         cpu::tsc()
     }
@@ -142,7 +138,6 @@ impl<V: Vendor> Machine for Pc<V> {
         self.vendor.context(hardware)
     }
 
-    #[inline]
     fn enter(&self, context: &mut Self::Context, root: Mfn, epoch: u64) -> Exit {
         self.vendor.enter(PerCpu::get(), context, root, epoch)
     }

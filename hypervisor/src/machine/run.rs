@@ -36,3 +36,42 @@ impl Switch {
         (1, true)
     }
 }
+
+/// The assembly that both vendors' entries share. The guest's registers are an array in encoding order without RSP; the one
+/// that points to the array is left to the caller.
+macro_rules! registers {
+    (push host) => {
+        ".irp r, rbx, rbp, r12, r13, r14, r15\n push \\r\n .endr"
+    };
+    (pop host) => {
+        ".irp r, r15, r14, r13, r12, rbp, rbx\n pop \\r\n .endr"
+    };
+    (load guest from rdi) => {
+        "mov rcx, [rdi+8]
+        mov rdx, [rdi+16]
+        mov rbx, [rdi+24]
+        mov rbp, [rdi+40]
+        mov rsi, [rdi+48]
+        .irp n, 8, 9, 10, 11, 12, 13, 14, 15
+        mov r\\n, [rdi+8*\\n]
+        .endr
+        mov rdi, [rdi+56]"
+    };
+    (save guest to $pointer:literal) => {
+        concat!(
+            ".irp p, ",
+            $pointer,
+            "
+            mov [\\p+8], rcx
+            mov [\\p+16], rdx
+            mov [\\p+24], rbx
+            mov [\\p+40], rbp
+            mov [\\p+48], rsi
+            .irp n, 8, 9, 10, 11, 12, 13, 14, 15
+            mov [\\p+8*\\n], r\\n
+            .endr
+            .endr"
+        )
+    };
+}
+pub(crate) use registers;

@@ -1,34 +1,43 @@
-//! From the entry code to the core: the machine is found, set up and handed over.
+//! From the entry code to the core: the machine is found, set up, and handed over to the core, which keeps it.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
+use trunnion_protocol::address::Mfn;
 
 use super::boot::ranges::Ranges;
 use super::boot::source::Physical;
-use super::boot::{self, BootInfo, Module};
+use super::boot::{self, BootInfo, Module, bundle};
 use super::cpu::percpu::{self, PerCpu};
 use super::cpu::{apic, clock, ioapic, pic};
 use super::pc::Pc;
 use super::vendor::{Refusal, Vendor};
-use super::{acpi, crash, handover, heap, irq, logger, paging, serial, svm, vmx, xstate};
+use super::{acpi, crash, heap, irq, logger, paging, serial, svm, vmx, xstate};
+use crate::host::Host;
+use crate::seam::{BootInfo as Handover, FrameRange, Machine};
 
 /// The lowest address that is given away: what the firmware keeps below 1 MiB stays as it is.
 const LOW: u64 = 1 << 20;
 const FOUR_GIB: u64 = 1 << 32;
 
+/// Address space above RAM in which firmware places the memory of devices that does not fit below 4 GiB.
+const HIGH_WINDOW: u64 = 1 << 36;
+const GIB: u64 = 1 << 30;
+
 /// What the core is told of memory, kept for ever.
-pub(super) struct Memory {
+struct Memory {
     /// All RAM.
-    pub(super) ram: Ranges,
+    ram: Ranges,
     /// RAM that is free.
-    pub(super) free: Ranges,
+    free: Ranges,
     /// The bundle.
-    pub(super) bundle: Module,
+    bundle: Module,
     /// The root pointer of ACPI, or 0.
-    pub(super) rsdp: u64,
+    rsdp: u64,
     /// Bytes of image, heap and tables.
-    pub(super) own_bytes: u64,
+    own_bytes: u64,
     /// Pages of the interrupt controllers, which no domain gets.
-    pub(super) controllers: [u64; 2],
+    controllers: [u64; 2],
 }
 
 /// The first Rust code: the entry code's identity map, stack and registers.
@@ -49,7 +58,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
             crash::end()
         }
     };
-    logger::init(info.value("log"));
+    logger::init(boot::value(info.command_line, "log"));
     log::info!(
         "Trunnion {} loader={} command-line=\"{}\"",
         env!("CARGO_PKG_VERSION"),
@@ -96,27 +105,16 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
     irq::init(madt);
     let cpu = PerCpu::get();
     if svm::is_present() {
-        match svm::Svm::new(cpu) {
-            Ok(vendor) => handover::run(Pc::new(vendor, plan.ram.clone()), &plan, command_line),
-            Err(refusal) => refuse(refusal),
-        }
+        run(svm::Svm::new(cpu), &plan, command_line)
     } else if vmx::is_present() {
-        match vmx::Vmx::new(cpu) {
-            Ok(vendor) => handover::run(Pc::new(vendor, plan.ram.clone()), &plan, command_line),
-            Err(refusal) => refuse(refusal),
-        }
+        run(vmx::Vmx::new(cpu), &plan, command_line)
     } else {
         refuse(Refusal::no("hardware virtualisation (VMX or SVM)"))
     }
 }
 
-fn refuse(refusal: Refusal) -> ! {
-    log::error!(
-        "this machine cannot run guests missing=\"{}\" advice=\"{}\"",
-        refusal.missing,
-        refusal.advice
-    );
-    crash::exit(2)
+fn refuse(Refusal { missing, advice }: Refusal) -> ! {
+    give_up(format_args!("this machine cannot run guests missing=\"{missing}\" advice=\"{advice}\""))
 }
 
 /// Divides memory: finds places for the heap and the page tables, and says what is left.
@@ -158,4 +156,81 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u6
     free.remove_all(&module.pages_around(4096));
     let own_bytes = image_end - image_begin + heap_size + tables;
     (Memory { ram, free, bundle, rsdp, own_bytes, controllers }, heap_at, tables_at)
+}
+
+fn frames(ranges: &Ranges) -> Vec<FrameRange> {
+    let range = |&(from, to): &(u64, u64)| FrameRange { start: Mfn(from >> 12), end: Mfn(to >> 12) };
+    ranges.as_slice().iter().map(range).collect()
+}
+
+/// Where devices' memory may be: everywhere below 4 GiB and in a window above RAM, but for RAM itself, which the core leaves
+/// out, and the interrupt controllers.
+fn device_windows(plan: &Memory) -> Ranges {
+    let mut windows = Ranges::default();
+    windows.add(0, FOUR_GIB);
+    let high = plan.ram.end().max(FOUR_GIB).next_multiple_of(GIB);
+    windows.add(high, high + HIGH_WINDOW);
+    for page in plan.controllers {
+        windows.remove(page, page + 4096);
+    }
+    windows
+}
+
+fn give_up(why: core::fmt::Arguments<'_>) -> ! {
+    log::error!("{why}");
+    crash::exit(2)
+}
+
+/// dom0's ELF inside the bundle.
+fn dom0_image(plan: &Memory) -> &'static [u8] {
+    let module = plan.bundle;
+    if module.size == 0 {
+        give_up(format_args!("no module: the hypervisor is started with one, the bundle"));
+    }
+    if !module.address.is_multiple_of(4096) {
+        give_up(format_args!("the bundle does not start on a page boundary address={:#x}", module.address));
+    }
+    // SAFETY: the loader filled the module, all RAM is mapped one to one, and the range was taken out of what is given away; it is
+    // only read, before any domain runs.
+    let bytes = unsafe { core::slice::from_raw_parts(module.address as *const u8, module.size as usize) };
+    match bundle::member(bytes, "dom0") {
+        Some(image) => image,
+        None => give_up(format_args!("the module is no bundle with a member dom0 bytes={}", module.size)),
+    }
+}
+
+/// Gives the machine to the core, which keeps it.
+fn run<V: Vendor>(vendor: Result<V, Refusal>, plan: &Memory, command_line: &'static str) -> ! {
+    let machine = match vendor {
+        Ok(vendor) => Pc::new(vendor, plan.ram.clone()),
+        Err(refusal) => refuse(refusal),
+    };
+    let dom0_mib: u64 =
+        boot::value(command_line, "dom0-memory").and_then(|mib| mib.parse().ok()).unwrap_or(0);
+    let (free, ram, windows) = (frames(&plan.free), frames(&plan.ram), frames(&device_windows(plan)));
+    let dom0_image = dom0_image(plan);
+    let end = (plan.bundle.address + plan.bundle.size).div_ceil(4096);
+    let log = logger::kept();
+    let boot = Handover {
+        free: &free,
+        ram: &ram,
+        device_windows: &windows,
+        bundle: FrameRange { start: Mfn(plan.bundle.address >> 12), end: Mfn(end) },
+        bundle_bytes: plan.bundle.size,
+        dom0_image,
+        dom0_memory: dom0_mib << 20,
+        command_line,
+        rsdp: plan.rsdp,
+        log: &log,
+        hypervisor_bytes: plan.own_bytes,
+    };
+    let host = match Host::new(machine, &boot) {
+        Ok(host) => Box::leak(Box::new(host)),
+        Err(_) => give_up(format_args!("the heap does not hold the frame table")),
+    };
+    host.ready.store(host.machine.now().0, Ordering::Relaxed);
+    if let Err(failure) = crate::dom0::start(host, &boot) {
+        give_up(format_args!("{failure}"));
+    }
+    crate::run::run_cpu(host)
 }

@@ -1,9 +1,11 @@
 //! What the two vendor folders have in common: the closed set of operations that the rest of `machine` uses.
 
+use core::fmt;
 use trunnion_protocol::address::Mfn;
 use trunnion_protocol::hypercall::page::Opcode;
 
 use super::cpu::percpu::PerCpu;
+use super::page::Block;
 use crate::seam::{Context, EntryFormat, Exit, OutOfHeap};
 
 /// A processor's way to run guests.
@@ -36,6 +38,12 @@ pub struct Refusal {
     pub advice: &'static str,
 }
 
+impl From<OutOfHeap> for Refusal {
+    fn from(_: OutOfHeap) -> Self {
+        Self { missing: "heap for the vendor's pages", advice: "this is a bug" }
+    }
+}
+
 impl Refusal {
     /// Nothing below this can be done without the part `missing`.
     pub const fn no(missing: &'static str) -> Self {
@@ -63,16 +71,24 @@ pub const OPEN_MSRS: [u32; 11] = [
     super::cpu::msr::TSC_AUX,
 ];
 
-/// Fills an I/O bitmap: a set bit is an exit. Guests exit at every port; dom0 at the hypervisor's own.
-pub fn fill_ports(bitmap: &mut [u8], hardware: bool) {
-    bitmap.fill(if hardware { 0 } else { 0xff });
-    if hardware {
-        for (from, to) in OWN_PORTS {
-            for port in from..=to {
-                if let Some(byte) = bitmap.get_mut(port as usize / 8) {
-                    *byte |= 1 << (port % 8);
-                }
-            }
+/// The I/O bitmaps of guests and of dom0, of so many pages each: a set bit is an exit. Guests exit at every port; dom0 at the
+/// hypervisor's own.
+pub fn port_maps(pages: usize) -> Result<[u64; 2], OutOfHeap> {
+    let (mut guest, mut hardware) = (Block::pages(pages)?, Block::pages(pages)?);
+    guest.bytes().fill(0xff);
+    for port in OWN_PORTS.into_iter().flat_map(|(from, to)| from..=to) {
+        if let Some(byte) = hardware.bytes().get_mut(port as usize / 8) {
+            *byte |= 1 << (port % 8);
         }
+    }
+    Ok([guest.leak(), hardware.leak()])
+}
+
+/// Flags for the log: ` name=yes`, ` name=no`.
+pub struct Flags<'a>(pub &'a [(&'a str, bool)]);
+
+impl fmt::Display for Flags<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(name, set)| write!(f, " {name}={}", if *set { "yes" } else { "no" }))
     }
 }

@@ -2,8 +2,10 @@
 //! between vCPUs, always and at once; lazy switching by CR0.TS leaks registers on real processors and loses them on emulated
 //! ones.
 
-use core::arch::x86_64::{_fxrstor64, _fxsave64, _xgetbv, _xrstor64, _xsave64, _xsetbv};
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
+use x86_64::registers::control::{Cr0, Cr4};
+use x86_64::registers::xcontrol::XCr0;
 
 use super::cpu;
 use super::page::Block;
@@ -24,12 +26,8 @@ pub fn init() -> u64 {
     }
     // SAFETY: the bits are offered by CPUID, and the core uses none of the registers they enable; CR0.EM and TS go off, MP on.
     unsafe {
-        let old: u64;
-        core::arch::asm!("mov {}, cr4", out(reg) old, options(nomem, nostack));
-        core::arch::asm!("mov cr4, {}", in(reg) old | cr4, options(nostack));
-        let old: u64;
-        core::arch::asm!("mov {}, cr0", out(reg) old, options(nomem, nostack));
-        core::arch::asm!("mov cr0, {}", in(reg) old & !0xc | 2, options(nostack));
+        Cr4::write_raw(Cr4::read_raw() | cr4);
+        Cr0::write_raw(Cr0::read_raw() & !0xc | 2);
     }
     if !has_xsave {
         return 0;
@@ -44,43 +42,7 @@ pub fn init() -> u64 {
 #[inline]
 fn set_xcr0(value: u64) {
     // SAFETY: CR4.OSXSAVE is set, and the value consists of components of this host with x87 among them.
-    unsafe { xsetbv(value) };
-}
-
-#[target_feature(enable = "xsave")]
-unsafe fn xsetbv(value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe { _xsetbv(0, value) };
-}
-
-#[target_feature(enable = "xsave")]
-unsafe fn xgetbv() -> u64 {
-    // SAFETY: the caller has found XSAVE.
-    unsafe { _xgetbv(0) }
-}
-
-#[target_feature(enable = "xsave")]
-unsafe fn xsave(area: *mut u8) {
-    // SAFETY: the caller gives an area that is large and aligned enough.
-    unsafe { _xsave64(area, u64::MAX) };
-}
-
-#[target_feature(enable = "xsave")]
-unsafe fn xrstor(area: *const u8) {
-    // SAFETY: the caller gives an area that `xsave` or `Xstate::reset` filled.
-    unsafe { _xrstor64(area, u64::MAX) };
-}
-
-#[target_feature(enable = "fxsr")]
-unsafe fn fxsave(area: *mut u8) {
-    // SAFETY: the caller gives 512 aligned bytes.
-    unsafe { _fxsave64(area) };
-}
-
-#[target_feature(enable = "fxsr")]
-unsafe fn fxrstor(area: *const u8) {
-    // SAFETY: the caller gives an area that `fxsave` or `Xstate::reset` filled.
-    unsafe { _fxrstor64(area) };
+    unsafe { XCr0::write_raw(value) };
 }
 
 /// One vCPU's extended state while another vCPU's is in the processor.
@@ -116,51 +78,44 @@ impl Xstate {
         }
     }
 
-    /// Takes the state out of the processor.
+    /// Takes the state out of the processor. All components are on while saving: a guest may have switched one off and left
+    /// values in it.
     pub fn save(&mut self) {
-        let components = COMPONENTS.load(Ordering::Relaxed);
-        // SAFETY: the area is 64-byte aligned and as large as leaf 0xD asks for (512 bytes without XSAVE). All components are
-        // on while saving: a guest may have switched one off and left values in it.
-        unsafe {
-            if components == 0 {
-                fxsave(self.area.pointer());
-            } else {
-                self.xcr0 = xgetbv();
-                if self.xcr0 != components {
-                    xsetbv(components);
-                }
-                xsave(self.area.pointer());
-            }
+        let (area, components) = (self.area.pointer(), COMPONENTS.load(Ordering::Relaxed));
+        if components == 0 {
+            // SAFETY: the area is aligned, and has the 512 bytes that the instruction writes.
+            unsafe { asm!("fxsave64 [{}]", in(reg) area, options(nostack)) };
+            return;
         }
+        self.xcr0 = XCr0::read_raw();
+        if self.xcr0 != components {
+            set_xcr0(components);
+        }
+        // SAFETY: the area is 64-byte aligned and as large as leaf 0xD asks for.
+        unsafe { asm!("xsave64 [{}]", in(reg) area, in("eax") !0, in("edx") !0, options(nostack)) };
     }
 
     /// Puts the state into the processor.
     pub fn restore(&self) {
-        let components = COMPONENTS.load(Ordering::Relaxed);
-        // SAFETY: as in `save`; the area holds what `save` or `reset` left.
-        unsafe {
-            if components == 0 {
-                fxrstor(self.area.pointer());
-            } else {
-                if xgetbv() != components {
-                    xsetbv(components);
-                }
-                xrstor(self.area.pointer());
-                if self.xcr0 != components {
-                    xsetbv(self.xcr0);
-                }
-            }
+        let (area, components) = (self.area.pointer(), COMPONENTS.load(Ordering::Relaxed));
+        if components == 0 {
+            // SAFETY: the area holds what `save` or `reset` left; the core uses none of the registers.
+            unsafe { asm!("fxrstor64 [{}]", in(reg) area, options(nostack)) };
+            return;
+        }
+        if XCr0::read_raw() != components {
+            set_xcr0(components);
+        }
+        // SAFETY: as above.
+        unsafe { asm!("xrstor64 [{}]", in(reg) area, in("eax") !0, in("edx") !0, options(nostack)) };
+        if self.xcr0 != components {
+            set_xcr0(self.xcr0);
         }
     }
 
     /// The guest's XCR0.
     pub fn xcr0(&self, is_loaded: bool) -> u64 {
-        if is_loaded && COMPONENTS.load(Ordering::Relaxed) != 0 {
-            // SAFETY: the processor has XSAVE, and CR4.OSXSAVE is set since `init`.
-            unsafe { xgetbv() }
-        } else {
-            self.xcr0
-        }
+        if is_loaded && COMPONENTS.load(Ordering::Relaxed) != 0 { XCr0::read_raw() } else { self.xcr0 }
     }
 
     /// Notes the guest's XCR0, and loads it when this state is in the processor. Only components of the host count.

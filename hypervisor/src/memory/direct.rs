@@ -1,16 +1,9 @@
 //! Other domains' frames in the one-to-one map of dom0.
 
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::address::{Gfn, Mfn};
-use trunnion_protocol::errno::Errno;
-
 use super::{Memory, flush};
-use crate::domain::Domain;
 use crate::frames::{FrameKind, Held};
-use crate::host::Host;
-use crate::seam::Machine;
-use crate::second_level::{Kind, Rights, Run, Stale};
+use crate::prelude::*;
+use crate::second_level::{Kind, Rights, Stale};
 
 /// Readers in the low half of the note, writers in the high half. A writer is a reader as well.
 const READER: u32 = 1;
@@ -41,25 +34,20 @@ pub fn map_direct<M: Machine>(
     }
     let new = old + READER + if write { WRITER } else { 0 };
     let gfn = Gfn(mfn.0);
-    if held.owner() == domain.id && held.kind() == FrameKind::Ram {
-        note.store(new, Ordering::Relaxed);
+    let own = held.owner() == domain.id && held.kind() == FrameKind::Ram;
+    let pool = host.table_pool(domain.id);
+    if old == 0 && !own {
+        memory.insert(&pool, gfn, held, rights(new), Kind::Grant)?;
+    } else {
+        if !own && rights(new) != rights(old) {
+            let (stale, result) = memory.tables.protect(&pool, gfn, 1, rights(new));
+            flush(host, domain, stale);
+            result?;
+        }
+        // Every mapping has its own reference, so that the counts agree in an audit.
         let _ = held.into_raw();
-        return Ok(());
-    }
-    let mut pool = host.table_pool(domain.id);
-    if old == 0 {
-        memory
-            .tables
-            .map(&host.machine, &mut pool, Run { gfn, mfn, count: 1, rights: rights(new), kind: Kind::Grant })
-            .map_err(|partial| Errno::from(partial.error))?;
-    } else if rights(new) != rights(old) {
-        let (stale, result) = memory.tables.protect(&host.machine, &mut pool, gfn, 1, rights(new));
-        flush(host, domain, stale);
-        result?;
     }
     note.store(new, Ordering::Relaxed);
-    // Every mapping has its own reference, so that the counts agree in an audit.
-    let _ = held.into_raw();
     Ok(())
 }
 
@@ -82,15 +70,15 @@ pub fn unmap_direct<M: Machine>(
         return Ok(Stale::NONE);
     }
     let gfn = Gfn(mfn.0);
-    let mut pool = host.table_pool(domain.id);
+    let pool = host.table_pool(domain.id);
     if new == 0 {
-        let (_, stale) = memory.tables.unmap_page(&host.machine, &mut pool, gfn)?;
+        let (_, stale) = memory.tables.unmap_page(&pool, gfn)?;
         return Ok(stale);
     }
     if rights(new) == rights(old) {
         return Ok(Stale::NONE);
     }
-    let (stale, result) = memory.tables.protect(&host.machine, &mut pool, gfn, 1, rights(new));
+    let (stale, result) = memory.tables.protect(&pool, gfn, 1, rights(new));
     result?;
     Ok(stale)
 }

@@ -75,18 +75,15 @@ pub const fn clts(now: Registers) -> u64 {
 
 /// The bits of CR4 that a guest may set.
 pub fn cr4_allowed(cpuid: &Cpuid) -> u64 {
+    let (one, seven) = (cpuid.leaf_1_ecx(), cpuid.leaf_7_ebx());
     let mut allowed = PCE_AND_BELOW | OSFXSR | OSXMMEXCPT;
-    if cpuid.leaf_7_ebx() & 1 != 0 {
-        allowed |= FSGSBASE;
-    }
-    if cpuid.leaf_1_ecx() >> 26 & 1 != 0 && cpuid.xcr0() != 0 {
-        allowed |= OSXSAVE;
-    }
-    if cpuid.leaf_7_ebx() >> 7 & 1 != 0 {
-        allowed |= SMEP;
-    }
-    if cpuid.leaf_7_ebx() >> 20 & 1 != 0 {
-        allowed |= SMAP;
+    for (is_shown, bit) in [
+        (seven & 1 != 0, FSGSBASE),
+        (one & 1 << 26 != 0 && cpuid.xcr0() != 0, OSXSAVE),
+        (seven & 1 << 7 != 0, SMEP),
+        (seven & 1 << 20 != 0, SMAP),
+    ] {
+        allowed |= if is_shown { bit } else { 0 };
     }
     allowed
 }
@@ -104,14 +101,8 @@ pub const fn cr4(now: Registers, value: u64, allowed: u64) -> Result<u64, Refuse
 pub fn efer(now: Registers, value: u64, cpuid: &Cpuid) -> Result<u64, Refused> {
     let features = cpuid.extended_1_edx();
     let mut allowed = LMA;
-    if features >> 11 & 1 != 0 {
-        allowed |= SCE;
-    }
-    if features >> 20 & 1 != 0 {
-        allowed |= NXE;
-    }
-    if features >> 29 & 1 != 0 {
-        allowed |= LME;
+    for (feature, bit) in [(11, SCE), (20, NXE), (29, LME)] {
+        allowed |= if features & 1 << feature != 0 { bit } else { 0 };
     }
     if value & !allowed != 0 || (now.cr0 & PG != 0 && (value ^ now.efer) & LME != 0) {
         return Err(Refused);

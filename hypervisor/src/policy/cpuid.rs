@@ -153,7 +153,6 @@ impl Cpuid {
         }
     }
 
-    #[inline]
     fn at(&self, place: usize) -> CpuidResult {
         self.leaves.get(place).copied().unwrap_or(NOTHING)
     }

@@ -18,23 +18,4 @@ pub const fn apic_id(vcpu: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    /// The book's page has the tables as the code has them. With `WRITE_DOCS` set it is written anew.
-    #[test]
-    fn the_book_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/processor.md");
-        let page = std::fs::read_to_string(path).unwrap();
-        let (mut features, mut msrs) = (String::new(), String::new());
-        super::features::describe(&mut features).unwrap();
-        super::msr::describe(&mut msrs).unwrap();
-        let (start, _) = page.split_once("| leaf |").unwrap();
-        let (_, rest) = page.split_once("\n\n## MSRs").unwrap();
-        let (between, _) = rest.split_once("| MSR |").unwrap();
-        let wanted = format!("{start}{features}\n## MSRs{between}{msrs}");
-        if std::env::var_os("WRITE_DOCS").is_some() {
-            std::fs::write(path, wanted).unwrap();
-        } else {
-            assert_eq!(page, wanted, "run this test with WRITE_DOCS=1");
-        }
-    }
-}
+mod tests;

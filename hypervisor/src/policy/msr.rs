@@ -3,6 +3,7 @@
 
 use trunnion_protocol::cpuid::HYPERCALL_MSR;
 
+use self::Core::{ApicBase, Efer, HypercallPage, Tsc};
 use super::apic_id;
 
 /// What reading gives.
@@ -86,28 +87,10 @@ const DE_CFG: u64 = 1 << 1;
 
 /// All rows, in ascending order.
 pub const TABLE: &[Row] = &[
-    row(
-        0x10,
-        "TSC",
-        Read::Core(Core::Tsc),
-        Write::Ignore,
-        "the guest's clock is computed from it, so it never jumps",
-    ),
+    row(0x10, "TSC", Read::Core(Tsc), Write::Ignore, "the guest's clock comes from it and never jumps"),
     row(0x17, "PLATFORM_ID", Read::Value(0), Write::Fault, "Linux asks for it with the microcode's revision"),
-    row(
-        0x1b,
-        "APIC_BASE",
-        Read::Core(Core::ApicBase),
-        Write::Same,
-        "the APIC stays where it is, and enabled",
-    ),
-    row(
-        0x3a,
-        "FEATURE_CONTROL",
-        Read::Value(FEATURE_CONTROL),
-        Write::Fault,
-        "locked: VMX cannot be switched on",
-    ),
+    row(0x1b, "APIC_BASE", Read::Core(ApicBase), Write::Same, "the APIC stays where it is, and enabled"),
+    row(0x3a, "FEATURE_CONTROL", Read::Value(FEATURE_CONTROL), Write::Fault, "locked, without VMX"),
     row(0x79, "BIOS_UPDT_TRIG", Read::Fault, Write::Ignore, "microcode is the host's"),
     row(0x8b, "PATCH_LEVEL", Read::Value(0), Write::Ignore, "microcode is the host's"),
     row(0xce, "PLATFORM_INFO", Read::Value(0), Write::Fault, "no CPUID faulting, no ratios"),
@@ -117,36 +100,18 @@ pub const TABLE: &[Row] = &[
     kept(0x176, "SYSENTER_EIP"),
     row(0x179, "MCG_CAP", Read::Value(0), Write::Fault, "no machine-check banks"),
     row(0x17a, "MCG_STATUS", Read::Value(0), Write::Ignore, "no machine check is in progress"),
-    row(
-        0x1a0,
-        "MISC_ENABLE",
-        Read::Value(MISC_ENABLE),
-        Write::Ignore,
-        "Linux reads it on every Intel processor",
-    ),
+    row(0x1a0, "MISC_ENABLE", Read::Value(MISC_ENABLE), Write::Ignore, "Linux reads it on all of Intel's"),
     row(0x1d9, "DEBUGCTL", Read::Value(0), Write::Ignore, "no branch records"),
     kept(0x277, "PAT"),
-    row(
-        0x2ff,
-        "MTRRdefType",
-        Read::Value(MTRR_DEFAULT),
-        Write::Ignore,
-        "write-back; Linux writes back what it read",
-    ),
+    row(0x2ff, "MTRRdefType", Read::Value(MTRR_DEFAULT), Write::Ignore, "write-back, and so it stays"),
     row(
         HYPERCALL_MSR,
         "hypercall page",
-        Read::Core(Core::HypercallPage),
-        Write::Core(Core::HypercallPage),
+        Read::Core(HypercallPage),
+        Write::Core(HypercallPage),
         "the platform's own",
     ),
-    row(
-        0xc000_0080,
-        "EFER",
-        Read::Core(Core::Efer),
-        Write::Core(Core::Efer),
-        "the guest's own, by the rules",
-    ),
+    row(0xc000_0080, "EFER", Read::Core(Efer), Write::Core(Efer), "the guest's own, by the rules"),
     kept(0xc000_0081, "STAR"),
     kept(0xc000_0082, "LSTAR"),
     kept(0xc000_0083, "CSTAR"),
@@ -159,6 +124,7 @@ pub const TABLE: &[Row] = &[
     row(0xc001_0015, "HWCR", Read::Value(HWCR), Write::Ignore, "Linux reads it on every AMD processor"),
     row(0xc001_001a, "TOP_MEM", Read::Value(0), Write::Fault, "the memory map says where memory ends"),
     row(0xc001_001d, "TOP_MEM2", Read::Value(0), Write::Fault, "the memory map says where memory ends"),
+    row(0xc001_001f, "NB_CFG", Read::Value(0), Write::Ignore, "Linux opens PCI's extended space here"),
     row(0xc001_0055, "INTPEND", Read::Value(0), Write::Ignore, "Linux looks for the C1E defect here"),
     row(0xc001_0058, "MMIO_CONF_BASE", Read::Value(0), Write::Fault, "no configuration space in memory"),
     row(0xc001_0114, "VM_CR", Read::Value(VM_CR), Write::Fault, "SVM cannot be switched on"),
@@ -167,35 +133,11 @@ pub const TABLE: &[Row] = &[
         "DE_CFG",
         Read::Value(DE_CFG),
         Write::Ignore,
-        "Linux sets this bit, which is the whole processor's",
+        "Linux sets this bit, which is the host's",
     ),
 ];
 
-/// Writes the rows as a table for the documentation.
-pub fn describe(out: &mut impl core::fmt::Write) -> core::fmt::Result {
-    writeln!(out, "| MSR | name | reading | writing | because |\n|---|---|---|---|---|")?;
-    for row in TABLE {
-        write!(out, "| {:#x} | {} | ", row.msr, row.name)?;
-        match row.read {
-            Read::Context => write!(out, "the guest's value")?,
-            Read::Value(value) => write!(out, "{value:#x}")?,
-            Read::Core(_) => write!(out, "the core's answer")?,
-            Read::Fault => write!(out, "#GP")?,
-        }
-        let write = match row.write {
-            Write::Context => "the guest's value, if it can be loaded",
-            Write::Ignore => "ignored",
-            Write::Same => "only what it reads as",
-            Write::Core(_) => "the core acts",
-            Write::Fault => "#GP",
-        };
-        writeln!(out, " | {write} | {} |", row.reason)?;
-    }
-    Ok(())
-}
-
 /// The row of an MSR; `None` is #GP for reading and writing.
-#[inline]
 pub fn find(msr: u32) -> Option<&'static Row> {
     TABLE.get(TABLE.binary_search_by(|row| row.msr.cmp(&msr)).ok()?)
 }

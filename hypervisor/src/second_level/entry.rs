@@ -12,8 +12,6 @@ pub(super) const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// In an entry that points to a table: how many entries of it are in use.
 pub(super) const COUNT_SHIFT: u32 = 52;
 pub(super) const COUNT: u64 = 0x3ff << COUNT_SHIFT;
-/// In an entry that points to a table: the table stays when it is empty.
-pub(super) const PINNED: u64 = 1 << 62;
 /// In a leaf: its [`Kind`].
 pub(super) const KIND_SHIFT: u32 = 52;
 pub(super) const KIND: u64 = 7 << KIND_SHIFT;
@@ -93,12 +91,10 @@ pub(super) const fn frame(entry: u64) -> Mfn {
     Mfn((entry & FRAME) >> 12)
 }
 
-#[inline]
 pub(super) const fn present(format: &EntryFormat, entry: u64) -> bool {
     entry & format.present_mask != 0
 }
 
-#[inline]
 pub(super) const fn is_leaf(format: &EntryFormat, entry: u64, level: u8) -> bool {
     level == 1 || entry & format.large != 0
 }

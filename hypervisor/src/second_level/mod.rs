@@ -6,7 +6,7 @@
 //! the address up again before he judges it.
 //!
 //! The entry that points to a table counts the entries in use in bits that processors ignore there. A table whose last
-//! entry goes is detached, so that a guest cannot make tables pile up; tables made by [`SecondLevel::prepare`] stay.
+//! entry goes is detached, so that a guest cannot make tables pile up.
 //!
 //! Whatever takes a translation away gives a [`Stale`]: processors may go on using the translation, and the detached
 //! tables, until they are flushed.
@@ -18,7 +18,7 @@ mod stale;
 pub use entry::{Kind, Leaf, Rights};
 pub use stale::Stale;
 
-use entry::{COUNT, COUNT_SHIFT, FRAME, PINNED, decode, encode, frame, get, is_leaf, present, put};
+use entry::{COUNT, COUNT_SHIFT, FRAME, decode, encode, frame, get, is_leaf, present, put};
 use trunnion_protocol::address::{Gfn, Mfn};
 
 use crate::pages::{Pages, TablePool};
@@ -74,20 +74,18 @@ pub struct Run {
 /// Tables from the root down to some level; element 0 is unused.
 type Path = [Mfn; TOP as usize + 1];
 
-#[inline]
 const fn slot(gfn: u64, level: u8) -> usize {
     (gfn >> (9 * (level as u32 - 1))) as usize & 511
 }
 
 /// Pages that an entry of a level covers.
-#[inline]
 const fn span(level: u8) -> u64 {
     1 << (9 * (level as u32 - 1))
 }
 
 impl SecondLevel {
     /// Tables with nothing in them; `None` when the pool is empty.
-    pub fn new(format: &'static EntryFormat, pool: &mut impl TablePool) -> Option<Self> {
+    pub fn new(format: &'static EntryFormat, pool: &impl TablePool) -> Option<Self> {
         Some(Self { root: pool.take()?, format, tables: 1 })
     }
 
@@ -153,26 +151,22 @@ impl SecondLevel {
         None
     }
 
-    /// Goes down to `level`, or to the leaf above it, and returns the tables on the way and the level reached.
-    /// Makes tables when `pool` is given.
-    fn descend<P: TablePool>(
-        &mut self,
-        pages: &impl Pages,
-        mut pool: Option<&mut P>,
-        gfn: u64,
-        level: u8,
-    ) -> Option<(Path, u8)> {
+    /// Goes down to `level`, or to the leaf above it, and returns the tables on the way and the level reached. Makes the
+    /// tables that are missing, or stops above the first.
+    fn descend(&mut self, pool: &impl TablePool, make: bool, gfn: u64, level: u8) -> Option<(Path, u8)> {
         let mut path = [self.root; TOP as usize + 1];
         let mut at = TOP;
         while at > level {
-            let page = pages.page(path[at as usize])?;
+            let page = pool.page(path[at as usize])?;
             let mut entry = get(page, slot(gfn, at));
             if !present(self.format, entry) {
-                let Some(pool) = pool.as_deref_mut() else { break };
+                if !make {
+                    break;
+                }
                 entry = pool.take()?.address().0 | self.format.table;
                 put(page, slot(gfn, at), entry);
                 self.tables += 1;
-                count(pages, &path, gfn, at, 1);
+                count(pool, &path, gfn, at, 1);
             } else if is_leaf(self.format, entry, at) {
                 break;
             }
@@ -183,7 +177,7 @@ impl SecondLevel {
     }
 
     /// Maps a run of frames with the largest leaves that fit.
-    pub fn map(&mut self, pages: &impl Pages, pool: &mut impl TablePool, run: Run) -> Result<(), Partial> {
+    pub fn map(&mut self, pool: &impl TablePool, run: Run) -> Result<(), Partial> {
         let fits = |start: u64, limit: u64| start <= limit && run.count <= limit - start;
         if !fits(run.gfn.0, GFN_LIMIT) || !fits(run.mfn.0, FRAME >> 12) {
             return Err(Partial { done: 0, error: MapError::OutOfRange });
@@ -196,28 +190,28 @@ impl SecondLevel {
                 count: run.count - done,
                 ..run
             };
-            done += self.map_one(pages, pool, left).map_err(|error| Partial { done, error })?;
+            done += self.map_one(pool, left).map_err(|error| Partial { done, error })?;
         }
         Ok(())
     }
 
     /// Maps the start of a run with one leaf, and returns how many pages that covers.
-    fn map_one(&mut self, pages: &impl Pages, pool: &mut impl TablePool, run: Run) -> Result<u64, MapError> {
+    fn map_one(&mut self, pool: &impl TablePool, run: Run) -> Result<u64, MapError> {
         let gfn = run.gfn.0;
         let mut level = self.format.largest_leaf.clamp(1, 3);
         while level > 1 && ((gfn | run.mfn.0) & (span(level) - 1) != 0 || run.count < span(level)) {
             level -= 1;
         }
         loop {
-            let (path, at) = self.descend(pages, Some(pool), gfn, level).ok_or(MapError::NoTable)?;
+            let (path, at) = self.descend(pool, true, gfn, level).ok_or(MapError::NoTable)?;
             if at != level {
                 return Err(MapError::Occupied);
             }
-            let page = pages.page(path[at as usize]).ok_or(MapError::NoTable)?;
+            let page = pool.page(path[at as usize]).ok_or(MapError::NoTable)?;
             let entry = get(page, slot(gfn, at));
             if !present(self.format, entry) {
                 put(page, slot(gfn, at), encode(self.format, run.mfn, run.rights, run.kind, at));
-                count(pages, &path, gfn, at, 1);
+                count(pool, &path, gfn, at, 1);
                 return Ok(span(at));
             }
             if is_leaf(self.format, entry, at) {
@@ -225,28 +219,6 @@ impl SecondLevel {
             }
             level -= 1;
         }
-    }
-
-    /// Makes the tables for 4 KiB leaves at `count` frames from `gfn` on, and keeps them for good, so that mapping there
-    /// cannot fail for want of a table. Where a larger leaf is mapped nothing is made.
-    pub fn prepare(
-        &mut self,
-        pages: &impl Pages,
-        pool: &mut impl TablePool,
-        gfn: Gfn,
-        count: u64,
-    ) -> Result<(), MapError> {
-        let end = gfn.0.checked_add(count).filter(|&end| end <= GFN_LIMIT).ok_or(MapError::OutOfRange)?;
-        let mut gfn = gfn.0;
-        while gfn < end {
-            let (path, at) = self.descend(pages, Some(pool), gfn, 1).ok_or(MapError::NoTable)?;
-            if at == 1 {
-                let page = pages.page(path[2]).ok_or(MapError::NoTable)?;
-                put(page, slot(gfn, 2), get(page, slot(gfn, 2)) | PINNED);
-            }
-            gfn = (gfn | (span(2) - 1)) + 1;
-        }
-        Ok(())
     }
 }
 
@@ -257,19 +229,7 @@ fn count(pages: &impl Pages, path: &Path, gfn: u64, level: u8, change: i64) -> O
     let entry = get(page, slot(gfn, above));
     let count = ((entry & COUNT) >> COUNT_SHIFT).wrapping_add_signed(change);
     put(page, slot(gfn, above), entry & !COUNT | count << COUNT_SHIFT & COUNT);
-    Some(if entry & PINNED == 0 { count } else { u64::MAX })
-}
-
-/// A pool that is never asked.
-enum Nothing {}
-
-impl TablePool for Nothing {
-    fn take(&mut self) -> Option<Mfn> {
-        match *self {}
-    }
-    fn give(&mut self, _: Mfn) {
-        match *self {}
-    }
+    Some(count)
 }
 
 #[cfg(test)]

@@ -4,30 +4,23 @@ use trunnion_protocol::address::{Gfn, Mfn};
 
 use super::entry::{COUNT_SHIFT, Leaf, Rights, decode, encode, frame, get, is_leaf, present, put};
 use super::stale::Stale;
-use super::{GFN_LIMIT, MapError, Nothing, Path, SecondLevel, TOP, count, slot, span};
+use super::{GFN_LIMIT, MapError, Path, SecondLevel, TOP, count, slot, span};
 use crate::pages::{Pages, TablePool};
 
-enum Isolated {
-    /// Nothing is mapped from here on for so many frames.
-    Absent(u64),
-    /// The tables, the level and the entry.
-    Leaf(Path, u8, u64),
+/// A leaf that was found: the tables on the way to it, its level, and the entry.
+struct Found {
+    path: Path,
+    level: u8,
+    entry: u64,
 }
 
 impl SecondLevel {
     /// Puts a table of smaller leaves in the place of the leaf at `level`.
-    fn split(
-        &mut self,
-        pages: &impl Pages,
-        pool: &mut impl TablePool,
-        table: Mfn,
-        gfn: u64,
-        level: u8,
-    ) -> Option<()> {
-        let page = pages.page(table)?;
+    fn split(&mut self, pool: &impl TablePool, table: Mfn, gfn: u64, level: u8) -> Option<()> {
+        let page = pool.page(table)?;
         let leaf = decode(self.format, get(page, slot(gfn, level)), level);
         let new = pool.take()?;
-        let Some(below) = pages.page(new) else {
+        let Some(below) = pool.page(new) else {
             pool.give(new);
             return None;
         };
@@ -40,50 +33,47 @@ impl SecondLevel {
         Some(())
     }
 
-    /// Finds the leaf at `gfn` and makes it cover no more than `[gfn, gfn + left)`, splitting as often as needed.
-    /// `Ok(None)` when nothing is mapped, with the frames to skip in `Err`-free form: the span of the absent entry.
+    /// Finds the leaf at `gfn` and makes it cover no more than `[gfn, gfn + left)`, splitting as often as needed. When
+    /// nothing is mapped, for how many frames from here on.
     fn isolate(
         &mut self,
-        pages: &impl Pages,
-        pool: &mut impl TablePool,
+        pool: &impl TablePool,
         gfn: u64,
         left: u64,
-    ) -> Result<Isolated, MapError> {
+    ) -> Result<Result<Found, u64>, MapError> {
         loop {
-            let (path, at) = self.descend::<Nothing>(pages, None, gfn, 1).ok_or(MapError::NoTable)?;
-            let entry = get(pages.page(path[at as usize]).ok_or(MapError::NoTable)?, slot(gfn, at));
+            let (path, level) = self.descend(pool, false, gfn, 1).ok_or(MapError::NoTable)?;
+            let table = path[level as usize];
+            let entry = get(pool.page(table).ok_or(MapError::NoTable)?, slot(gfn, level));
+            let inside = gfn & (span(level) - 1);
             if !present(self.format, entry) {
-                return Ok(Isolated::Absent(span(at) - (gfn & (span(at) - 1))));
+                return Ok(Err(span(level) - inside));
             }
-            if at == 1 || (gfn & (span(at) - 1) == 0 && left >= span(at)) {
-                return Ok(Isolated::Leaf(path, at, entry));
+            if level == 1 || (inside == 0 && left >= span(level)) {
+                return Ok(Ok(Found { path, level, entry }));
             }
-            self.split(pages, pool, path[at as usize], gfn, at).ok_or(MapError::NoTable)?;
+            self.split(pool, table, gfn, level).ok_or(MapError::NoTable)?;
         }
     }
 
-    /// Takes away whatever is mapped at `count` frames from `gfn` on, and tells `visit` about each leaf. A table may be
-    /// needed to split a larger leaf; when there is none, nothing more is taken away and the error says so, with what is
-    /// stale so far. The frames are still in use until the [`Stale`] is dealt with.
-    pub fn unmap(
+    /// Does `work` on each leaf at `count` frames from `gfn` on, none of which covers more. A table may be needed to split a
+    /// larger one; when there is none, nothing more is done and the error says so, with what is stale so far.
+    fn each(
         &mut self,
-        pages: &impl Pages,
-        pool: &mut impl TablePool,
+        pool: &impl TablePool,
         gfn: Gfn,
         count: u64,
-        mut visit: impl FnMut(Gfn, Leaf),
+        mut work: impl FnMut(&mut Self, u64, &Found, &mut Stale),
     ) -> (Stale, Result<(), MapError>) {
         let mut stale = Stale::NONE;
         let end = gfn.0.saturating_add(count).min(GFN_LIMIT);
         let mut at = gfn.0;
         while at < end {
-            match self.isolate(pages, pool, at, end - at) {
-                Ok(Isolated::Absent(skip)) => at += skip,
-                Ok(Isolated::Leaf(path, level, entry)) => {
-                    stale.flush = true;
-                    self.remove(pages, &path, at, level, &mut stale);
-                    visit(Gfn(at), decode(self.format, entry, level));
-                    at += span(level);
+            match self.isolate(pool, at, end - at) {
+                Ok(Err(skip)) => at += skip,
+                Ok(Ok(found)) => {
+                    work(self, at, &found, &mut stale);
+                    at += span(found.level);
                 }
                 Err(error) => return (stale, Err(error)),
             }
@@ -91,19 +81,30 @@ impl SecondLevel {
         (stale, Ok(()))
     }
 
-    /// Takes one page away and returns what was there.
-    pub fn unmap_page(
+    /// Takes away whatever is mapped at `count` frames from `gfn` on, and tells `visit` about each leaf. The frames are
+    /// still in use until the [`Stale`] is dealt with.
+    pub fn unmap(
         &mut self,
-        pages: &impl Pages,
-        pool: &mut impl TablePool,
+        pool: &impl TablePool,
         gfn: Gfn,
-    ) -> Result<(Option<Leaf>, Stale), MapError> {
+        count: u64,
+        mut visit: impl FnMut(Gfn, Leaf),
+    ) -> (Stale, Result<(), MapError>) {
+        self.each(pool, gfn, count, |tables, at, found, stale| {
+            tables.remove(pool, &found.path, at, found.level, stale);
+            visit(Gfn(at), decode(tables.format, found.entry, found.level));
+        })
+    }
+
+    /// Takes one page away and returns what was there.
+    pub fn unmap_page(&mut self, pool: &impl TablePool, gfn: Gfn) -> Result<(Option<Leaf>, Stale), MapError> {
         let mut old = None;
-        let (stale, result) = self.unmap(pages, pool, gfn, 1, |_, leaf| old = Some(leaf));
+        let (stale, result) = self.unmap(pool, gfn, 1, |_, leaf| old = Some(leaf));
         result.map(|()| (old, stale))
     }
 
     fn remove(&mut self, pages: &impl Pages, path: &Path, gfn: u64, level: u8, stale: &mut Stale) {
+        stale.flush = true;
         let mut level = level;
         loop {
             let table = path[level as usize];
@@ -123,59 +124,35 @@ impl SecondLevel {
     /// only when something is taken away.
     pub fn protect(
         &mut self,
-        pages: &impl Pages,
-        pool: &mut impl TablePool,
+        pool: &impl TablePool,
         gfn: Gfn,
         count: u64,
         rights: Rights,
     ) -> (Stale, Result<(), MapError>) {
-        let mut stale = Stale::NONE;
-        let end = gfn.0.saturating_add(count).min(GFN_LIMIT);
-        let mut at = gfn.0;
-        while at < end {
-            match self.isolate(pages, pool, at, end - at) {
-                Ok(Isolated::Absent(skip)) => at += skip,
-                Ok(Isolated::Leaf(path, level, entry)) => {
-                    let leaf = decode(self.format, entry, level);
-                    if leaf.rights != rights
-                        && let Some(page) = pages.page(path[level as usize])
-                    {
-                        put(page, slot(at, level), encode(self.format, leaf.mfn, rights, leaf.kind, level));
-                        stale.flush |= !rights.contains(leaf.rights);
-                    }
-                    at += span(level);
-                }
-                Err(error) => return (stale, Err(error)),
+        self.each(pool, gfn, count, |tables, at, found, stale| {
+            let leaf = decode(tables.format, found.entry, found.level);
+            if leaf.rights != rights
+                && let Some(page) = pool.page(found.path[found.level as usize])
+            {
+                let entry = encode(tables.format, leaf.mfn, rights, leaf.kind, found.level);
+                put(page, slot(at, found.level), entry);
+                stale.flush |= !rights.contains(leaf.rights);
             }
-        }
-        (stale, Ok(()))
+        })
     }
 
-    /// Takes away at most `budget` leaves at or after `from`; returns where to go on, `None` when nothing is left.
-    pub fn clear_some(
-        &mut self,
-        pages: &impl Pages,
-        from: Gfn,
-        budget: u32,
-        mut visit: impl FnMut(Gfn, Leaf),
-    ) -> (Option<Gfn>, Stale) {
+    /// Takes the first leaf at or after `from` away, whole.
+    pub fn take_first(&mut self, pool: &impl TablePool, from: Gfn) -> Option<(Gfn, Leaf, Stale)> {
+        let (gfn, leaf) = self.next(pool, from)?;
+        let (path, level) = self.descend(pool, false, gfn.0, 1)?;
         let mut stale = Stale::NONE;
-        let mut from = from;
-        for _ in 0..budget {
-            let Some((gfn, leaf)) = self.next(pages, from) else { return (None, stale) };
-            if let Some((path, level)) = self.descend::<Nothing>(pages, None, gfn.0, 1) {
-                stale.flush = true;
-                self.remove(pages, &path, gfn.0, level, &mut stale);
-                visit(gfn, leaf);
-            }
-            from = Gfn(gfn.0 + leaf.pages);
-        }
-        (Some(from), stale)
+        self.remove(pool, &path, gfn.0, level, &mut stale);
+        Some((gfn, leaf, stale))
     }
 
-    /// Gives back at most `budget` tables that [`SecondLevel::clear_some`] has left, the root at last. True when none is
+    /// Gives back at most `budget` tables that are left when nothing is mapped, the root at last. True when none is
     /// left; the value must then not be used any more. No processor may use the tables.
-    pub fn free_some(&mut self, pages: &impl Pages, pool: &mut impl TablePool, budget: u32) -> bool {
+    pub fn free_some(&mut self, pool: &impl TablePool, budget: u32) -> bool {
         for _ in 0..budget {
             if self.tables == 0 {
                 return true;
@@ -184,7 +161,7 @@ impl SecondLevel {
             let mut table = self.root;
             let mut level = TOP;
             while level > 1
-                && let Some(page) = pages.page(table)
+                && let Some(page) = pool.page(table)
                 && let Some((index, entry)) = (0..512)
                     .map(|index| (index, get(page, index)))
                     .find(|&(_, entry)| present(self.format, entry) && !is_leaf(self.format, entry, level))

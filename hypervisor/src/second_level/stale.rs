@@ -39,10 +39,10 @@ impl Stale {
     }
 
     /// Gives the tables back. Call it after the flush.
-    pub fn release(self, pages: &impl Pages, pool: &mut impl TablePool) {
+    pub fn release(self, pool: &impl TablePool) {
         let Some((mut table, last)) = self.tables else { return };
         loop {
-            let next = pages.page(table).map_or(0, |page| get(page, 0));
+            let next = pool.page(table).map_or(0, |page| get(page, 0));
             pool.give(table);
             if table == last {
                 return;

@@ -15,8 +15,6 @@ pub(crate) static EPT: EntryFormat = EntryFormat {
     no_execute: 0,
     large: 0x80,
     present_mask: 7,
-    accessed: 0x100,
-    dirty: 0x200,
     largest_leaf: 3,
 };
 /// The nested-paging format (APM 15.25.5).
@@ -29,8 +27,6 @@ pub(crate) static NPT: EntryFormat = EntryFormat {
     no_execute: 1 << 63,
     large: 0x80,
     present_mask: 1,
-    accessed: 0x20,
-    dirty: 0x40,
     largest_leaf: 2,
 };
 
@@ -40,98 +36,52 @@ const ALL: Rights = Rights::all();
 fn the_largest_leaves_are_used_and_split() {
     for format in [&EPT, &NPT] {
         let memory = FakeMemory::new(64);
-        let mut pool = FakePool::new(&memory, 0..64);
-        let mut tables = SecondLevel::new(format, &mut pool).unwrap();
+        let pool = FakePool::new(&memory, 0..64);
+        let mut tables = SecondLevel::new(format, &pool).unwrap();
         let gig = 1 << 18;
         tables
-            .map(
-                &memory,
-                &mut pool,
-                Run { gfn: Gfn(gig), mfn: Mfn(3 * gig), count: gig, rights: ALL, kind: Kind::Ram },
-            )
+            .map(&pool, Run { gfn: Gfn(gig), mfn: Mfn(3 * gig), count: gig, rights: ALL, kind: Kind::Ram })
             .unwrap();
         let size = if format.largest_leaf == 3 { gig } else { 512 };
         let leaf = tables.lookup(&memory, Gfn(gig + 0x1234)).unwrap();
         assert_eq!(leaf, Leaf { mfn: Mfn(3 * gig + 0x1234), rights: ALL, kind: Kind::Ram, pages: size });
-        let (old, stale) = tables.unmap_page(&memory, &mut pool, Gfn(gig + 5)).unwrap();
+        let (old, stale) = tables.unmap_page(&pool, Gfn(gig + 5)).unwrap();
         assert_eq!(old.map(|leaf| (leaf.mfn, leaf.pages)), Some((Mfn(3 * gig + 5), 1)));
         assert!(stale.needs_flush());
-        stale.release(&memory, &mut pool);
+        stale.release(&pool);
         assert_eq!(tables.lookup(&memory, Gfn(gig + 5)), None);
         assert_eq!(tables.lookup(&memory, Gfn(gig + 6)).unwrap().pages, 1);
         assert_eq!(tables.lookup(&memory, Gfn(gig + 512)).unwrap().pages, 512);
-        let again = tables.map(
-            &memory,
-            &mut pool,
-            Run { gfn: Gfn(gig + 4), mfn: Mfn(9), count: 2, rights: ALL, kind: Kind::Ram },
-        );
+        let again =
+            tables.map(&pool, Run { gfn: Gfn(gig + 4), mfn: Mfn(9), count: 2, rights: ALL, kind: Kind::Ram });
         assert_eq!(again, Err(Partial { done: 0, error: MapError::Occupied }));
         let mut seen = 0;
-        let (stale, done) = tables.unmap(&memory, &mut pool, Gfn(0), GFN_LIMIT, |_, leaf| seen += leaf.pages);
+        let (stale, done) = tables.unmap(&pool, Gfn(0), GFN_LIMIT, |_, leaf| seen += leaf.pages);
         assert_eq!((done, seen), (Ok(()), gig - 1));
-        stale.release(&memory, &mut pool);
+        stale.release(&pool);
         assert_eq!((tables.tables(), pool.left()), (1, 63));
-        assert!(tables.free_some(&memory, &mut pool, 5));
+        assert!(tables.free_some(&pool, 5));
         assert_eq!(pool.left(), 64);
     }
 }
 
 #[test]
-fn prepared_tables_stay() {
-    let memory = FakeMemory::new(16);
-    let mut pool = FakePool::new(&memory, 0..16);
-    let mut tables = SecondLevel::new(&NPT, &mut pool).unwrap();
-    tables.prepare(&memory, &mut pool, Gfn(512 * 3 + 7), 512).unwrap();
-    let left = pool.left();
-    let mut none = FakePool::new(&memory, 0..0);
-    for _ in 0..3 {
-        tables
-            .map(
-                &memory,
-                &mut none,
-                Run { gfn: Gfn(512 * 4), mfn: Mfn(7), count: 1, rights: Rights::WRITE, kind: Kind::Grant },
-            )
-            .unwrap();
-        let (old, stale) = tables.unmap_page(&memory, &mut none, Gfn(512 * 4)).unwrap();
-        let leaf = old.unwrap();
-        assert_eq!((leaf.kind, leaf.rights, leaf.mfn), (Kind::Grant, Rights::WRITE, Mfn(7)));
-        stale.release(&memory, &mut none);
-    }
-    assert_eq!(pool.left(), left);
-    let no_table = tables.map(
-        &memory,
-        &mut none,
-        Run { gfn: Gfn(0), mfn: Mfn(7), count: 1, rights: ALL, kind: Kind::Ram },
-    );
-    assert_eq!(no_table, Err(Partial { done: 0, error: MapError::NoTable }));
-    while !tables.free_some(&memory, &mut pool, 1) {}
-    assert_eq!(pool.left(), 16);
-}
-
-#[test]
 fn claims_outside_the_space_are_refused() {
     let memory = FakeMemory::new(16);
-    let mut pool = FakePool::new(&memory, 0..16);
-    let mut tables = SecondLevel::new(&EPT, &mut pool).unwrap();
+    let pool = FakePool::new(&memory, 0..16);
+    let mut tables = SecondLevel::new(&EPT, &pool).unwrap();
     for (gfn, mfn, count) in
         [(GFN_LIMIT, 0, 1), (GFN_LIMIT - 1, 0, 2), (u64::MAX, 0, 1), (0, u64::MAX, 1), (0, 0, u64::MAX)]
     {
-        let refused = tables.map(
-            &memory,
-            &mut pool,
-            Run { gfn: Gfn(gfn), mfn: Mfn(mfn), count, rights: ALL, kind: Kind::Ram },
-        );
+        let refused =
+            tables.map(&pool, Run { gfn: Gfn(gfn), mfn: Mfn(mfn), count, rights: ALL, kind: Kind::Ram });
         assert_eq!(refused, Err(Partial { done: 0, error: MapError::OutOfRange }));
     }
     assert_eq!(tables.lookup(&memory, Gfn::INVALID), None);
     assert!(tables.next(&memory, Gfn::INVALID).is_none());
-    assert!(!tables.unmap(&memory, &mut pool, Gfn::INVALID, 1, |_, _| ()).0.needs_flush());
+    assert!(!tables.unmap(&pool, Gfn::INVALID, 1, |_, _| ()).0.needs_flush());
     tables
-        .map(
-            &memory,
-            &mut pool,
-            Run { gfn: Gfn(GFN_LIMIT - 1), mfn: Mfn(1), count: 1, rights: ALL, kind: Kind::Ram },
-        )
+        .map(&pool, Run { gfn: Gfn(GFN_LIMIT - 1), mfn: Mfn(1), count: 1, rights: ALL, kind: Kind::Ram })
         .unwrap();
     assert_eq!(tables.next(&memory, Gfn(0)).unwrap().0, Gfn(GFN_LIMIT - 1));
 }
@@ -162,15 +112,15 @@ proptest! {
     #[test]
     fn tables_agree_with_a_map(steps in steps(), frames in 4..40u64, ept: bool) {
         let memory = FakeMemory::new(40);
-        let mut pool = FakePool::new(&memory, 0..frames);
-        let mut tables = SecondLevel::new(if ept { &EPT } else { &NPT }, &mut pool).unwrap();
+        let pool = FakePool::new(&memory, 0..frames);
+        let mut tables = SecondLevel::new(if ept { &EPT } else { &NPT }, &pool).unwrap();
         let mut model: BTreeMap<u64, (u64, Rights)> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Map(gfn, mfn, count, rights) => {
                     let rights = Rights::from_bits_truncate(rights);
                     let free = (gfn..gfn + count).take_while(|gfn| !model.contains_key(gfn)).count() as u64;
-                    let done = match tables.map(&memory, &mut pool, Run { gfn: Gfn(gfn), mfn: Mfn(mfn), count, rights, kind: Kind::Ram }) {
+                    let done = match tables.map(&pool, Run { gfn: Gfn(gfn), mfn: Mfn(mfn), count, rights, kind: Kind::Ram }) {
                         Ok(()) => count,
                         Err(Partial { done, error: MapError::Occupied }) => { prop_assert!(free < count); done }
                         Err(partial) => { prop_assert_eq!(partial.error, MapError::NoTable); partial.done }
@@ -180,17 +130,17 @@ proptest! {
                 }
                 Step::Unmap(gfn, count) => {
                     let mut gone = Vec::new();
-                    let (stale, _) = tables.unmap(&memory, &mut pool, Gfn(gfn), count, |gfn, leaf| {
+                    let (stale, _) = tables.unmap(&pool, Gfn(gfn), count, |gfn, leaf| {
                         gone.extend((0..leaf.pages).map(|n| (gfn.0 + n, (leaf.mfn.0 + n, leaf.rights))));
                     });
-                    stale.release(&memory, &mut pool);
+                    stale.release(&pool);
                     for (gfn, value) in gone {
                         prop_assert_eq!(model.remove(&gfn), Some(value));
                     }
                 }
                 Step::Protect(gfn, count, rights) => {
                     let rights = Rights::from_bits_truncate(rights);
-                    let (stale, result) = tables.protect(&memory, &mut pool, Gfn(gfn), count, rights);
+                    let (stale, result) = tables.protect(&pool, Gfn(gfn), count, rights);
                     let mut narrowed = false;
                     for (gfn, value) in model.range_mut(gfn..gfn + count) {
                         let now = tables.lookup(&memory, Gfn(*gfn)).unwrap().rights;
@@ -200,7 +150,7 @@ proptest! {
                         value.1 = now;
                     }
                     prop_assert_eq!(stale.needs_flush(), narrowed);
-                    stale.release(&memory, &mut pool);
+                    stale.release(&pool);
                 }
             }
             let mut from = Gfn(0);
@@ -215,16 +165,12 @@ proptest! {
                 prop_assert_eq!(found, model.get(&gfn).copied());
             }
         }
-        let mut from = Some(Gfn(0));
-        while let Some(at) = from {
-            let (next, stale) = tables.clear_some(&memory, at, 7, |gfn, leaf| {
-                for n in 0..leaf.pages { model.remove(&(gfn.0 + n)); }
-            });
-            stale.release(&memory, &mut pool);
-            from = next;
+        while let Some((gfn, leaf, stale)) = tables.take_first(&pool, Gfn(0)) {
+            for n in 0..leaf.pages { model.remove(&(gfn.0 + n)); }
+            stale.release(&pool);
         }
         prop_assert!(model.is_empty());
-        while !tables.free_some(&memory, &mut pool, 3) {}
+        while !tables.free_some(&pool, 3) {}
         prop_assert_eq!(pool.left() as u64, frames);
     }
 }

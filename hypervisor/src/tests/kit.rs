@@ -16,7 +16,7 @@ use crate::exit;
 use crate::fake::{FakeContext, FakeMachine};
 use crate::host::Host;
 use crate::run::CpuLoop;
-use crate::seam::{Cpu, Exit, Machine, Verdict};
+use crate::seam::{Cpu, Exit, Instruction, Machine, Verdict};
 use crate::vcpu::{Body, Running, VcpuRef};
 use crate::{dom0, life, memory, start};
 
@@ -68,10 +68,15 @@ impl World {
 
     /// A guest with memory and its first vCPU up, in 64-bit mode, still paused.
     pub(super) fn guest(&self, vcpus: u32) -> Guest {
+        self.guest_of(vcpus, 1024)
+    }
+
+    /// As [`World::guest`], with a limit of its memory in pages.
+    pub(super) fn guest_of(&self, vcpus: u32, max_pages: u64) -> Guest {
         let wanted = Wanted {
             id: None,
             vcpus,
-            max_pages: 1024,
+            max_pages,
             uuid: [7; 16],
             name: create::name("guest"),
             privileged: false,
@@ -124,7 +129,7 @@ impl World {
                 let value = if self.is_narrow(domain, vcpu) { i64::from(value as i32) } else { value as i64 };
                 return (Errno::from_return(value), verdict);
             }
-            verdict = self.exit(domain, vcpu, |_| Exit::Hypercall { length: Some(3) });
+            verdict = self.exit(domain, vcpu, |_| Exit::Instruction(Instruction::Hypercall, Some(3)));
         }
         panic!("{call:?} does not end");
     }

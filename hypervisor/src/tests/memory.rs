@@ -48,8 +48,7 @@ fn populate_and_give_back() {
 #[test]
 fn long_lists_are_continued() {
     let world = World::new();
-    let a = world.guest(1);
-    a.max_pages.store(10_000, std::sync::atomic::Ordering::Relaxed);
+    let a = world.guest_of(1, 10_000);
     for index in 0..1500u64 {
         world.write(&a, page(16) + index * 8, &(10_000 + index * 2).to_le_bytes());
     }

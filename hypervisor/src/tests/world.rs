@@ -15,7 +15,7 @@ use crate::frames::FrameKind;
 use crate::host::Host;
 use crate::life;
 use crate::memory;
-use crate::seam::{Context, Exit, Machine, Verdict};
+use crate::seam::{Context, Exit, Instruction, Machine, Verdict};
 use crate::second_level::{Kind, Rights, Run};
 use crate::vcpu::Running;
 
@@ -50,7 +50,7 @@ impl World {
         };
         let dom0 = create::create(&host, &wanted).unwrap();
         let run = host.allocate(6, dom0.id, FrameKind::Ram).unwrap();
-        let mut pool = host.table_pool(dom0.id);
+        let pool = host.table_pool(dom0.id);
         let leaf = Run {
             gfn: Gfn(run.start.0),
             mfn: run.start,
@@ -60,8 +60,7 @@ impl World {
         };
         {
             let mut memory = dom0.memory.lock();
-            memory.tables.map(&host.machine, &mut pool, leaf).unwrap();
-            memory.tables.prepare(&host.machine, &mut pool, Gfn(0), frames as u64).unwrap();
+            memory.tables.map(&pool, leaf).unwrap();
         }
         Self { host, dom0, dom0_memory: run.start }
     }
@@ -128,7 +127,7 @@ impl World {
                 running.context.set_gpr(register, arguments.get(index).copied().unwrap_or(0));
             }
             for _ in 0..10_000 {
-                let verdict = exit::handle(running, Exit::Hypercall { length: Some(3) });
+                let verdict = exit::handle(running, Exit::Instruction(Instruction::Hypercall, Some(3)));
                 if running.context.rip() != 0x1000 {
                     return running.context.gpr(Gpr::Rax) as i64;
                 }

@@ -1,10 +1,7 @@
 //! The walk through a guest's page tables, and the memory of the last ones.
 
-use core::sync::atomic::Ordering;
-
-use trunnion_protocol::address::{Gfn, Gva, Mfn};
-
 use super::{FaultReason, Found, Space};
+use crate::prelude::*;
 use crate::seam::Context;
 
 /// CR0.WP: a supervisor may not write read-only pages.

@@ -3,6 +3,8 @@
 //! The only form in which a vCPU enters or leaves the hypervisor's vendor folders as a whole: start of day, crash
 //! report, entry checker, INIT and start-up IPIs, save and restore.
 
+use core::fmt;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// General-purpose registers in encoding order.
@@ -209,5 +211,40 @@ impl VcpuState {
             idtr: table,
             ..Self::default()
         }
+    }
+
+    /// The segment registers in encoding order, then LDTR and TR.
+    pub const fn segments(&mut self) -> [&mut Segment; 8] {
+        let Self { es, cs, ss, ds, fs, gs, ldtr, tr, .. } = self;
+        [es, cs, ss, ds, fs, gs, ldtr, tr]
+    }
+}
+
+impl fmt::Display for VcpuState {
+    /// Several lines, for people who read a crash report.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 16] = [
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8 ", "r9 ", "r10", "r11", "r12", "r13",
+            "r14", "r15",
+        ];
+        for (chunk, names) in self.gpr.chunks(4).zip(NAMES.chunks(4)) {
+            for (value, name) in chunk.iter().zip(names) {
+                write!(f, "{name} {value:016x}  ")?;
+            }
+            writeln!(f)?;
+        }
+        let rsp = self.gpr[Gpr::Rsp as usize];
+        writeln!(f, "rip {:016x}  rflags {:08x}  rsp {rsp:016x}", self.rip, self.rflags)?;
+        let Self { cr0, cr2, cr3, cr4, efer, gdtr, idtr, .. } = self;
+        writeln!(f, "cr0 {cr0:08x}  cr2 {cr2:016x}  cr3 {cr3:016x}  cr4 {cr4:08x}  efer {efer:04x}")?;
+        let names = ["cs", "ss", "ds", "es", "fs", "gs", "tr", "ldtr"];
+        let segments = [self.cs, self.ss, self.ds, self.es, self.fs, self.gs, self.tr, self.ldtr];
+        for (name, Segment { selector, attributes, limit, base }) in names.into_iter().zip(segments) {
+            writeln!(
+                f,
+                "{name:4} {selector:04x} base {base:016x} limit {limit:08x} attributes {attributes:04x}"
+            )?;
+        }
+        writeln!(f, "gdtr {:016x}+{:04x}  idtr {:016x}+{:04x}", gdtr.base, gdtr.limit, idtr.base, idtr.limit)
     }
 }

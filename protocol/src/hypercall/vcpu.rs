@@ -3,6 +3,8 @@
 //! A number that the domain does not have is [`Errno::NoEnt`](crate::errno::Errno::NoEnt).
 
 use crate::address::{Gfn, Gpa, Gva};
+use crate::control::{Segment, VcpuState};
+use crate::errno::Errno;
 use crate::layout::Fixed;
 
 closed! {
@@ -162,6 +164,78 @@ pub const MODE_32: u32 = 0;
 /// Mode word of [`HvmContext64`].
 #[doc(alias = "VCPU_HVM_MODE_64B")]
 pub const MODE_64: u32 = 1;
+
+const CR0_PE: u64 = 1;
+const CR0_PG: u64 = 1 << 31;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NX_SCE: u64 = 1 << 11 | 1;
+const RFLAGS_VM: u64 = 1 << 17;
+
+impl HvmContext32 {
+    /// The whole of the vCPU; `EINVAL` unless it is in 32-bit protected mode.
+    pub fn state(&self) -> Result<VcpuState, Errno> {
+        if u64::from(self.cr0) & CR0_PE == 0
+            || self.efer & (EFER_LME | EFER_LMA) != 0
+            || u64::from(self.eflags) & RFLAGS_VM != 0
+        {
+            return Err(Errno::Inval);
+        }
+        let segment = |index: usize| Segment {
+            selector: 0,
+            attributes: self.rights[index] & 0xfff,
+            limit: self.limits[index],
+            base: u64::from(self.bases[index]),
+        };
+        let data = segment(1);
+        let mut state = VcpuState {
+            rflags: u64::from(self.eflags) | 2,
+            cr0: u64::from(self.cr0),
+            cr3: u64::from(self.cr3),
+            cr4: u64::from(self.cr4),
+            efer: self.efer & EFER_NX_SCE,
+            cs: segment(0),
+            ds: data,
+            es: data,
+            fs: data,
+            gs: data,
+            ss: segment(2),
+            tr: segment(4),
+            ..VcpuState::pvh(self.eip, 0)
+        };
+        for (to, from) in state.gpr.iter_mut().zip(self.registers) {
+            *to = u64::from(from);
+        }
+        Ok(state)
+    }
+}
+
+impl HvmContext64 {
+    /// The whole of the vCPU, with flat segments; `EINVAL` unless it is in 64-bit mode.
+    pub fn state(&self) -> Result<VcpuState, Errno> {
+        if self.cr0 & (CR0_PE | CR0_PG) != CR0_PE | CR0_PG
+            || self.efer & EFER_LME == 0
+            || self.rflags & RFLAGS_VM != 0
+        {
+            return Err(Errno::Inval);
+        }
+        let mut state = VcpuState {
+            rip: self.rip,
+            rflags: self.rflags | 2,
+            cr0: self.cr0,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            efer: self.efer & EFER_NX_SCE | EFER_LME | EFER_LMA,
+            ..VcpuState::pvh(0, 0)
+        };
+        for (to, from) in state.gpr.iter_mut().zip(self.registers) {
+            *to = from;
+        }
+        // A 64-bit code segment has L instead of D.
+        state.cs.attributes = 0xa9b;
+        Ok(state)
+    }
+}
 
 /// The null address that takes a virtual area back.
 pub const NO_AREA: Gva = Gva::NULL;

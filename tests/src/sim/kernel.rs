@@ -15,7 +15,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use trunnion_frontends::platform::{Argument, Gfns, NotMapped, OutOfMemory, Platform, RawCall};
 use trunnion_guest::executor::{Executor, Spawner};
 use trunnion_hypervisor::exit;
-use trunnion_hypervisor::seam::{Context, Exit, Machine, Verdict};
+use trunnion_hypervisor::seam::{Context, Exit, Instruction, Machine, Verdict};
 use trunnion_hypervisor::vcpu::Running;
 use trunnion_hypervisor::walk::Remembered;
 use trunnion_protocol::address::{Gfn, Gpa, Gva, Mfn, PAGE_SIZE};
@@ -256,7 +256,7 @@ impl Kernel {
         });
         for _ in 0..CONTINUATIONS {
             let before = self.context.rip();
-            let verdict = self.leave(Exit::Hypercall { length: Some(3) });
+            let verdict = self.leave(Exit::Instruction(Instruction::Hypercall, Some(3)));
             if verdict == Verdict::Wait {
                 self.waits.set(true);
             }
@@ -564,7 +564,7 @@ impl Program for Kernel {
             state.gpr[Gpr::Rdi as usize] = sched::Op::Block.number().into();
             state.gpr[Gpr::Rsi as usize] = 0;
         });
-        Exit::Hypercall { length: Some(3) }
+        Exit::Instruction(Instruction::Hypercall, Some(3))
     }
 }
 

@@ -56,8 +56,6 @@ static FORMAT: EntryFormat = EntryFormat {
     no_execute: 1 << 63,
     large: 1 << 7,
     present_mask: 1,
-    accessed: 0x20,
-    dirty: 0x40,
     largest_leaf: 2,
 };
 

@@ -120,10 +120,11 @@ impl World {
             device_windows: &[],
             bundle: FrameRange::default(),
             bundle_bytes: 0,
-            dom0_image: (0, 0),
+            dom0_image: &[],
             dom0_memory: 0,
             command_line: "",
             rsdp: 0,
+            log: &[],
             hypervisor_bytes: 0,
         };
         let host =
@@ -469,7 +470,7 @@ fn make_dom0(host: &Arc<Host>, shared: &Rc<Shared>) -> Rc<Kernel> {
     let first = run.start.0;
     {
         let mut memory = domain.memory.lock();
-        let mut pool = host.table_pool(domain.id);
+        let pool = host.table_pool(domain.id);
         let run = Run {
             gfn: Gfn(first),
             mfn: Mfn(first),
@@ -477,7 +478,7 @@ fn make_dom0(host: &Arc<Host>, shared: &Rc<Shared>) -> Rc<Kernel> {
             rights: Rights::all(),
             kind: LeafKind::Ram,
         };
-        memory.tables.map(&host.machine, &mut pool, run).expect("a fresh host has tables");
+        memory.tables.map(&pool, run).expect("a fresh host has tables");
     }
     let name = VcpuRef { domain: domain.clone(), index: 0 };
     start::load(host, &name, &VcpuState::pvh(first as u32, 0), true).expect("the vCPU is down");

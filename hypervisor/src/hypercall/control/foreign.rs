@@ -1,75 +1,80 @@
 //! Other domains' memory in dom0, and the grants that a domain is born with.
 
-use trunnion_protocol::address::{Gfn, Gva, Mfn};
 use trunnion_protocol::control::{FOREIGN_MAX, MapForeign, SeedGrant, UnmapForeign};
-use trunnion_protocol::errno::Errno;
-use trunnion_protocol::id::{DomainId, GrantRef};
+use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::planted::{self, Bug};
-
 use zerocopy::IntoBytes;
 
 use super::find;
-use crate::authority::Control;
-use crate::domain::Domain;
 use crate::granting;
-use crate::host::Host;
-use crate::hypercall::{Arguments, Reply, Stop};
+use crate::hypercall::{Arguments, Stop};
 use crate::life;
 use crate::memory;
-use crate::seam::Machine;
+use crate::prelude::*;
 use crate::second_level::{Kind, Rights, Stale};
-use crate::vcpu::Running;
 
 /// Frames that are mapped or given back in one go. Argument 3 says how many are done.
 const CHUNK: usize = 64;
 
-/// The frames of the list at `list` from `done` on, at most [`CHUNK`] of `count`.
-fn chunk(done: u64, count: u32) -> usize {
-    (u64::from(count).saturating_sub(done) as usize).min(CHUNK)
+/// The part of dom0's list of frames that one round works on.
+#[derive(Clone, Copy)]
+struct Part {
+    list: u64,
+    from: u64,
+    count: usize,
 }
 
-fn entry(list: u64, index: u64) -> Gva {
-    Gva(list.wrapping_add(index * 8))
+impl Part {
+    /// From entry `from` on, of `end`.
+    fn new(list: u64, from: u64, end: u64) -> Self {
+        Self { list, from, count: (end.saturating_sub(from) as usize).min(CHUNK) }
+    }
+
+    fn address(self) -> Gva {
+        Gva(self.list.wrapping_add(self.from * 8))
+    }
+
+    /// Takes the mappings that it lists back.
+    fn give_back<M: Machine>(self, running: &mut Running<'_, M>, write: bool) -> Result<(), Errno> {
+        let mut frames = [0u64; CHUNK];
+        let frames = frames.get_mut(..self.count).ok_or(Errno::Inval)?;
+        running.read(self.address(), frames.as_mut_bytes())?;
+        give_back(running, frames, write)
+    }
+}
+
+/// Ends the call at `count`, or goes on behind the `more` frames that are done now.
+fn go_on(done: &mut u64, more: usize, count: u32) -> Result<(), Stop> {
+    *done += more as u64;
+    if *done < u64::from(count) { Err(Stop::Again) } else { Ok(()) }
 }
 
 pub(super) fn map<M: Machine>(
-    _: &Control,
     running: &mut Running<'_, M>,
-    at: Gva,
+    wanted: &MapForeign,
     arguments: &mut Arguments,
-) -> Reply {
-    let wanted: MapForeign = running.get_plain(at)?;
+) -> Result<(), Stop> {
     if wanted.count == 0 || wanted.count > FOREIGN_MAX {
         return Err(Errno::Inval.into());
     }
     let write = wanted.flags & 1 != 0;
     let [_, _, done, ..] = &mut arguments.values;
-    match map_some(running, &wanted, *done, write) {
-        Ok(()) => {
-            *done += chunk(*done, wanted.count) as u64;
-            if *done < u64::from(wanted.count) { Err(Stop::Again) } else { Ok(0) }
+    let part = Part::new(wanted.frames, *done, wanted.count.into());
+    if let Err(errno) = map_some(running, wanted, part, write) {
+        // All or none: what earlier rounds mapped is in dom0's own list.
+        for from in (0..*done).step_by(CHUNK) {
+            Part::new(wanted.frames, from, *done).give_back(running, write)?;
         }
-        Err(errno) => {
-            // All or none: what earlier rounds mapped is in dom0's own list.
-            let mut from = 0;
-            while from < *done {
-                let count = chunk(from, *done as u32);
-                let mut frames = [0u64; CHUNK];
-                let frames = frames.get_mut(..count).ok_or(Errno::Inval)?;
-                running.read(entry(wanted.frames, from), frames.as_mut_bytes())?;
-                give_back(running.host, running.domain, frames.iter().map(|&frame| Mfn(frame)), write)?;
-                from += count as u64;
-            }
-            Err(errno.into())
-        }
+        return Err(errno.into());
     }
+    go_on(done, part.count, wanted.count)
 }
 
 /// Maps the next frames; on failure none of them.
 fn map_some<M: Machine>(
     running: &mut Running<'_, M>,
     wanted: &MapForeign,
-    done: u64,
+    part: Part,
     write: bool,
 ) -> Result<(), Errno> {
     let domain = find(running, wanted.domain)?;
@@ -77,22 +82,23 @@ fn map_some<M: Machine>(
         return Err(Errno::Srch);
     }
     let mut frames = [0u64; CHUNK];
-    let frames = frames.get_mut(..chunk(done, wanted.count)).ok_or(Errno::Inval)?;
     let mut mapped = 0;
     let mut result = Ok(());
-    for (index, frame) in frames.iter_mut().enumerate() {
-        let gfn = Gfn(wanted.gfn.wrapping_add(done).wrapping_add(index as u64));
-        result = map_one(running, &domain, gfn, write).map(|mfn| *frame = mfn.0);
-        if result.is_err() {
-            break;
+    for (index, frame) in frames.iter_mut().take(part.count).enumerate() {
+        let gfn = Gfn(wanted.gfn.wrapping_add(part.from).wrapping_add(index as u64));
+        match map_one(running, &domain, gfn, write) {
+            Ok(mfn) => *frame = mfn.0,
+            Err(errno) => {
+                result = Err(errno);
+                break;
+            }
         }
-        mapped = index + 1;
+        mapped += 1;
     }
-    if result.is_ok() {
-        result = running.write(entry(wanted.frames, done), frames.as_bytes());
-    }
+    let frames = frames.get(..mapped).unwrap_or(&[]);
+    let result = result.and_then(|()| running.write(part.address(), frames.as_bytes()));
     if result.is_err() {
-        give_back(running.host, running.domain, frames.iter().take(mapped).map(|&frame| Mfn(frame)), write)?;
+        give_back(running, frames, write)?;
     }
     result
 }
@@ -114,18 +120,14 @@ fn map_one<M: Machine>(
 }
 
 /// Takes mappings back: one flush for all, then their references go.
-fn give_back<M: Machine>(
-    host: &Host<M>,
-    dom0: &Domain<M>,
-    frames: impl Iterator<Item = Mfn> + Clone,
-    write: bool,
-) -> Result<(), Errno> {
+fn give_back<M: Machine>(running: &Running<'_, M>, frames: &[u64], write: bool) -> Result<(), Errno> {
+    let (host, dom0) = (running.host, running.domain);
     let mut memory = dom0.memory.lock();
     let mut stale = Stale::NONE;
     let mut done = 0;
     let mut result = Ok(());
-    for mfn in frames.clone() {
-        match memory::unmap_direct(host, dom0, &mut memory, mfn, write) {
+    for &frame in frames {
+        match memory::unmap_direct(host, dom0, &mut memory, Mfn(frame), write) {
             Ok(more) => stale = stale.join(&host.machine, &more),
             Err(errno) => {
                 result = Err(errno);
@@ -136,39 +138,32 @@ fn give_back<M: Machine>(
     }
     memory::flush(host, dom0, stale);
     drop(memory);
-    for mfn in frames.take(if planted::is(Bug::KeptReference) { 0 } else { done }) {
-        host.frames.put(mfn);
+    for &frame in frames.iter().take(if planted::is(Bug::KeptReference) { 0 } else { done }) {
+        host.frames.put(Mfn(frame));
     }
     life::reap(host);
     result
 }
 
 pub(super) fn unmap<M: Machine>(
-    _: &Control,
     running: &mut Running<'_, M>,
-    at: Gva,
+    wanted: &UnmapForeign,
     arguments: &mut Arguments,
-) -> Reply {
-    let wanted: UnmapForeign = running.get_plain(at)?;
+) -> Result<(), Stop> {
     if wanted.count == 0 || wanted.count > FOREIGN_MAX {
         return Err(Errno::Inval.into());
     }
     let [_, _, done, ..] = &mut arguments.values;
-    let mut frames = [0u64; CHUNK];
-    let frames = frames.get_mut(..chunk(*done, wanted.count)).ok_or(Errno::Inval)?;
-    running.read(entry(wanted.frames, *done), frames.as_mut_bytes())?;
-    give_back(running.host, running.domain, frames.iter().map(|&frame| Mfn(frame)), wanted.flags & 1 != 0)?;
-    *done += frames.len() as u64;
-    if *done < u64::from(wanted.count) { Err(Stop::Again) } else { Ok(0) }
+    let part = Part::new(wanted.frames, *done, wanted.count.into());
+    part.give_back(running, wanted.flags & 1 != 0)?;
+    go_on(done, part.count, wanted.count)
 }
 
-pub(super) fn seed_grant<M: Machine>(_: &Control, running: &mut Running<'_, M>, at: Gva) -> Reply {
-    let wanted: SeedGrant = running.get_plain(at)?;
+pub(super) fn seed_grant<M: Machine>(running: &mut Running<'_, M>, wanted: &SeedGrant) -> Result<(), Stop> {
     let domain = find(running, wanted.domain)?;
     if wanted.reference >= GrantRef::RESERVED {
         return Err(Errno::Inval.into());
     }
     let frame = u32::try_from(wanted.gfn).map_err(|_| Errno::Inval)?;
-    granting::seed(running.host, &domain, GrantRef(wanted.reference), DomainId(wanted.to), frame)?;
-    Ok(0)
+    Ok(granting::seed(running.host, &domain, GrantRef(wanted.reference), DomainId(wanted.to), frame)?)
 }

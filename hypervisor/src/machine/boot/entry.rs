@@ -37,26 +37,6 @@ entry32:
     movl %eax, %ebp
     movl %ebx, %esi
 
-    # 4 GiB, 2 MiB a page, address by address.
-    movl $boot_pml4, %edi
-    movl $(boot_pdpt + 3), (%edi)
-    movl $boot_pdpt, %edi
-    movl $(boot_pd + 3), %eax
-    movl $4, %ecx
-1:  movl %eax, (%edi)
-    addl $8, %edi
-    addl $4096, %eax
-    decl %ecx
-    jnz 1b
-    movl $boot_pd, %edi
-    movl $0x83, %eax
-    movl $2048, %ecx
-2:  movl %eax, (%edi)
-    addl $8, %edi
-    addl $0x200000, %eax
-    decl %ecx
-    jnz 2b
-
     movl $boot_pml4, %eax
     movl %eax, %cr3
     movl %cr4, %eax
@@ -101,11 +81,24 @@ boot_gdtr:
     .word boot_gdtr - boot_gdt - 1
     .long boot_gdt, 0
 
-    .section .bss.boot, "aw", @nobits
+    # 4 GiB one to one, 2 MiB a page. The processor sets flags in these, so they are data.
+    .section .data.boot, "aw"
     .balign 4096
-boot_pml4: .skip 4096
-boot_pdpt: .skip 4096
-boot_pd:   .skip 16384
+boot_pml4:
+    .quad boot_pdpt + 3
+    .skip 4088
+boot_pdpt:
+    .quad boot_pd + 0x0003, boot_pd + 0x1003, boot_pd + 0x2003, boot_pd + 0x3003
+    .skip 4064
+boot_pd:
+    .set frame, 0x83
+    .rept 2048
+    .quad frame
+    .set frame, frame + 0x200000
+    .endr
+
+    .section .bss.boot, "aw", @nobits
+    .balign 16
     .global boot_stack, boot_stack_top
 boot_stack:
     .skip {stack}

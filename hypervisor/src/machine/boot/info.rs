@@ -61,16 +61,11 @@ impl BootInfo<'_> {
     pub fn modules(&self) -> &[Module] {
         self.modules.get(..self.module_count).unwrap_or_default()
     }
+}
 
-    /// Whether a word stands on the command line.
-    pub fn has_word(&self, word: &str) -> bool {
-        self.command_line.split_ascii_whitespace().any(|w| w == word)
-    }
-
-    /// The value of `key=value` on the command line.
-    pub fn value(&self, key: &str) -> Option<&str> {
-        self.command_line.split_ascii_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
-    }
+/// The value of `key=value` on a command line.
+pub fn value<'a>(command_line: &'a str, key: &str) -> Option<&'a str> {
+    command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
 /// Why the machine cannot start from what the loader left.

@@ -9,7 +9,7 @@ pub mod pvh;
 pub mod ranges;
 pub mod source;
 
-pub use info::{BootError, BootInfo, MULTIBOOT2_MAGIC, Module};
+pub use info::{BootError, BootInfo, MULTIBOOT2_MAGIC, Module, value};
 use source::Source;
 
 /// Reads what the loader left: `magic` and `pointer` are EAX and EBX at the entry.

@@ -82,8 +82,7 @@ mod tests {
         let memory = start_info(1);
         let info = parse(&memory, 0x1000).unwrap();
         assert_eq!(info.command_line, "selftest log=debug");
-        assert!(info.has_word("selftest"));
-        assert_eq!(info.value("log"), Some("debug"));
+        assert_eq!(crate::machine::boot::value(info.command_line, "log"), Some("debug"));
         assert_eq!(info.modules(), &[Module { address: 0x20_0000, size: 0x3000 }]);
         assert_eq!(info.rsdp, Some(0xf5000));
         assert_eq!(info.ram.as_slice(), &[(0, 0x9_f000)]);

@@ -22,12 +22,7 @@ pub trait Source {
             length += 1;
         }
         let bytes = self.bytes(address, length).unwrap_or_default();
-        match core::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => {
-                core::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or_default()).unwrap_or_default()
-            }
-        }
+        bytes.utf8_chunks().next().map_or("", |text| text.valid())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The entry checker. A processor that refuses a guest's state says next to nothing about why; this walks the manuals' rules
 //! over a snapshot of the control block and names the field and the rule.
 //!
-//! Each rule is a row: the field, the rule in words, the manual's section, and a function that says whether it is broken.
+//! Each rule is a row: the field, the rule in words, the manual's section, and the rule as a condition on the field's value.
 //! Rules that only hardware this platform does not use could break are left out; the tables say what is covered.
 
 pub mod svm;
@@ -11,40 +11,49 @@ use crate::seam::Diagnosis;
 
 /// One rule over a view `V` of a control block.
 pub struct Rule<V> {
-    /// The field as the manual spells it.
+    /// The field.
     pub field: &'static str,
     /// The rule in words.
     pub rule: &'static str,
     /// Manual section.
     pub section: &'static str,
-    /// The field's value, when the rule is broken.
-    pub broken: fn(&V) -> Option<u64>,
+    /// The field's value.
+    pub value: fn(&V) -> u64,
+    /// Whether the rule holds.
+    pub holds: fn(&V) -> bool,
 }
 
-/// A table of rules, one row each: field, rule, manual section, and what says whether it is broken.
+/// A table of rules by manual section. A row names the fields that a rule is about, says it in words, and as a condition on
+/// the view and the field's value.
 macro_rules! rules {
-    ($(#[$doc:meta])* $visibility:vis const $name:ident; $($field:literal, $rule:literal, $section:literal => $broken:expr;)*) => {
+    ($(#[$doc:meta])* $visibility:vis const $name:ident; $($section:literal {
+        $($($field:ident)+: $rule:literal, |$v:ident, $value:tt| $holds:expr;)*
+    })*) => {
         $(#[$doc])*
-        $visibility const $name: &[$crate::machine::check::Rule<View>] = &[$(
-            $crate::machine::check::Rule { field: $field, rule: $rule, section: $section, broken: $broken },
-        )*];
+        $visibility const $name: &[$crate::machine::check::Rule<View>] = &[$($($($crate::machine::check::Rule {
+            field: stringify!($field),
+            rule: $rule,
+            section: $section,
+            value: |view| view.get(field::$field),
+            holds: |$v| { let $value = $v.get(field::$field); $holds },
+        },)+)*)*];
     };
 }
 pub(crate) use rules;
 
 /// The first broken rule of the tables; without one the field is empty.
 pub fn first_broken<V>(tables: &[&[Rule<V>]], view: &V, code: u64) -> Diagnosis {
-    for rule in tables.iter().copied().flatten() {
-        if let Some(value) = (rule.broken)(view) {
-            return Diagnosis { field: rule.field, rule: rule.rule, section: rule.section, value, code };
-        }
-    }
-    Diagnosis { field: "", rule: "no rule that is checked is broken", section: "", value: 0, code }
-}
-
-/// `value` when a condition holds.
-pub(crate) const fn when(broken: bool, value: u64) -> Option<u64> {
-    if broken { Some(value) } else { None }
+    let broken = tables.iter().copied().flatten().find(|rule| !(rule.holds)(view));
+    broken.map_or(
+        Diagnosis { field: "", rule: "no rule that is checked is broken", section: "", value: 0, code },
+        |&Rule { field, rule, section, value, .. }| Diagnosis {
+            field,
+            rule,
+            section,
+            value: value(view),
+            code,
+        },
+    )
 }
 
 /// Whether bits 47 to 63 are equal.
@@ -55,4 +64,27 @@ pub(crate) const fn is_canonical(address: u64) -> bool {
 /// Whether each byte of a PAT value is a memory type.
 pub(crate) fn is_pat(value: u64) -> bool {
     value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+/// Bits of a physical address of this processor.
+#[cfg(target_os = "none")]
+fn address_bits() -> u8 {
+    use crate::machine::cpu::cpuid;
+    if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax as u8 } else { 36 }
+}
+
+/// Checks a table of rules against a view that breaks none. Row for row, each change breaks a rule about the field it names.
+#[cfg(test)]
+fn expect<V, C>(table: &[Rule<V>], sound: &V, rows: &[(&str, C)], with: impl Fn(&C) -> V) {
+    let mut rest = rows.iter();
+    for rules in table.chunk_by(|one, other| one.rule == other.rule) {
+        let (name, change) = rest.next().expect("each rule has its row");
+        let text = rules[0].rule;
+        assert!(rules.iter().all(|rule| (rule.holds)(sound)), "{name}: {text}");
+        let view = with(change);
+        assert!(rules.iter().any(|rule| rule.field == *name && !(rule.holds)(&view)), "{name}: {text}");
+        // Whatever comes first, something is found.
+        assert_ne!(first_broken(&[table], &view, 7).field, "", "{name}");
+    }
+    assert!(rest.next().is_none(), "each row has its rule");
 }

@@ -77,7 +77,6 @@ pub fn frequency() -> u64 {
 }
 
 /// Nanoseconds since power-on; 0 until `init`.
-#[inline]
 pub fn now() -> u64 {
     ((u128::from(tsc()) * u128::from(SCALE.load(Ordering::Relaxed))) >> 32) as u64
 }

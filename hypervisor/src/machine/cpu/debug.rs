@@ -1,23 +1,16 @@
 //! The breakpoint registers. The host sets no breakpoint, and in the host DR7 enables none, so they are the guest's.
 
-use core::arch::asm;
+use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr1, Dr2, Dr3};
 
 /// DR0 to DR3.
 pub fn read() -> [u64; 4] {
-    let (dr0, dr1, dr2, dr3);
-    // SAFETY: reads registers.
-    unsafe {
-        asm!("mov {}, dr0", "mov {}, dr1", out(reg) dr0, out(reg) dr1, options(nomem, nostack));
-        asm!("mov {}, dr2", "mov {}, dr3", out(reg) dr2, out(reg) dr3, options(nomem, nostack));
-    }
-    [dr0, dr1, dr2, dr3]
+    [Dr0::read(), Dr1::read(), Dr2::read(), Dr3::read()]
 }
 
 /// Sets them.
 pub fn write([dr0, dr1, dr2, dr3]: [u64; 4]) {
-    // SAFETY: no breakpoint is enabled while host code runs.
-    unsafe {
-        asm!("mov dr0, {}", "mov dr1, {}", in(reg) dr0, in(reg) dr1, options(nomem, nostack));
-        asm!("mov dr2, {}", "mov dr3, {}", in(reg) dr2, in(reg) dr3, options(nomem, nostack));
-    }
+    Dr0::write(dr0);
+    Dr1::write(dr1);
+    Dr2::write(dr2);
+    Dr3::write(dr3);
 }

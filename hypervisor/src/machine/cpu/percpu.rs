@@ -18,8 +18,6 @@ pub struct PerCpu {
     pending: [AtomicU64; 4],
     /// There may be some.
     noted: AtomicBool,
-    /// Non-maskable interrupts that the host took.
-    pub nmi_count: AtomicU64,
     /// Descriptor tables and the stacks of the traps that need one.
     pub tables: Tables,
     /// The vendor's and the guest switch's own data: touched by this CPU alone, interrupts off.
@@ -41,7 +39,6 @@ impl PerCpu {
             apic_id: AtomicU32::new(0),
             pending: [const { AtomicU64::new(0) }; 4],
             noted: AtomicBool::new(false),
-            nmi_count: AtomicU64::new(0),
             tables: Tables::new(),
             switch: super::super::run::Switch::new(),
         }

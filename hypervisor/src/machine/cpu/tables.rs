@@ -3,10 +3,12 @@
 use core::cell::UnsafeCell;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
-use x86_64::instructions::tables::load_tss;
+use x86_64::instructions::tables::{lidt, load_tss};
+use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
-use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
+
+use super::trap::Gate;
 
 /// The code selector of the host.
 pub const CODE: u16 = 8;
@@ -28,7 +30,7 @@ struct Inner {
 /// One CPU's tables.
 pub struct Tables(UnsafeCell<Inner>);
 
-static IDT: spin::Once<InterruptDescriptorTable> = spin::Once::new();
+static IDT: spin::Once<[Gate; 256]> = spin::Once::new();
 
 impl Tables {
     #[expect(clippy::large_stack_arrays, reason = "evaluated for a static, never on a stack")]
@@ -67,7 +69,10 @@ impl Tables {
             ES::set_reg(SegmentSelector(DATA));
             load_tss(SegmentSelector(TSS));
         }
-        IDT.call_once(super::trap::table).load();
+        let idt = IDT.call_once(super::trap::table);
+        let pointer = DescriptorTablePointer { limit: 4095, base: VirtAddr::from_ptr(idt) };
+        // SAFETY: the table lives for ever, and its gates lead to stubs that end in `iretq` or never return.
+        unsafe { lidt(&pointer) };
     }
 
     /// Addresses of the GDT and the TSS, for the host half of a control block.

@@ -2,8 +2,9 @@
 
 use trunnion_protocol::control::{Gpr, VcpuState};
 
-use super::control::{self as field, Field, Int, Place};
+use super::control::{self as field, Field, Place};
 use super::features::Svm;
+use crate::machine::check::is_pat;
 use crate::machine::cpu::{debug, msr};
 use crate::machine::page::Block;
 use crate::machine::xstate::Xstate;
@@ -30,7 +31,7 @@ pub struct SvmContext {
 
 impl SvmContext {
     pub(super) fn new(svm: &Svm, hardware: bool) -> Result<Self, OutOfHeap> {
-        let context = Self {
+        let mut c = Self {
             block: Block::pages(1)?,
             gpr: [0; 16],
             debug: [0; 4],
@@ -43,7 +44,6 @@ impl SvmContext {
             generation: 0,
             epoch: 0,
         };
-        let mut c = context;
         // #UD: the other vendor's call instruction. #DB and #AC: their delivery can loop for ever. #MC: the host's business.
         c.set(field::INTERCEPT_EXCEPTIONS, 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18);
         let mut first = field::first::ALWAYS;
@@ -69,7 +69,7 @@ impl SvmContext {
 
     /// Reads a field of the block.
     #[inline]
-    pub(super) fn get<T: Int>(&self, field: Field<T>) -> T {
+    pub(super) fn get<T: Copy>(&self, field: Field<T>) -> T {
         // SAFETY: the field lies inside the block (asserted where it is defined), aligned by the manual's layout; the
         // processor writes the block only while the guest runs.
         unsafe { self.block.pointer().add(field.offset).cast::<T>().read() }
@@ -77,7 +77,7 @@ impl SvmContext {
 
     /// Writes a field of the block.
     #[inline]
-    pub(super) fn set<T: Int>(&mut self, field: Field<T>, value: T) {
+    pub(super) fn set<T: Copy>(&mut self, field: Field<T>, value: T) {
         // SAFETY: as in `get`; `&mut self` makes this the only access.
         unsafe { self.block.pointer().add(field.offset).cast::<T>().write(value) }
     }
@@ -102,7 +102,6 @@ impl Context for SvmContext {
         }
     }
 
-    #[inline]
     fn rip(&self) -> u64 {
         self.get(field::RIP)
     }
@@ -113,27 +112,22 @@ impl Context for SvmContext {
         self.set(field::SHADOW, 0);
     }
 
-    #[inline]
     fn rflags(&self) -> u64 {
         self.get(field::RFLAGS)
     }
 
-    #[inline]
     fn cr0(&self) -> u64 {
         self.get(field::CR0)
     }
 
-    #[inline]
     fn cr3(&self) -> u64 {
         self.get(field::CR3)
     }
 
-    #[inline]
     fn cr4(&self) -> u64 {
         self.get(field::CR4)
     }
 
-    #[inline]
     fn efer(&self) -> u64 {
         self.get(field::EFER) & !msr::EFER_SVME
     }
@@ -146,7 +140,6 @@ impl Context for SvmContext {
         self.set(field::CR2, value);
     }
 
-    #[inline]
     fn cpl(&self) -> u8 {
         self.get(field::CPL) & 3
     }
@@ -198,11 +191,11 @@ impl Context for SvmContext {
     }
 
     fn msr(&self, msr: u32) -> Option<u64> {
-        super::state::msr(self, msr)
+        (msr == msr::PAT).then(|| self.get(field::PAT))
     }
 
     fn set_msr(&mut self, msr: u32, value: u64) -> Option<()> {
-        super::state::set_msr(self, msr, value)
+        (msr == msr::PAT && is_pat(value)).then(|| self.set(field::PAT, value))
     }
 
     fn xcr0(&self) -> u64 {

@@ -2,20 +2,13 @@
 
 use core::marker::PhantomData;
 
-/// One field of a VMCB: its offset and its width.
+/// One field of a VMCB: its offset, and its width as that of an integer.
+#[derive(Clone, Copy)]
 pub struct Field<T> {
     /// Bytes from the start of the block.
     pub offset: usize,
     width: PhantomData<T>,
 }
-
-impl<T> Clone for Field<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Field<T> {}
 
 impl<T> Field<T> {
     const fn at(offset: usize) -> Self {
@@ -81,6 +74,8 @@ fields! {
     FETCHED: u8 = 0x0d0;
     /// Selector of ES, then attributes, limit and base; the other segments follow each other.
     ES: u16 = 0x400;
+    /// Attributes of CS.
+    CS_ATTRIBUTES: u16 = 0x412;
     /// Current privilege level.
     CPL: u8 = 0x4cb;
     /// EFER.
@@ -253,42 +248,17 @@ pub mod second {
 /// A copy of a control block, for the entry checker.
 pub struct Snapshot(pub [u8; 4096]);
 
-/// An integer as wide as a field.
-pub trait Int: Copy {
-    /// From the block's bytes.
-    fn from_bytes(bytes: &[u8]) -> Self;
-    /// Into the block's bytes.
-    fn into_bytes(self, bytes: &mut [u8]);
-}
-
-macro_rules! ints {
-    ($($int:ty)*) => {
-        $(impl Int for $int {
-            fn from_bytes(bytes: &[u8]) -> Self {
-                bytes.try_into().map_or(0, Self::from_le_bytes)
-            }
-
-            fn into_bytes(self, bytes: &mut [u8]) {
-                if bytes.len() == size_of::<Self>() {
-                    bytes.copy_from_slice(&self.to_le_bytes());
-                }
-            }
-        })*
-    };
-}
-
-ints! { u8 u16 u32 u64 }
-
 impl Snapshot {
     /// A field's value.
-    pub fn get<T: Int>(&self, field: Field<T>) -> T {
-        T::from_bytes(self.0.get(field.offset..field.offset + size_of::<T>()).unwrap_or_default())
+    pub fn get<T: Copy>(&self, field: Field<T>) -> u64 {
+        let bytes = self.0.get(field.offset..field.offset + size_of::<T>()).unwrap_or_default();
+        bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
     /// Changes a field.
-    pub fn set<T: Int>(&mut self, field: Field<T>, value: T) {
-        if let Some(bytes) = self.0.get_mut(field.offset..field.offset + size_of::<T>()) {
-            value.into_bytes(bytes);
-        }
+    #[cfg(test)]
+    pub fn set<T: Copy + Into<u64>>(&mut self, field: Field<T>, value: T) {
+        let bytes = value.into().to_le_bytes();
+        self.0[field.offset..][..size_of::<T>()].copy_from_slice(&bytes[..size_of::<T>()]);
     }
 }

@@ -5,7 +5,7 @@ use super::format;
 use crate::machine::cpu::percpu::PerCpu;
 use crate::machine::cpu::{cpuid, msr};
 use crate::machine::page::Block;
-use crate::machine::vendor::{OPEN_MSRS, Refusal, Vendor, fill_ports};
+use crate::machine::vendor::{Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
 use crate::seam::{EntryFormat, Exit, OutOfHeap};
 use trunnion_protocol::address::Mfn;
 use trunnion_protocol::hypercall::page::Opcode;
@@ -17,14 +17,10 @@ pub(super) struct Features {
     pub next_rip: bool,
     /// Register numbers and instruction bytes with exits.
     pub decode_assists: bool,
-    /// Flushing one address space.
-    pub flush_by_asid: bool,
     /// Exits after many PAUSEs.
     pub pause_filter: bool,
     /// RDTSCP, and with it TSC_AUX.
     pub tsc_aux: bool,
-    /// 1 GiB pages.
-    pub gigabyte_pages: bool,
     /// A guest could set CR4 bits that the core's page walk does not know (LA57).
     pub wide_cr4: bool,
 }
@@ -43,10 +39,6 @@ static FORMAT: spin::Once<EntryFormat> = spin::Once::new();
 /// Whether the processor has SVM.
 pub fn is_present() -> bool {
     cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpuid(0x8000_0001, 0).ecx & 4 != 0
-}
-
-fn heap(_: OutOfHeap) -> Refusal {
-    Refusal { missing: "heap for SVM's pages", advice: "this is a bug" }
 }
 
 impl Vendor for Svm {
@@ -70,17 +62,16 @@ impl Vendor for Svm {
             });
         }
         let extended = cpuid(0x8000_0001, 0).edx;
+        let gigabyte_pages = extended & 1 << 26 != 0;
         let features = Features {
             next_rip: has(3),
-            flush_by_asid: has(6),
             decode_assists: has(7),
             pause_filter: has(10) && has(12),
             tsc_aux: extended & 1 << 27 != 0,
-            gigabyte_pages: extended & 1 << 26 != 0,
             wide_cr4: cpuid(0, 0).eax >= 7 && cpuid(7, 0).ecx & 1 << 16 != 0,
         };
-        let host_page = Block::pages(1).map_err(heap)?.leak();
-        let save_area = Block::pages(1).map_err(heap)?.leak();
+        let host_page = Block::pages(1)?.leak();
+        let save_area = Block::pages(1)?.leak();
         // SAFETY: SVM exists and is not locked out; the save area is a page of its own for ever.
         unsafe {
             msr::write(msr::EFER, msr::read(msr::EFER) | msr::EFER_SVME | msr::EFER_NXE);
@@ -89,32 +80,23 @@ impl Vendor for Svm {
         }
         cpu.switch.host_page.set(host_page);
         cpu.switch.set_tags(leaf.ebx);
-        let mut ports = [0; 2];
-        for (address, hardware) in ports.iter_mut().zip([false, true]) {
-            let mut block = Block::pages(3).map_err(heap)?;
-            fill_ports(block.bytes(), hardware);
-            *address = block.leak();
-        }
-        let mut msr_map = Block::pages(2).map_err(heap)?;
+        let [ports_guest, ports_hardware] = port_maps(3)?;
+        let mut msr_map = Block::pages(2)?;
         fill_msrs(msr_map.bytes(), features);
-        let format = FORMAT.call_once(|| format::format(features.gigabyte_pages));
+        let format = FORMAT.call_once(|| format::format(gigabyte_pages));
         log::info!(
-            "SVM revision={} asids={} nested-paging=yes next-rip={} decode-assists={} flush-by-asid={} pause-filter={} 1g-pages={}",
+            "SVM revision={} asids={} nested-paging=yes{}",
             leaf.eax & 0xff,
             leaf.ebx,
-            yes(features.next_rip),
-            yes(features.decode_assists),
-            yes(features.flush_by_asid),
-            yes(features.pause_filter),
-            yes(features.gigabyte_pages),
+            Flags(&[
+                ("next-rip", features.next_rip),
+                ("decode-assists", features.decode_assists),
+                ("flush-by-asid", has(6)),
+                ("pause-filter", features.pause_filter),
+                ("1g-pages", gigabyte_pages),
+            ])
         );
-        Ok(Self {
-            features,
-            format,
-            ports_guest: ports[0],
-            ports_hardware: ports[1],
-            msr_map: msr_map.leak(),
-        })
+        Ok(Self { features, format, ports_guest, ports_hardware, msr_map: msr_map.leak() })
     }
 
     fn format(&self) -> &'static EntryFormat {
@@ -128,10 +110,6 @@ impl Vendor for Svm {
     fn enter(&self, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
         super::enter::enter(self, cpu, context, root, epoch)
     }
-}
-
-fn yes(flag: bool) -> &'static str {
-    if flag { "yes" } else { "no" }
 }
 
 /// Opens the MSRs that are switched with the vCPU (APM 2, 15.11: two bits for each, read and write).

@@ -7,8 +7,6 @@ const WRITE: u64 = 2;
 const USER: u64 = 4;
 /// PWT and PCD: uncached with the PAT of reset, which the host keeps.
 const UNCACHED: u64 = 0x18;
-const ACCESSED: u64 = 0x20;
-const DIRTY: u64 = 0x40;
 
 /// The format, with 1 GiB pages where the processor has them.
 pub const fn format(gigabyte_pages: bool) -> EntryFormat {
@@ -21,8 +19,6 @@ pub const fn format(gigabyte_pages: bool) -> EntryFormat {
         no_execute: 1 << 63,
         large: 1 << 7,
         present_mask: PRESENT,
-        accessed: ACCESSED,
-        dirty: DIRTY,
         largest_leaf: if gigabyte_pages { 3 } else { 2 },
     }
 }

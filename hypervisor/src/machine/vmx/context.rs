@@ -6,19 +6,18 @@
 use core::arch::asm;
 use core::cell::Cell;
 use trunnion_protocol::control::{Gpr, VcpuState};
+use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
 use super::control as field;
 use super::features::Vmx;
 use super::instruction::{self, vmread, vmwrite};
+use crate::machine::check::is_pat;
+use crate::machine::check::vmx::Fixed;
 use crate::machine::cpu::percpu::PerCpu;
 use crate::machine::cpu::{msr, tables};
 use crate::machine::page::Block;
 use crate::machine::xstate::Xstate;
 use crate::seam::{CodeMode, Context, Event, Interruptibility, OutOfHeap};
-
-/// MSRs that stay in the processor while a vCPU is switched in.
-pub(super) const SWITCHED: [u32; 6] =
-    [msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::KERNEL_GS_BASE, msr::TSC_AUX];
 
 /// The VMCS that this CPU has current because its vCPU is switched in; 0 for none. One CPU runs domains.
 pub(super) static CURRENT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
@@ -36,17 +35,15 @@ pub struct VmxContext {
     pub(super) block: Block,
     /// In encoding order; the place of RSP is unused.
     pub(super) gpr: [u64; 16],
-    pub(super) cr2: u64,
-    pub(super) dr6: u64,
-    pub(super) debug: [u64; 4],
-    pub(super) switched: [u64; SWITCHED.len()],
+    /// What neither the VMCS has nor `gpr`: CR2, debug registers, MSRs. The processor has it while the vCPU is in.
+    pub(super) outside: VcpuState,
     pub(super) has_tsc_aux: bool,
     pub(super) xstate: Xstate,
     pub(super) is_in: bool,
     /// VMRESUME instead of VMLAUNCH.
     pub(super) is_launched: Cell<bool>,
-    pub(super) cr0_fixed: (u64, u64),
-    pub(super) cr4_fixed: (u64, u64),
+    pub(super) cr0_fixed: Fixed,
+    pub(super) cr4_fixed: Fixed,
     pub(super) has_virtual_nmi: bool,
     pub(super) has_vpid: bool,
     pub(super) generation: u64,
@@ -63,10 +60,7 @@ impl VmxContext {
         let context = Self {
             block,
             gpr: [0; 16],
-            cr2: 0,
-            dr6: 0xffff_0ff0,
-            debug: [0; 4],
-            switched: [0; SWITCHED.len()],
+            outside: VcpuState::pvh(0, 0),
             has_tsc_aux: vmx.has_tsc_aux,
             xstate: Xstate::new()?,
             is_in: false,
@@ -122,15 +116,6 @@ impl VmxContext {
         self.with(|| vmwrite(field, value));
     }
 
-    /// A CR0 of the guest's wishes, as the processor must have it.
-    pub(super) fn real_cr0(&self, value: u64) -> u64 {
-        (value | self.cr0_fixed.0) & self.cr0_fixed.1
-    }
-
-    pub(super) fn real_cr4(&self, value: u64) -> u64 {
-        (value | self.cr4_fixed.0) & self.cr4_fixed.1
-    }
-
     /// Long mode is active when paging and LME are both on; the entry controls must agree.
     pub(super) fn set_long_mode(&mut self, efer: u64, cr0: u64) {
         let active = efer & msr::EFER_LME != 0 && cr0 & 1 << 31 != 0;
@@ -165,7 +150,7 @@ fn controls(vmx: &Vmx, hardware: bool) {
         (field::LINK_POINTER, u64::MAX),
         (field::GUEST_DEBUGCTL, 0),
         (field::CR0_MASK, !CR0_OPEN),
-        (field::CR4_MASK, !(CR4_OPEN & vmx.cr4_fixed.1)),
+        (field::CR4_MASK, !(CR4_OPEN & vmx.cr4_fixed.may)),
         (field::TSC_OFFSET, 0),
     ] {
         vmwrite(place, value);
@@ -180,11 +165,6 @@ fn controls(vmx: &Vmx, hardware: bool) {
 fn host() {
     let cpu = PerCpu::get();
     let (gdt, tss) = cpu.tables.addresses();
-    let (cr0, cr3, cr4): (u64, u64, u64);
-    // SAFETY: reads registers.
-    unsafe {
-        asm!("mov {}, cr0", "mov {}, cr3", "mov {}, cr4", out(reg) cr0, out(reg) cr3, out(reg) cr4, options(nostack));
-    }
     for (place, value) in [
         (field::HOST_ES, tables::DATA as u64),
         (field::HOST_CS, tables::CODE as u64),
@@ -193,9 +173,9 @@ fn host() {
         (field::HOST_FS, 0),
         (field::HOST_GS, 0),
         (field::HOST_TR, tables::TSS as u64),
-        (field::HOST_CR0, cr0),
-        (field::HOST_CR3, cr3),
-        (field::HOST_CR4, cr4),
+        (field::HOST_CR0, Cr0::read_raw()),
+        (field::HOST_CR3, Cr3::read().0.start_address().as_u64()),
+        (field::HOST_CR4, Cr4::read_raw()),
         (field::HOST_FS_BASE, 0),
         (field::HOST_GS_BASE, core::ptr::from_ref(cpu) as u64),
         (field::HOST_TR_BASE, tss),
@@ -275,7 +255,7 @@ impl Context for VmxContext {
     }
 
     fn set_cr2(&mut self, value: u64) {
-        self.cr2 = value;
+        self.outside.cr2 = value;
         if self.is_in {
             // SAFETY: the host takes no page faults that it survives; CR2 is the guest's.
             unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack)) };
@@ -336,11 +316,11 @@ impl Context for VmxContext {
     }
 
     fn msr(&self, msr: u32) -> Option<u64> {
-        super::state::msr(self, msr)
+        (msr == msr::PAT).then(|| self.get(field::GUEST_PAT))
     }
 
     fn set_msr(&mut self, msr: u32, value: u64) -> Option<()> {
-        super::state::set_msr(self, msr, value)
+        (msr == msr::PAT && is_pat(value)).then(|| self.set(field::GUEST_PAT, value))
     }
 
     fn xcr0(&self) -> u64 {
@@ -355,7 +335,7 @@ impl Context for VmxContext {
         match register {
             0 => {
                 let old = self.get(field::GUEST_CR0);
-                self.set(field::GUEST_CR0, self.real_cr0(value));
+                self.set(field::GUEST_CR0, self.cr0_fixed.adjust(value));
                 self.set(field::CR0_SHADOW, value);
                 let efer = self.get(field::GUEST_EFER);
                 self.set_long_mode(efer, value);
@@ -368,7 +348,7 @@ impl Context for VmxContext {
                 super::state::load_directory_pointers(self);
             }
             4 => {
-                self.set(field::GUEST_CR4, self.real_cr4(value));
+                self.set(field::GUEST_CR4, self.cr4_fixed.adjust(value));
                 self.set(field::CR4_SHADOW, value);
                 super::state::load_directory_pointers(self);
             }

@@ -70,8 +70,14 @@ fields! {
     GUEST_PAT = 0x2804;
     /// Guest IA32_EFER.
     GUEST_EFER = 0x2806;
-    /// Guest PDPTE 0; the others follow by 2.
+    /// Guest PDPTE 0.
     GUEST_PDPTE0 = 0x280a;
+    /// Guest PDPTE 1.
+    GUEST_PDPTE1 = 0x280c;
+    /// Guest PDPTE 2.
+    GUEST_PDPTE2 = 0x280e;
+    /// Guest PDPTE 3.
+    GUEST_PDPTE3 = 0x2810;
     /// Host IA32_PAT.
     HOST_PAT = 0x2c00;
     /// Host IA32_EFER.

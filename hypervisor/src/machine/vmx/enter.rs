@@ -9,6 +9,7 @@ use super::features::Vmx;
 use super::instruction::{self, vmwrite};
 use super::{exit, format};
 use crate::machine::cpu::percpu::PerCpu;
+use crate::machine::run::registers;
 use crate::seam::Exit;
 
 /// Runs the guest of the current VMCS with the registers at `gpr` until it leaves: 0. The entry itself failed: 1.
@@ -18,31 +19,13 @@ use crate::seam::Exit;
 #[unsafe(naked)]
 unsafe extern "C" fn run(gpr: *mut u64, launched: u64) -> u64 {
     naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        registers!(push host),
         "push rdi",
         "mov eax, 0x6c14", // HOST_RSP
         "vmwrite rax, rsp",
         "test rsi, rsi",
         "mov rax, [rdi]",
-        "mov rcx, [rdi+8]",
-        "mov rdx, [rdi+16]",
-        "mov rbx, [rdi+24]",
-        "mov rbp, [rdi+40]",
-        "mov rsi, [rdi+48]",
-        "mov r8, [rdi+64]",
-        "mov r9, [rdi+72]",
-        "mov r10, [rdi+80]",
-        "mov r11, [rdi+88]",
-        "mov r12, [rdi+96]",
-        "mov r13, [rdi+104]",
-        "mov r14, [rdi+112]",
-        "mov r15, [rdi+120]",
-        "mov rdi, [rdi+56]",
+        registers!(load guest from rdi),
         "jnz 2f",
         "vmlaunch",
         "jmp 3f",
@@ -55,29 +38,13 @@ unsafe extern "C" fn run(gpr: *mut u64, launched: u64) -> u64 {
         "push rdi",
         "mov rdi, [rsp+8]",
         "mov [rdi], rax",
-        "mov [rdi+8], rcx",
-        "mov [rdi+16], rdx",
-        "mov [rdi+24], rbx",
-        "mov [rdi+40], rbp",
-        "mov [rdi+48], rsi",
+        registers!(save guest to "rdi"),
         "pop rax",
         "mov [rdi+56], rax",
-        "mov [rdi+64], r8",
-        "mov [rdi+72], r9",
-        "mov [rdi+80], r10",
-        "mov [rdi+88], r11",
-        "mov [rdi+96], r12",
-        "mov [rdi+104], r13",
-        "mov [rdi+112], r14",
-        "mov [rdi+120], r15",
         "pop rdi",
         "xor eax, eax",
-        "4: pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
+        "4:",
+        registers!(pop host),
         "ret",
     )
 }

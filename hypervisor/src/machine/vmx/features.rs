@@ -1,36 +1,18 @@
 //! What this processor's VMX can do (SDM 3, appendix A), and switching it on.
 
-use core::arch::asm;
 use trunnion_protocol::address::Mfn;
 use trunnion_protocol::hypercall::page::Opcode;
+use x86_64::registers::control::{Cr0, Cr4};
 
 use super::context::VmxContext;
 use super::control::{entry, exit, pin, primary, secondary};
 use super::{format, instruction};
+use crate::machine::check::vmx::{Fixed, Host};
 use crate::machine::cpu::percpu::PerCpu;
 use crate::machine::cpu::{cpuid, msr};
 use crate::machine::page::Block;
-use crate::machine::vendor::{OPEN_MSRS, Refusal, Vendor, fill_ports};
+use crate::machine::vendor::{Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
 use crate::seam::{EntryFormat, Exit, OutOfHeap};
-
-const FIXED: u32 = msr::VMX_BASIC + 6;
-const EPT_VPID: u32 = msr::VMX_BASIC + 12;
-
-/// A control word's capability: bits that must be 1 in the low half, bits that may be 1 in the high half.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Capability(pub(super) u64);
-
-impl Capability {
-    /// Whether all of `bits` may be set.
-    pub(super) const fn has(self, bits: u32) -> bool {
-        (self.0 >> 32) as u32 & bits == bits
-    }
-
-    /// The wanted bits, with those that must be set and without those that must not.
-    pub(super) const fn adjust(self, wanted: u32) -> u32 {
-        (wanted | self.0 as u32) & (self.0 >> 32) as u32
-    }
-}
 
 /// VMX, switched on.
 pub struct Vmx {
@@ -41,8 +23,8 @@ pub struct Vmx {
     pub(super) exit: u32,
     pub(super) entry: u32,
     /// Bits that CR0 and CR4 must have, and may have, in a guest.
-    pub(super) cr0_fixed: (u64, u64),
-    pub(super) cr4_fixed: (u64, u64),
+    pub(super) cr0_fixed: Fixed,
+    pub(super) cr4_fixed: Fixed,
     pub(super) accessed_dirty: bool,
     pub(super) invept_single: bool,
     pub(super) has_tsc_aux: bool,
@@ -57,23 +39,6 @@ static FORMAT: spin::Once<EntryFormat> = spin::Once::new();
 /// Whether the processor has VMX.
 pub fn is_present() -> bool {
     cpuid(1, 0).ecx & 1 << 5 != 0
-}
-
-fn heap(_: OutOfHeap) -> Refusal {
-    Refusal { missing: "heap for VMX's pages", advice: "this is a bug" }
-}
-
-/// The four control words and what they may be, from the newer registers where there are any.
-pub(super) fn capabilities() -> [Capability; 5] {
-    let newer = msr::read(msr::VMX_BASIC) & 1 << 55 != 0;
-    let word = |index: u32| Capability(msr::read(msr::VMX_BASIC + if newer { index + 12 } else { index }));
-    let primary = word(2);
-    let secondary = if primary.has(primary::SECONDARY) {
-        Capability(msr::read(msr::VMX_BASIC + 11))
-    } else {
-        Capability(0)
-    };
-    [word(1), primary, secondary, word(3), word(4)]
 }
 
 const PIN: u32 = pin::INTERRUPT | pin::NMI;
@@ -111,11 +76,11 @@ impl Vendor for Vmx {
                 advice: "switch it on in the firmware's setup",
             });
         }
-        let [pins, primaries, secondaries, exits, entries] = capabilities();
+        let Host { controls: [pins, primaries, secondaries, exits, entries], cr0, cr4, ept, .. } =
+            Host::of_this_cpu();
         if !primaries.has(primary::SECONDARY) || !secondaries.has(secondary::EPT) {
             return Err(Refusal::no("nested paging (EPT)"));
         }
-        let ept = msr::read(EPT_VPID);
         if ept & 1 << 6 == 0 || ept & 1 << 14 == 0 || ept & 1 << 20 == 0 {
             return Err(Refusal::no("EPT with four levels, write-back memory and INVEPT"));
         }
@@ -145,10 +110,11 @@ impl Vendor for Vmx {
                 second |= bit;
             }
         }
+        let adjust = |word: Fixed, wanted: u32| word.adjust(wanted.into()) as u32;
         let virtual_nmi = pins.has(pin::VIRTUAL_NMI) && primaries.has(primary::NMI_WINDOW);
         let basic = msr::read(msr::VMX_BASIC);
         let revision = basic as u32 & 0x7fff_ffff;
-        let vmxon = Block::pages(1).map_err(heap)?.leak();
+        let vmxon = Block::pages(1)?.leak();
         // SAFETY: the page is ours for ever; VMX exists and may be switched on, and CR0 and CR4 get the bits that its capability
         // registers ask for. Bit 0 of FEATURE_CONTROL is clear only where the firmware left the choice to us.
         unsafe {
@@ -157,54 +123,48 @@ impl Vendor for Vmx {
             }
             msr::write(msr::EFER, msr::read(msr::EFER) | msr::EFER_NXE);
             (vmxon as *mut u32).write(revision);
-            let (mut cr0, mut cr4): (u64, u64);
-            asm!("mov {}, cr0", "mov {}, cr4", out(reg) cr0, out(reg) cr4, options(nostack));
-            cr0 = (cr0 | msr::read(FIXED)) & msr::read(FIXED + 1);
-            cr4 = (cr4 | msr::read(FIXED + 2)) & msr::read(FIXED + 3);
-            asm!("mov cr0, {}", "mov cr4, {}", in(reg) cr0, in(reg) cr4, options(nostack));
+            Cr0::write_raw(cr0.adjust(Cr0::read_raw()));
+            Cr4::write_raw(cr4.adjust(Cr4::read_raw()));
             instruction::vmxon(vmxon)
                 .map_err(|_| Refusal { missing: "VMXON", advice: "the processor refused it" })?;
         }
         cpu.switch.host_page.set(vmxon);
         cpu.switch.set_tags(1 << 16);
         instruction::invept(2, 0);
-        let mut io = [0; 2];
-        for (address, hardware) in io.iter_mut().zip([false, true]) {
-            let mut block = Block::pages(2).map_err(heap)?;
-            fill_ports(block.bytes(), hardware);
-            *address = block.leak();
-        }
+        let [io_guest, io_hardware] = port_maps(2)?;
         let has_tsc_aux = second & secondary::RDTSCP != 0;
-        let mut bitmaps = Block::pages(1).map_err(heap)?;
+        let mut bitmaps = Block::pages(1)?;
         fill_msrs(bitmaps.bytes(), has_tsc_aux);
         let accessed_dirty = ept & 1 << 21 != 0;
         let (gigabyte, two_megabyte) = (ept & 1 << 17 != 0, ept & 1 << 16 != 0);
-        let format = FORMAT.call_once(|| format::format(gigabyte, two_megabyte, accessed_dirty));
+        let format = FORMAT.call_once(|| format::format(gigabyte, two_megabyte));
         log::info!(
-            "VMX revision={revision:#x} ept=yes unrestricted-guest=yes vpid={} virtual-nmi={} accessed-dirty={} 2m-pages={} 1g-pages={} pause-loop={} invpcid={}",
-            yes(vpid),
-            yes(virtual_nmi),
-            yes(accessed_dirty),
-            yes(two_megabyte),
-            yes(gigabyte),
-            yes(second & secondary::PAUSE_LOOP != 0),
-            yes(second & secondary::INVPCID != 0),
+            "VMX revision={revision:#x} ept=yes unrestricted-guest=yes{}",
+            Flags(&[
+                ("vpid", vpid),
+                ("virtual-nmi", virtual_nmi),
+                ("accessed-dirty", accessed_dirty),
+                ("2m-pages", two_megabyte),
+                ("1g-pages", gigabyte),
+                ("pause-loop", second & secondary::PAUSE_LOOP != 0),
+                ("invpcid", second & secondary::INVPCID != 0),
+            ])
         );
         Ok(Self {
             revision,
-            pin: pins.adjust(PIN | if virtual_nmi { pin::VIRTUAL_NMI } else { 0 }),
-            primary: primaries.adjust(PRIMARY),
-            secondary: secondaries.adjust(second),
-            exit: exits.adjust(EXIT),
-            entry: entries.adjust(ENTRY),
+            pin: adjust(pins, PIN | if virtual_nmi { pin::VIRTUAL_NMI } else { 0 }),
+            primary: adjust(primaries, PRIMARY),
+            secondary: adjust(secondaries, second),
+            exit: adjust(exits, EXIT),
+            entry: adjust(entries, ENTRY),
             // Unrestricted guests may clear PE and PG.
-            cr0_fixed: (msr::read(FIXED) & !0x8000_0001, msr::read(FIXED + 1)),
-            cr4_fixed: (msr::read(FIXED + 2), msr::read(FIXED + 3)),
+            cr0_fixed: Fixed { must: cr0.must & !0x8000_0001, ..cr0 },
+            cr4_fixed: cr4,
             accessed_dirty,
             invept_single: ept & 1 << 25 != 0,
             has_tsc_aux,
-            io_guest: io[0],
-            io_hardware: io[1],
+            io_guest,
+            io_hardware,
             msr_bitmaps: bitmaps.leak(),
             format,
         })
@@ -221,10 +181,6 @@ impl Vendor for Vmx {
     fn enter(&self, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) -> Exit {
         super::enter::enter(self, cpu, context, root, epoch)
     }
-}
-
-fn yes(flag: bool) -> &'static str {
-    if flag { "yes" } else { "no" }
 }
 
 /// Opens the MSRs that are switched with the vCPU (SDM 3, 24.6.9: a KiB each for reads and writes, low and high).

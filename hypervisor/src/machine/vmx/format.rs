@@ -9,7 +9,7 @@ const EXECUTE: u64 = 4;
 const WRITE_BACK: u64 = 6 << 3;
 
 /// The format, with what the processor has of it.
-pub const fn format(gigabyte_pages: bool, two_megabyte_pages: bool, accessed_dirty: bool) -> EntryFormat {
+pub const fn format(gigabyte_pages: bool, two_megabyte_pages: bool) -> EntryFormat {
     EntryFormat {
         table: READ | WRITE | EXECUTE,
         leaf: READ | WRITE_BACK,
@@ -19,8 +19,6 @@ pub const fn format(gigabyte_pages: bool, two_megabyte_pages: bool, accessed_dir
         no_execute: 0,
         large: 1 << 7,
         present_mask: READ | WRITE | EXECUTE,
-        accessed: if accessed_dirty { 1 << 8 } else { 0 },
-        dirty: if accessed_dirty { 1 << 9 } else { 0 },
         largest_leaf: if gigabyte_pages {
             3
         } else if two_megabyte_pages {
@@ -42,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_leaf_is_readable_write_back_memory() {
-        let format = format(false, true, true);
+        let format = format(false, true);
         assert_eq!(format.leaf, 0x31);
         assert_eq!(format.largest_leaf, 2);
         assert_eq!(pointer(0x5000, true), 0x505e);

@@ -1,49 +1,81 @@
 //! The checks of VMLAUNCH and VMRESUME (SDM volume 3, 26.2 and 26.3).
 
 mod controls;
-mod guest;
-mod host;
 mod segments;
+mod states;
 #[cfg(test)]
 mod tests;
 
 use alloc::vec::Vec;
 
-use super::{first_broken, when};
+use super::first_broken;
 use crate::machine::vmx::control::{self as field, entry, primary};
 use crate::seam::Diagnosis;
+
+/// Bits that a register or a control word must have, and may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Fixed {
+    /// These are 1.
+    pub must: u64,
+    /// Others than these are 0.
+    pub may: u64,
+}
+
+impl Fixed {
+    /// As the capability registers of control words have it: what must be 1 in the low half, what may be in the high half.
+    pub const fn of_controls(capability: u64) -> Self {
+        Self { must: capability & 0xffff_ffff, may: capability >> 32 }
+    }
+
+    /// Whether a value has what it must and no more than it may.
+    pub const fn allows(self, value: u64) -> bool {
+        self.adjust(value) == value
+    }
+
+    /// The wanted bits, with those that must be set and without those that must not.
+    pub const fn adjust(self, wanted: u64) -> u64 {
+        (wanted | self.must) & self.may
+    }
+
+    /// Whether all of `bits` may be set.
+    pub const fn has(self, bits: u32) -> bool {
+        self.may as u32 & bits == bits
+    }
+}
 
 /// What the rules need to know of the processor.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
-    /// Capabilities of the pin-based, primary, secondary, exit and entry controls: must-be-one bits in the low half, may-be-one
-    /// bits in the high half.
-    pub controls: [u64; 5],
-    /// Bits that CR0 must have and may have.
-    pub cr0: (u64, u64),
-    /// Bits that CR4 must have and may have.
-    pub cr4: (u64, u64),
+    /// The pin-based, primary, secondary, exit and entry controls.
+    pub controls: [Fixed; 5],
+    /// CR0 under VMX.
+    pub cr0: Fixed,
+    /// CR4 under VMX.
+    pub cr4: Fixed,
     /// IA32_VMX_EPT_VPID_CAP.
     pub ept: u64,
     /// Bits of a physical address.
     pub address_bits: u8,
 }
 
+#[cfg(target_os = "none")]
 impl Host {
-    /// The processor this runs on.
-    #[cfg(target_os = "none")]
+    /// The processor this runs on. The control words' registers are the newer ones where there are any, and what depends on
+    /// the secondary controls is 0 without them (SDM 3, appendix A).
     pub fn of_this_cpu() -> Self {
-        use crate::machine::cpu::{cpuid, msr};
+        use crate::machine::cpu::msr;
         let read = |index: u32| msr::read(msr::VMX_BASIC + index);
-        let plus = if read(0) & 1 << 55 != 0 { 12 } else { 0 };
-        let address_bits =
-            if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax as u8 } else { 36 };
+        let newer = if read(0) & 1 << 55 != 0 { 12 } else { 0 };
+        let controls = |index: u32| Fixed::of_controls(read(index));
+        let primary = controls(2 + newer);
+        let has_secondary = primary.has(primary::SECONDARY);
+        let secondary = if has_secondary { controls(11) } else { Fixed { must: 0, may: 0 } };
         Self {
-            controls: [read(1 + plus), read(2 + plus), read(11), read(3 + plus), read(4 + plus)],
-            cr0: (read(6), read(7)),
-            cr4: (read(8), read(9)),
-            ept: read(12),
-            address_bits,
+            controls: [controls(1 + newer), primary, secondary, controls(3 + newer), controls(4 + newer)],
+            cr0: Fixed { must: read(6), may: read(7) },
+            cr4: Fixed { must: read(8), may: read(9) },
+            ept: if has_secondary { read(12) } else { 0 },
+            address_bits: super::address_bits(),
         }
     }
 }
@@ -75,32 +107,30 @@ impl View {
         address >> self.host.address_bits == 0
     }
 
+    fn is_page(&self, address: u64) -> bool {
+        address & 0xfff == 0 && self.fits(address)
+    }
+
     fn is_long(&self) -> bool {
         self.has(field::ENTRY_CONTROLS, entry::LONG_MODE)
     }
 
     fn is_v86(&self) -> bool {
-        self.get(field::GUEST_RFLAGS) & 1 << 17 != 0
+        self.has(field::GUEST_RFLAGS, 1 << 17)
     }
 
     fn is_protected(&self) -> bool {
-        self.get(field::GUEST_CR0) & 1 != 0
+        self.has(field::GUEST_CR0, 1)
     }
 
-    fn event(&self) -> Option<u32> {
-        Some(self.get(field::ENTRY_EVENT) as u32).filter(|event| event & field::EVENT_VALID != 0)
-    }
-
-    /// The value of a control word, when it breaks its capability.
-    fn outside(&self, field: u32, capability: usize) -> Option<u64> {
-        let value = self.get(field) as u32;
-        let capability = self.host.controls.get(capability).copied().unwrap_or(!0 << 32);
-        let (must, may) = (capability as u32, (capability >> 32) as u32);
-        when(value & must != must || value & !may != 0, value.into())
+    /// Whether an event of a type is to be injected.
+    fn injects(&self, kind: u32) -> bool {
+        let event = self.get(field::ENTRY_EVENT) as u32;
+        event & field::EVENT_VALID != 0 && event & field::EVENT_TYPE == kind
     }
 }
 
 /// Names the rule that a structure breaks. `code` is the processor's instruction error or exit reason.
 pub fn diagnose(view: &View, code: u64) -> Diagnosis {
-    first_broken(&[controls::RULES, host::RULES, guest::RULES, segments::RULES], view, code)
+    first_broken(&[controls::RULES, states::HOST, states::GUEST, segments::RULES], view, code)
 }
