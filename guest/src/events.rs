@@ -10,7 +10,7 @@ use core::task::{Context, Poll, Waker};
 
 use spin::{Mutex, Once};
 use trunnion_protocol::errno::Errno;
-use trunnion_protocol::event::{place, ports, selected_words};
+use trunnion_protocol::event::{place, ports, scan};
 use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::hypercall::event::{
     AllocUnbound, BindInterdomain, BindPirq, BindVirq, Op, PortArgument,
@@ -18,7 +18,7 @@ use trunnion_protocol::hypercall::event::{
 use trunnion_protocol::id::{DomainId, Pirq, Port, VcpuId, Virq};
 use trunnion_protocol::layout::{Layout, Width};
 use trunnion_protocol::shared::SharedPage;
-use trunnion_protocol::shared_info::{PENDING, VCPU_INFO_SIZE, mask, vcpu};
+use trunnion_protocol::shared_info::vcpu;
 
 use crate::hypercall;
 
@@ -137,7 +137,7 @@ pub fn is_pending() -> bool {
 pub fn dispatch() -> bool {
     match shared_info() {
         Some(page) if is_pending() => {
-            scan(page, |port| {
+            scan(page, page, 0, Width::W64, |port| {
                 let waker = slot(port, |slot| {
                     slot.fired = true;
                     slot.waker.clone()
@@ -149,35 +149,6 @@ pub fn dispatch() -> bool {
             true
         }
         _ => false,
-    }
-}
-
-/// Steps 1 to 3 of the receiver, for vCPU 0 of a 64-bit page.
-fn scan(page: &SharedPage, mut handle: impl FnMut(Port)) {
-    const WIDTH: Width = Width::W64;
-    debug_assert!(vcpu::pending_sel(WIDTH) + WIDTH.word() <= VCPU_INFO_SIZE);
-    if let Some(word) = page.word_at(vcpu::UPCALL) {
-        word.fetch_and(!vcpu::UPCALL_PENDING_BYTE, Ordering::AcqRel);
-    }
-    for half in 0..2 {
-        let Some(selector) = page.word_at(vcpu::pending_sel(WIDTH) + half * 4) else { continue };
-        let mut selected = selector.swap(0, Ordering::AcqRel);
-        while selected != 0 {
-            let bit = selected.trailing_zeros() + half as u32 * 32;
-            selected &= selected - 1;
-            let (first, count) = selected_words(bit, WIDTH);
-            for index in first..first + count {
-                let words = (page.word_at(PENDING + index * 4), page.word_at(mask(WIDTH) + index * 4));
-                let (Some(pending), Some(masked)) = words else { continue };
-                let mut ready = pending.load(Ordering::Acquire) & !masked.load(Ordering::Acquire);
-                // Cleared before the handlers run: an event that comes later sets the bit again.
-                pending.fetch_and(!ready, Ordering::AcqRel);
-                while ready != 0 {
-                    handle(Port(index as u32 * 32 + ready.trailing_zeros()));
-                    ready &= ready - 1;
-                }
-            }
-        }
     }
 }
 
@@ -238,30 +209,6 @@ pub fn set_mask(port: Port, masked: bool) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_pending_port_is_found_once() {
-        let page = SharedPage::zeroed();
-        let raise = |number: u32| {
-            let place = place(Port(number), Width::W64).unwrap();
-            page.word_at(place.pending).unwrap().fetch_or(place.bit, Ordering::Relaxed);
-            page.word_at(place.selector).unwrap().fetch_or(place.selector_bit, Ordering::Relaxed);
-            page.word_at(vcpu::UPCALL).unwrap().fetch_or(1, Ordering::Relaxed);
-        };
-        let wanted = [1, 31, 32, 63, 64, 2047, 2048, 4095];
-        for port in wanted {
-            raise(port);
-        }
-        raise(100);
-        let masked = place(Port(100), Width::W64).unwrap();
-        page.word_at(masked.mask).unwrap().fetch_or(masked.bit, Ordering::Relaxed);
-        let mut found = Vec::new();
-        scan(&page, |port| found.push(port.0));
-        assert_eq!(found, wanted);
-        scan(&page, |port| found.push(port.0));
-        assert_eq!(found.len(), wanted.len());
-        assert_eq!(page.word_at(vcpu::UPCALL).unwrap().load(Ordering::Relaxed), 0);
-    }
 
     #[test]
     fn listeners_end_with_their_port() {

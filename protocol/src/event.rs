@@ -20,10 +20,13 @@
 //! Selectors and bitmap words are as wide as the [`Width`]; here they are handled in 32-bit pieces, which is the same
 //! memory.
 
+use core::sync::atomic::Ordering;
+
 use crate::id::Port;
 use crate::layout::Width;
-use crate::shared_info;
-use crate::shared_info::PENDING;
+use crate::shared::SharedPage;
+use crate::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDING_BYTE, pending_sel};
+use crate::shared_info::{self, PENDING};
 
 /// Ports that the two-level form has: 4096 or 1024.
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
@@ -69,6 +72,86 @@ pub const fn selected_words(selector_bit: u32, width: Width) -> (usize, usize) {
     (selector_bit as usize * words, words)
 }
 
+/// What became of a port that was made pending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Posted {
+    /// It was pending already: whoever made it so has done the rest.
+    Before,
+    /// It is pending now, and the receiver needs no upcall: it has masked the port, or has one coming.
+    Quietly,
+    /// It is pending now, and the vCPU is to get its upcall.
+    Upcall,
+}
+
+/// The sender's three steps. `info` gives the page of the receiving vCPU's info structure and its offset there; it is asked
+/// for only when it is needed.
+#[inline]
+pub fn post<'p>(
+    shared: &SharedPage,
+    place: &Place,
+    info: impl FnOnce() -> Option<(&'p SharedPage, usize)>,
+) -> Posted {
+    let (Some(pending), Some(mask)) = (shared.word_at(place.pending), shared.word_at(place.mask)) else {
+        return Posted::Before;
+    };
+    if pending.fetch_or(place.bit, Ordering::SeqCst) & place.bit != 0 {
+        return Posted::Before;
+    }
+    if mask.load(Ordering::SeqCst) & place.bit == 0
+        && let Some((page, offset)) = info()
+        && select(page, offset, place)
+    {
+        return Posted::Upcall;
+    }
+    Posted::Quietly
+}
+
+/// The sender's second and third step: true if the vCPU is to get its upcall. Also for who unmasks a port that is pending.
+#[inline]
+pub fn select(page: &SharedPage, offset: usize, place: &Place) -> bool {
+    let words = (page.word_at(offset + place.selector), page.word_at(offset + UPCALL));
+    let (Some(selector), Some(upcall)) = words else { return false };
+    selector.fetch_or(place.selector_bit, Ordering::SeqCst) & place.selector_bit == 0
+        && upcall.fetch_or(UPCALL_PENDING, Ordering::SeqCst) & UPCALL_PENDING_BYTE == 0
+}
+
+/// The receiver's three steps, for the vCPU whose info structure is at `offset` of the page `info`: `handle` gets every port
+/// that is pending and not masked.
+#[inline]
+pub fn scan(
+    shared: &SharedPage,
+    info: &SharedPage,
+    offset: usize,
+    width: Width,
+    mut handle: impl FnMut(Port),
+) {
+    if let Some(word) = info.word_at(offset + UPCALL) {
+        word.fetch_and(!UPCALL_PENDING_BYTE, Ordering::AcqRel);
+    }
+    for half in 0..width.word() / 4 {
+        let Some(selector) = info.word_at(offset + pending_sel(width) + half * 4) else { continue };
+        let mut selected = selector.swap(0, Ordering::AcqRel);
+        while selected != 0 {
+            let bit = selected.trailing_zeros() + half as u32 * 32;
+            selected &= selected - 1;
+            let (first, count) = selected_words(bit, width);
+            for index in first..first + count {
+                let place = (PENDING + index * 4, shared_info::mask(width) + index * 4);
+                let (Some(pending), Some(masked)) = (shared.word_at(place.0), shared.word_at(place.1)) else {
+                    continue;
+                };
+                let mut ready = pending.load(Ordering::Acquire) & !masked.load(Ordering::Acquire);
+                // Cleared before the handlers run: an event that comes later sets the bit again.
+                pending.fetch_and(!ready, Ordering::AcqRel);
+                while ready != 0 {
+                    handle(Port(index as u32 * 32 + ready.trailing_zeros()));
+                    ready &= ready - 1;
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +169,31 @@ mod tests {
         assert_eq!((port.pending, port.mask, port.bit), (2052, 2180, 2));
         assert_eq!((port.selector, port.selector_bit), (4, 2));
         assert_eq!(selected_words(3, Width::W64), (6, 2));
+    }
+
+    #[test]
+    fn what_is_posted_is_scanned() {
+        for width in [Width::W64, Width::W32] {
+            let (shared, info) = (SharedPage::zeroed(), SharedPage::zeroed());
+            let at = 128;
+            let sent = [1, 31, 32, 63, 64, 1000, ports(width) - 1].map(Port);
+            for (number, port) in sent.into_iter().enumerate() {
+                let place = place(port, width).unwrap();
+                let posted = post(&shared, &place, || Some((&info, at)));
+                assert_eq!(posted, if number == 0 { Posted::Upcall } else { Posted::Quietly });
+                assert_eq!(post(&shared, &place, || None), Posted::Before);
+            }
+            let masked = place(Port(7), width).unwrap();
+            shared.word_at(masked.mask).unwrap().fetch_or(masked.bit, Ordering::Relaxed);
+            assert_eq!(post(&shared, &masked, || Some((&info, at))), Posted::Quietly);
+            let mut heard = Vec::new();
+            scan(&shared, &info, at, width, |port| heard.push(port));
+            assert_eq!(heard, sent);
+            // Unmasking it leads to an upcall of its own.
+            shared.word_at(masked.mask).unwrap().fetch_and(!masked.bit, Ordering::Relaxed);
+            assert!(select(&info, at, &masked) && !select(&info, at, &masked));
+            scan(&shared, &info, at, width, |port| assert_eq!(port, Port(7)));
+            scan(&shared, &info, at, width, |_| panic!("nothing is left"));
+        }
     }
 }

@@ -13,6 +13,9 @@
 
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU32, Ordering};
+/// A word that two sides change, and the barrier between two such words. They have one name, so that the test of all
+/// interleavings can put its own in their place.
+pub(crate) use core::sync::atomic::{AtomicU32 as Word, fence};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

@@ -1,12 +1,18 @@
 //! Whole-system runs: domain files in a folder of their own, one `trunnion run`, and what it left behind.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use serde_json::Value;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use trunnion_cli::setup::{self, Permission, Tool};
 
 /// The outer machines of the tests, with the processor models that Bochs is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,12 +41,15 @@ pub struct Run {
     files: Vec<PathBuf>,
     arguments: Vec<String>,
     driver: PathBuf,
+    instance: String,
+    largest_file: Option<u64>,
 }
 
 /// What a run left behind.
 #[derive(Debug)]
 pub struct Ended {
-    folder: TempDir,
+    folder: Option<TempDir>,
+    log: PathBuf,
     /// Exit status of `trunnion run`.
     pub status: i32,
     /// Its stderr.
@@ -54,19 +63,17 @@ impl Run {
     pub fn new(driver: &str, outer: Outer) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let instance = format!("test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut arguments = vec![
-            "--instance".into(),
-            instance,
-            "run".into(),
-            "--headless".into(),
-            "--machine".into(),
-            outer.machine.into(),
-        ];
+        let mut arguments: Vec<String> =
+            ["run", "--headless", "--machine", outer.machine].map(Into::into).into();
         if !outer.cpu.is_empty() {
             arguments.extend(["--cpu".into(), outer.cpu.into()]);
         }
+        // A fresh machine has neither emulators nor the Rust target of the guests, and the guests are built before the run.
+        let machine = outer.machine.parse().expect("the tests name machines that exist");
+        let tools = [Tool::of(machine), &[Tool::Ext4]].concat();
+        setup::ensure(&tools, Permission::Install).unwrap_or_else(|failure| panic!("{failure}"));
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { folder, files: Vec::new(), arguments, driver: driver.into() }
+        Self { folder, files: Vec::new(), arguments, driver: driver.into(), instance, largest_file: None }
     }
 
     /// The folder of the run's files.
@@ -90,11 +97,17 @@ impl Run {
         self
     }
 
-    /// Adds a domain that runs one of the tiny machine guests.
+    /// Adds a domain that runs one of the tiny machine guests, and has its name.
     #[must_use]
     pub fn tiny(self, name: &str, more: &str) -> Self {
-        let image = trunnion_cli::images::build("trunnion-tests", &format!("tiny-{name}"))
-            .unwrap_or_else(|failure| panic!("tiny-{name}: {failure:?}"));
+        self.tiny_as(name, name, more)
+    }
+
+    /// Adds a tiny machine guest under a name of its own.
+    #[must_use]
+    pub fn tiny_as(self, name: &str, guest: &str, more: &str) -> Self {
+        let image = trunnion_cli::images::build("trunnion-tests", &format!("tiny-{guest}"))
+            .unwrap_or_else(|failure| panic!("tiny-{guest}: {failure:?}"));
         let text = format!(
             "name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\non_reboot = \"destroy\"\n{more}\n",
             image.display()
@@ -102,41 +115,175 @@ impl Run {
         self.domain(name, &text)
     }
 
+    /// Adds the Rust guest with a disk of so many MiB, `NAME.img` in the run's folder.
+    #[must_use]
+    pub fn rust(self, name: &str, mib: u64, cmdline: &str) -> Self {
+        let image = trunnion_cli::images::build("trunnion-guest", "trunnion-demo")
+            .unwrap_or_else(|failure| panic!("the Rust guest: {failure:?}"));
+        let disk = self.folder.path().join(format!("{name}.img"));
+        let made = File::create(&disk).and_then(|file| file.set_len(mib << 20));
+        made.expect("the disk can be made");
+        let text = format!(
+            "name = \"{name}\"\ntype = \"pvh\"\nmemory = 32\nkernel = \"{}\"\ncmdline = \"{cmdline}\"\ndisk = [ \"{},raw,xvda,rw\" ]\n",
+            image.display(),
+            disk.display()
+        );
+        self.domain(name, &text)
+    }
+
+    /// Lets no process of the run write a file beyond so many MiB: a disk larger than that has a part that cannot be written.
+    #[must_use]
+    pub fn largest_file(mut self, mib: u64) -> Self {
+        self.largest_file = Some(mib);
+        self
+    }
+
     /// Runs it to its end, with a limit in seconds of wall time.
     pub fn go(self, limit: u32) -> Ended {
+        self.start(limit).end()
+    }
+
+    /// Starts it, with a limit in seconds of wall time.
+    pub fn start(self, limit: u32) -> Live {
         let log = self.folder.path().join("log");
-        let output: Output = Command::new(&self.driver)
+        let errors = File::create(self.folder.path().join("errors")).expect("a file for its stderr");
+        let mut command = match self.largest_file {
+            None => Command::new(&self.driver),
+            Some(mib) => {
+                // POSIX counts in 512 bytes. Whoever ignores the signal gets the error, also after an exec.
+                let mut shell = Command::new("sh");
+                let limits = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", mib << 11);
+                shell.args(["-c", &limits]).arg(&self.driver);
+                shell
+            }
+        };
+        let child = command
+            .args(["--instance", &self.instance])
             .args(&self.arguments)
             .args(["--timeout", &limit.to_string(), "--log"])
             .arg(&log)
             .args(&self.files)
             .stdin(Stdio::null())
-            .output()
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
             .expect("the tool starts");
-        let summary = fs::read(log.join("summary.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or(Value::Null);
-        Ended {
-            folder: self.folder,
-            status: output.status.code().unwrap_or(-1),
-            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-            summary,
+        Live { folder: Some(self.folder), child, driver: self.driver, instance: self.instance }
+    }
+}
+
+/// A run that goes on; it is killed when it is dropped.
+#[derive(Debug)]
+pub struct Live {
+    folder: Option<TempDir>,
+    child: Child,
+    driver: PathBuf,
+    instance: String,
+}
+
+impl Live {
+    fn folder(&self) -> &Path {
+        self.folder.as_ref().map_or(Path::new(""), TempDir::path)
+    }
+
+    /// Waits until a domain's console shows `text`; panics when the run ends before.
+    pub fn wait_for(&mut self, name: &str, text: &str) {
+        let console = self.folder().join(format!("log/{name}.console.log"));
+        self.wait(&format!("{name} says {text:?}"), || {
+            fs::read(&console).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
+        });
+    }
+
+    /// Waits until something is true; panics when the run ends before, which its own limit sees to.
+    pub fn wait(&mut self, what: &str, is_true: impl Fn() -> bool) {
+        while !is_true() {
+            let status = self.child.try_wait().expect("the run can be waited for");
+            assert!(
+                status.is_none(),
+                "waited for: {what}; the run: {status:?}\n{}",
+                ended(self.folder(), -1).report()
+            );
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
+
+    /// Another verb of the tool on this run; it has to succeed. Its stdout.
+    pub fn tool(&self, words: &[&str]) -> String {
+        let output = self.try_tool(words);
+        assert!(output.status.success(), "{words:?}: {output:?}\n{}", ended(self.folder(), -1).report());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Another verb of the tool on this run.
+    pub fn try_tool(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(&self.driver);
+        command.args(["--instance", &self.instance]).args(words).stdin(Stdio::null());
+        command.output().expect("the tool starts")
+    }
+
+    /// A command to QEMU's monitor; its arguments as JSON.
+    pub fn monitor(&self, command: &str, arguments: &Value) {
+        let socket = trunnion_cli::instance::control_socket(&self.instance).expect("a name that fits");
+        let socket = socket.with_file_name("monitor.sock");
+        let stream = UnixStream::connect(&socket).expect("the monitor's socket");
+        let mut lines = BufReader::new(stream.try_clone().expect("a second handle")).lines();
+        let mut stream = stream;
+        for line in
+            [json!({"execute": "qmp_capabilities"}), json!({"execute": command, "arguments": arguments})]
+        {
+            writeln!(stream, "{line}").expect("the monitor listens");
+            // A greeting and events come in between.
+            let is_answer = |line: &String| line.contains("\"return\"") || line.contains("\"error\"");
+            let answer = lines.by_ref().map_while(Result::ok).find(is_answer);
+            assert!(answer.as_ref().is_some_and(|line| line.contains("\"return\"")), "{command}: {answer:?}");
+        }
+    }
+
+    /// Sends the tool a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        nix::sys::signal::kill(Pid::from_raw(pid), signal).expect("the run is there");
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ended {
+        let status = self.child.wait().expect("the run can be waited for");
+        let mut ended = ended(self.folder(), status.code().unwrap_or(-1));
+        ended.folder = self.folder.take();
+        ended
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What lies in the folder of a run.
+fn ended(folder: &Path, status: i32) -> Ended {
+    let log = folder.join("log");
+    let summary = fs::read(log.join("summary.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or(Value::Null);
+    let errors = fs::read(folder.join("errors")).unwrap_or_default();
+    let errors = String::from_utf8_lossy(&errors).into_owned();
+    Ended { folder: None, log, status, errors, summary }
 }
 
 impl Ended {
     /// A file of the log folder, as text; empty when it is missing.
     pub fn file(&self, name: &str) -> String {
-        fs::read(self.folder.path().join("log").join(name))
+        fs::read(self.log.join(name))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
     }
 
     /// The folder that held the run's own files.
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.folder.as_ref().map_or(Path::new(""), TempDir::path)
     }
 
     /// A domain's console.

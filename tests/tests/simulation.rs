@@ -13,15 +13,16 @@ const MORE_SEEDS: u64 = 20_000;
 /// Seeds within which a planted mistake has to be found.
 const SEARCH: u64 = 60;
 
-fn honest(tasks: usize) -> Kind {
-    Kind::Honest(Load { tasks, operations: 10, rounds: 2, device: 0 })
+fn honest(tasks: usize, vcpus: u32) -> Kind {
+    Kind::Honest(Load { tasks, operations: 10, rounds: 2, vcpus, device: 0 })
 }
 
 /// The world of a seed: one to three honest guests, sometimes a hostile one beside them.
 fn world(seed: u64) -> World {
     let mut world = World::new(seed).faults(Faults::harsh());
     for guest in 0..=seed % 3 {
-        world = world.domain(honest(1 + (seed / 3 + guest) as usize % 3));
+        let vcpus = 1 + (seed / 5 + guest) as u32 % 3;
+        world = world.domain(honest(1 + (seed / 3 + guest) as usize % 3, vcpus));
     }
     if seed % 4 == 3 { world.domain(Kind::Hostile(150)) } else { world }
 }
@@ -88,7 +89,7 @@ fn a_seed_replays() {
 fn any_allocation_may_fail() {
     let mut struck = 0;
     for number in 1..120 {
-        let world = World::new(number.into()).domain(honest(2)).fail_allocation(number);
+        let world = World::new(number.into()).domain(honest(2, 1)).fail_allocation(number);
         match world.run_until_idle() {
             Ok(_) => struck += 1,
             Err(failure) => panic!("allocation {number}: {failure}"),
@@ -99,7 +100,7 @@ fn any_allocation_may_fail() {
 
 #[test]
 fn a_lost_frame_shows() {
-    let failure = World::new(5).domain(honest(1)).leak().run_until_idle().expect_err("a frame is lost");
+    let failure = World::new(5).domain(honest(1, 1)).leak().run_until_idle().expect_err("a frame is lost");
     assert!(
         failure.what.contains("did not come back")
             || failure.what.contains("not everything came back")
@@ -114,15 +115,11 @@ fn planted_mistakes_are_found() {
     let parts = trunnion_protocol::planted::Bug::ALL.map(Bug::Part);
     // Others of the store's own list are for its model to find.
     let store = [trunnion_xenstore::planted::Bug::LostEvents].map(Bug::Store);
-    // Found by the packages' own tests; no seed of this search meets what they take (a batch of mappings that fails in
-    // its middle, a task that stops waiting while it holds the only waker).
-    let elsewhere = [
-        Bug::Backend(trunnion_backends::planted::Bug::LeakOnError),
-        Bug::Part(trunnion_protocol::planted::Bug::LostTurn),
-    ];
+    // Found by the back end's own tests; it takes a batch of mappings that fails in its middle.
+    let elsewhere = Bug::Backend(trunnion_backends::planted::Bug::LeakOnError);
     let mut missed = Vec::new();
     let mut count = 0;
-    for bug in backend.into_iter().chain(store).chain(parts).filter(|bug| !elsewhere.contains(bug)) {
+    for bug in backend.into_iter().chain(store).chain(parts).filter(|bug| *bug != elsewhere) {
         let found = (0..SEARCH).find_map(|seed| Some((seed, world(seed).plant(bug).run_until_idle().err()?)));
         match found {
             Some((seed, failure)) => {
@@ -134,5 +131,5 @@ fn planted_mistakes_are_found() {
         }
     }
     println!("{count} planted mistakes found");
-    assert!(count >= 20 && missed.is_empty(), "not found within {SEARCH} seeds: {missed:?}");
+    assert!(count >= 26 && missed.is_empty(), "not found within {SEARCH} seeds: {missed:?}");
 }

@@ -5,18 +5,22 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 
 use common::{Daemon, wait};
 use nix::sys::signal::Signal;
+use trunnion_cli::setup::{self, Permission, Tool};
 
 fn tool(daemon: &Daemon, name: &str, arguments: &[&str]) -> Output {
-    let output = command(daemon, name).args(arguments).output();
-    output.unwrap_or_else(|error| {
-        panic!("{name}: {error}. This test needs Debian's package `xenstore-utils` (apt-get install xenstore-utils)")
-    })
+    command(daemon, name).args(arguments).output().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// One of Debian's programs; their package is installed when it is missing.
 fn command(daemon: &Daemon, name: &str) -> Command {
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        setup::ensure(&[Tool::StoreTools], Permission::Install).unwrap_or_else(|failure| panic!("{failure}"));
+    });
     let mut command = Command::new(name);
     command.env("XENSTORED_PATH", &daemon.socket).stdin(Stdio::null());
     command

@@ -43,7 +43,7 @@ impl Monitor {
         let block = json!({"driver": "raw", "node-name": node, "read-only": !disk.writable, "discard": "unmap",
                            "file": {"driver": "file", "filename": disk.path}});
         self.command("blockdev-add", &block)?;
-        let device = json!({"driver": "virtio-blk-pci", "drive": node, "serial": disk.serial, "disable-legacy": "on", "num-queues": 1,
+        let device = json!({"driver": "virtio-blk-pci", "drive": node, "serial": disk.serial, "werror": "report", "rerror": "report", "disable-legacy": "on", "num-queues": 1,
                             "queue-size": 256, "addr": format!("{slot:#x}")});
         self.command("device_add", &device).inspect_err(|_| {
             let _ = self.command("blockdev-del", &json!({"node-name": node}));

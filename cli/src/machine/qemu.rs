@@ -81,8 +81,9 @@ pub(crate) fn disks(command: &mut Command, disks: &[Disk]) {
             "driver=raw,node-name=disk{n},read-only={read_only},discard=unmap,file.driver=file,file.filename={}",
             comma(&disk.path)
         ));
+        // Errors are the guest's to hear of: by itself QEMU would stop the whole machine when this one's file system is full.
         command.arg("-device").arg(format!(
-            "virtio-blk-pci,drive=disk{n},serial={},disable-legacy=on,num-queues=1,queue-size=256,multifunction=on,addr={slot:#x}.{function}",
+            "virtio-blk-pci,id=vd{n},drive=disk{n},serial={},werror=report,rerror=report,disable-legacy=on,num-queues=1,queue-size=256,multifunction=on,addr={slot:#x}.{function}",
             disk.serial
         ));
     }

@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
-use trunnion_dom0::control::summary::{Outcome, PlatformOutcome};
+use trunnion_dom0::control::summary::{Leaks, Outcome, PlatformOutcome};
 use trunnion_dom0::control::{self, Event, Reply, Request, VERSION};
 
 /// How long dom0 has for a last word when somebody waits for the end.
@@ -107,6 +107,7 @@ impl Engine {
         };
         let summary = if seen.ready { self.last_words(patience) } else { None };
         let complete = summary.is_some();
+        let leaks = summary.as_ref().map(|summary| summary.platform.leaks).unwrap_or_default();
         self.record.finish(summary, outcome);
         self.power_off(seen.ready, patience);
         match cause {
@@ -128,6 +129,10 @@ impl Engine {
                 "stopped by a signal; the domains were ended with the machine",
             )),
             Cause::Left => Ok(Status::Done),
+            Cause::Ended if leaks != Leaks::default() => Err(Failure::platform(format!(
+                "the domains have ended, and not everything came back: {} frames, {} grants, {} ports and {} store nodes are missing",
+                leaks.frames, leaks.grants, leaks.ports, leaks.store_nodes
+            ))),
             Cause::Ended => match (seen.refused, seen.bad) {
                 (Some(failure), _) if seen.started == 0 => Err(Failure::usage(failure.message())),
                 (Some(failure), _) => Err(Failure::new(Status::Domain, failure.message())),

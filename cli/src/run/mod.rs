@@ -102,12 +102,19 @@ impl Prepared {
         make_folder(&folder)?;
         let logs = options.log.clone().unwrap_or_else(|| folder.clone());
         make_folder(&logs)?;
-        let hypervisor = images::build(images::HYPERVISOR.0, images::HYPERVISOR.1)?;
+        let hypervisor = match &options.hypervisor {
+            Some(given) => {
+                fs::File::open(given).map_err(|e| Failure::file("read the hypervisor image", given, &e))?;
+                given.clone()
+            }
+            None => images::build(images::HYPERVISOR.0, images::HYPERVISOR.1)?,
+        };
         let dom0 = images::build(images::DOM0.0, images::DOM0.1)?;
         let dom0 = fs::read(&dom0).map_err(|e| Failure::file("read", &dom0, &e))?;
 
         let names = plan.domains.iter().map(|domain| domain.config.name.clone()).collect();
         let users = plan.domains.iter().flat_map(Domain::users).collect();
+        let dom0_memory = options.dom0_memory.or_else(|| plan.dom0_mib());
         let mut bundle = Bundle::new(&dom0);
         let creates = plan.pack(&mut bundle)?;
         let manifest = Manifest {
@@ -119,7 +126,7 @@ impl Prepared {
             domains: creates,
         };
         bundle.configure(manifest.to_bytes());
-        let needed = plan.memory_mib(bundle.size(), options.dom0_memory, options.sequence);
+        let needed = plan.memory_mib(bundle.size(), dom0_memory, options.sequence);
         let memory_mib = match options.memory {
             None => u32::try_from(needed).unwrap_or(u32::MAX),
             Some(given) if u64::from(given) >= needed => given,
@@ -143,7 +150,7 @@ impl Prepared {
         boot.smp = options.smp;
         boot.icount = options.icount;
         boot.extra.clone_from(&options.emulator);
-        if let Some(dom0) = options.dom0_memory {
+        if let Some(dom0) = dom0_memory {
             boot.cmdline = format!("dom0-memory={dom0}");
         }
         Ok(Self { boot, plan, names, users, folder, logs })

@@ -13,7 +13,7 @@ use std::path::PathBuf;
   trunnion run --machine bochs-vmx tiny.cfg   on an emulated Intel processor
 
 Exit status: 0 every domain ended by power-off, 1 a domain crashed or ended otherwise, 2 usage, configuration or set-up error
-(nothing was started), 3 time limit, 4 the platform itself failed.")]
+(nothing was started), 3 time limit, 4 the platform itself failed, or did not get everything back from its domains.")]
 pub struct Options {
     /// The outer machine: qemu-kvm, qemu-svm, bochs-vmx, bochs-svm, xen [default: the first that can work here]
     #[arg(long, value_name = "NAME")]
@@ -57,6 +57,9 @@ pub struct Options {
     /// Pass ARG on to the emulator; may repeat
     #[arg(long = "emulator-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub emulator: Vec<String>,
+    /// Boot this hypervisor image instead of building one
+    #[arg(long, value_name = "ELF")]
+    pub hypervisor: Option<PathBuf>,
     /// The processor model, in the emulator's words
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,

@@ -39,6 +39,9 @@ pub(crate) enum Content {
 /// Memory of the machine that no domain gets, in MiB: the hypervisor with its tables, and dom0.
 const PLATFORM_MIB: u64 = 96;
 
+/// dom0's share of that when it keeps no disks, in MiB (the hypervisor's default).
+const DOM0_MIB: u32 = 32;
+
 /// Reads the domain file `path` for `machine`. What its author should know is said as a warning.
 pub(crate) fn read(path: &Path, machine: Machine) -> Result<Domain> {
     let file = path.display().to_string();
@@ -220,6 +223,16 @@ impl Plan {
         total.next_multiple_of(16)
     }
 
+    /// dom0's memory in MiB when it has to keep disks, each in one piece, beside what it has otherwise; `None` when the hypervisor's own choice
+    /// is right. To be asked before [`Plan::pack`] takes the disks.
+    pub(crate) fn dom0_mib(&self) -> Option<u32> {
+        let mib = u32::try_from(self.ram_disk_bytes().div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        // Memory comes in powers of two, and the first piece holds dom0 itself.
+        (mib != 0).then(|| {
+            DOM0_MIB.saturating_add(mib.saturating_add(1).checked_next_power_of_two().unwrap_or(mib))
+        })
+    }
+
     fn ram_disk_bytes(&self) -> u64 {
         let disks =
             self.domains.iter().flat_map(|domain| &domain.files).filter_map(|(_, content)| match content {
@@ -323,6 +336,7 @@ mod tests {
         let path = place.domain("a.cfg", "a", "disk = [ \"disk,raw,xvda,w\" ]");
         let mut plan = Plan::read(&[path], Machine::BochsVmx).unwrap();
         assert!(plan.devices.is_empty());
+        assert_eq!(plan.dom0_mib(), Some(34));
         let creates = plan.pack(&mut Bundle::new(b"")).unwrap();
         assert_eq!(creates[0].source("disk"), Some(&Source::Bundle("disks/0".into())));
     }

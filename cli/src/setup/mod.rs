@@ -41,15 +41,7 @@ pub fn ensure(tools: &[Tool], permission: Permission) -> Result<()> {
     }
     let command = install_command(&packages);
     let Some(rights) = rights().filter(|_| permission == Permission::Install) else {
-        let why = match permission {
-            Permission::Never => "--no-install was given",
-            Permission::Install if which("apt-get").is_none() => "there is no apt-get here",
-            Permission::Install => "this user is not root and has no password-less sudo",
-        };
-        return Err(Failure::usage(format!(
-            "missing: {}; they are not installed because {why}. Install them, and run this again:\n{command}",
-            packages.join(", ")
-        )));
+        return Err(missing_packages(&packages, permission, which("apt-get").is_some()));
     };
     say::progress(&format!("installing {} with apt-get", packages.join(", ")));
     let install = |rights: Rights| {
@@ -73,6 +65,20 @@ pub fn ensure(tools: &[Tool], permission: Permission) -> Result<()> {
             tool.what()
         ))),
     }
+}
+
+/// What is said when packages are missing and may not be installed. The last line is the command to type.
+fn missing_packages(packages: &[&str], permission: Permission, has_apt: bool) -> Failure {
+    let why = match permission {
+        Permission::Never => "--no-install was given",
+        Permission::Install if !has_apt => "there is no apt-get here",
+        Permission::Install => "this user is not root and has no password-less sudo",
+    };
+    Failure::usage(format!(
+        "missing: {}; they are not installed because {why}. Install them, and run this again:\n{}",
+        packages.join(", "),
+        install_command(packages)
+    ))
 }
 
 /// Whether rustc can compile for bare metal.
@@ -170,4 +176,24 @@ pub fn which(program: &str) -> Option<PathBuf> {
     let folders =
         std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from));
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_emulator_and_without_rights_the_command_is_named() {
+        for (permission, has_apt, why) in [
+            (Permission::Never, true, "--no-install"),
+            (Permission::Install, false, "no apt-get"),
+            (Permission::Install, true, "not root"),
+        ] {
+            let failure = missing_packages(&[Tool::Qemu.package()], permission, has_apt);
+            assert_eq!(failure.status(), Status::Usage);
+            assert!(failure.message().contains(why), "{failure}");
+            let last = failure.message().lines().last().unwrap_or_default();
+            assert!(last.ends_with("apt-get install --no-install-recommends qemu-system-x86"), "{last}");
+        }
+    }
 }

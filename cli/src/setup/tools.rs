@@ -23,13 +23,15 @@ pub enum Tool {
     Xorriso,
     /// What `grub-mkrescue` makes FAT file systems with.
     Mtools,
-    /// `mke2fs`, for guests' disks.
+    /// `mke2fs`, for guests' disks, and `debugfs`, with which the tests look into them.
     Ext4,
+    /// The `xenstore-*` programs, which the tests hold against the store.
+    StoreTools,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 9] = [
+    pub const ALL: [Tool; 10] = [
         Tool::Qemu,
         Tool::Bochs,
         Tool::BochsBios,
@@ -39,6 +41,7 @@ impl Tool {
         Tool::Xorriso,
         Tool::Mtools,
         Tool::Ext4,
+        Tool::StoreTools,
     ];
 
     /// What a machine needs.
@@ -70,6 +73,7 @@ impl Tool {
             Tool::Xorriso => "xorriso",
             Tool::Mtools => "mtools",
             Tool::Ext4 => "e2fsprogs",
+            Tool::StoreTools => "xenstore-utils",
         }
     }
 
@@ -85,6 +89,7 @@ impl Tool {
             Tool::Xorriso => "xorriso",
             Tool::Mtools => "mformat",
             Tool::Ext4 => "mke2fs",
+            Tool::StoreTools => "xenstore-read",
         }
     }
 

@@ -1,6 +1,6 @@
 //! The demo guest: a kernel of two screens on this project's front ends. It greets on its PV console, reads the store,
 //! fills its PV disk with a pattern and verifies it, tells the time, and powers off; without `headless` or `trunnion.demo=1` on
-//! its command line it then offers a small shell first.
+//! its command line it then offers a small shell first. With `trunnion.demo=endless` it checks its disks until somebody ends it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

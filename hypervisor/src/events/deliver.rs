@@ -2,9 +2,10 @@
 
 use core::sync::atomic::AtomicU32;
 
-use trunnion_protocol::event;
+use trunnion_protocol::event::{self, Posted};
 use trunnion_protocol::id::{Virq, VirqScope};
 use trunnion_protocol::planted::{self, Bug};
+use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDING_BYTE};
 
 use super::channel::Channel;
@@ -89,33 +90,27 @@ fn bits<'h, M: Machine>(
     Some((place, page.word_at(place.pending)?, page.word_at(place.mask)?))
 }
 
-/// The sender's order of [`trunnion_protocol::event`].
+/// Makes a port pending for the vCPU that receives it.
 pub(super) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port, target: VcpuId) {
-    let (Some((place, pending, mask)), Some(vcpu)) = (bits(host, domain, port), domain.vcpu(target)) else {
+    let (Some(place), Some(page), Some(vcpu)) =
+        (event::place(port, domain.width()), host.machine.page(domain.shared_info), domain.vcpu(target))
+    else {
         return;
     };
-    if pending.fetch_or(place.bit, Ordering::SeqCst) & place.bit != 0 {
-        return;
-    }
-    if mask.load(Ordering::SeqCst) & place.bit == 0 {
-        select(host, domain, vcpu, place.selector, place.selector_bit);
+    match event::post(page, &place, || info(host, vcpu)) {
+        Posted::Before => return,
+        Posted::Quietly => {}
+        Posted::Upcall => deliver_upcall(host, domain, vcpu),
     }
     if domain.ports.pollers.load(Ordering::SeqCst) != 0 {
         wake_pollers(host, domain, port);
     }
 }
 
-/// Sets the selector bit and, if that is new, the upcall.
-fn select<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>, selector: usize, bit: u32) {
+/// The page of a vCPU's info structure, and the offset in it.
+fn info<'h, M: Machine>(host: &'h Host<M>, vcpu: &Vcpu<M>) -> Option<(&'h SharedPage, usize)> {
     let (frame, offset) = vcpu.info_place();
-    if let Some(page) = host.machine.page(frame)
-        && let Some(word) = page.word_at(offset + selector)
-        && word.fetch_or(bit, Ordering::SeqCst) & bit == 0
-        && let Some(word) = page.word_at(offset + UPCALL)
-        && word.fetch_or(UPCALL_PENDING, Ordering::SeqCst) & UPCALL_PENDING_BYTE == 0
-    {
-        deliver_upcall(host, domain, vcpu);
-    }
+    Some((host.machine.page(frame)?, offset))
 }
 
 /// Tells a vCPU that its pending flag is set: by its own vector through the local interrupt controller, or by making it
@@ -135,10 +130,8 @@ pub fn deliver_upcall<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu:
 /// Whether a vCPU's pending flag is set.
 #[inline]
 pub fn upcall_waits<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) -> bool {
-    let (frame, offset) = vcpu.info_place();
-    host.machine
-        .page(frame)
-        .and_then(|page| page.word_at(offset + UPCALL))
+    info(host, vcpu)
+        .and_then(|(page, offset)| page.word_at(offset + UPCALL))
         .is_some_and(|word| word.load(Ordering::Acquire) & UPCALL_PENDING_BYTE != 0)
 }
 
@@ -200,8 +193,10 @@ pub fn unmask<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) -
     if was_masked
         && pending.load(Ordering::SeqCst) & place.bit != 0
         && let Some(vcpu) = domain.vcpu(target)
+        && let Some((page, offset)) = info(host, vcpu)
+        && event::select(page, offset, &place)
     {
-        select(host, domain, vcpu, place.selector, place.selector_bit);
+        deliver_upcall(host, domain, vcpu);
     }
     Ok(())
 }

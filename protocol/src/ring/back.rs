@@ -1,11 +1,12 @@
 //! The back end's half: takes requests, answers each once.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Interface, Notify, Overrun, Pages, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, pages};
 use crate::layout::Width;
 use crate::planted::{self, Bug};
+use crate::shared::fence;
 
 /// Tells rings apart, so that a token of one connection is of no use in the next.
 static NEXT_RING: AtomicU32 = AtomicU32::new(0);

@@ -1,10 +1,11 @@
 //! The front end's half: puts requests, takes responses.
 
 use core::fmt;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use super::{Interface, Notify, Overrun, Pages, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, pages};
 use crate::layout::Width;
+use crate::shared::fence;
 
 /// No slot is free: take responses first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,13 +1,13 @@
 //! The pages of a ring, seen as one run of bytes.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::HEADER_SIZE;
 use crate::address::PAGE_SIZE;
 use crate::layout::Layout;
 use crate::layout::Width;
 use crate::planted::{self, Bug};
-use crate::shared::SharedPage;
+use crate::shared::{SharedPage, Word};
 
 /// Pages in the order of their index, however their owner keeps them.
 pub trait Pages {
@@ -45,7 +45,7 @@ impl<const N: usize> Pages for [&SharedPage; N] {
 }
 
 /// A word of the header, or nothing if there is no page.
-pub(super) fn word<P: Pages>(pages: &P, offset: usize) -> Option<&AtomicU32> {
+pub(super) fn word<P: Pages>(pages: &P, offset: usize) -> Option<&Word> {
     pages.page(0)?.word_at(offset)
 }
 

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::blkif::{Block, Request, Response};
+use crate::layout::Width;
+use crate::ring::*;
 use crate::shared::SharedPage;
 
 fn pages(count: usize) -> Vec<SharedPage> {

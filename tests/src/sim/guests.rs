@@ -98,8 +98,12 @@ pub async fn live(dom0: Rc<Kernel>, tools: Rc<Toolstack>, guest: Rc<Guest>) {
 async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Result<(), String> {
     let file = image_file();
     let image = Image::parse(&file).map_err(|error| format!("{error}"))?;
+    let vcpus = match guest.kind {
+        Kind::Honest(load) => load.vcpus,
+        Kind::Hostile(_) => 1,
+    };
     let text = format!(
-        "name = '{}'\nkernel = 'k'\nmemory = {MEMORY_MIB}\ndisk = [ '{},raw,xvda,w' ]",
+        "name = '{}'\nkernel = 'k'\nmemory = {MEMORY_MIB}\nvcpus = {vcpus}\ndisk = [ '{},raw,xvda,w' ]",
         guest.name, guest.name
     );
     let config = config::parse(&text).map_err(|errors| format!("{errors:?}"))?.config;

@@ -23,6 +23,8 @@ use trunnion_protocol::shared::SharedPage;
 pub type Host = trunnion_hypervisor::host::Host<SimMachine>;
 /// One of its domains.
 pub type Domain = trunnion_hypervisor::domain::Domain<SimMachine>;
+/// One of their vCPUs.
+pub type Vcpu = trunnion_hypervisor::vcpu::Vcpu<SimMachine>;
 
 /// What runs in a guest.
 pub trait Program {

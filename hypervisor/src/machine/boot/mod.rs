@@ -8,6 +8,8 @@ pub mod multiboot;
 pub mod pvh;
 pub mod ranges;
 pub mod source;
+#[cfg(test)]
+mod tests;
 
 pub use info::{BootError, BootInfo, MULTIBOOT2_MAGIC, Module, value};
 use source::Source;

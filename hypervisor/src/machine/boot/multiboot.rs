@@ -52,7 +52,7 @@ pub fn parse(memory: &impl Source, address: u64) -> Result<BootInfo<'_>, BootErr
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::source::tests::Piece;
     use super::*;
 
@@ -63,7 +63,7 @@ mod tests {
         bytes.resize(bytes.len().next_multiple_of(8), 0);
     }
 
-    fn information() -> Piece {
+    pub(crate) fn information() -> Piece {
         let mut bytes = vec![0; 8];
         tag(&mut bytes, COMMAND_LINE, b"selftest\0");
         let mut module = Vec::new();

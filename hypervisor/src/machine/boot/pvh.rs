@@ -52,11 +52,11 @@ pub fn parse(memory: &impl Source, address: u64) -> Result<BootInfo<'_>, BootErr
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::source::tests::Piece;
     use super::*;
 
-    fn start_info(version: u32) -> Piece {
+    pub(crate) fn start_info(version: u32) -> Piece {
         let mut bytes = vec![0u8; 512];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, &MAGIC.to_le_bytes());

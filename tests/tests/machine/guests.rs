@@ -1,10 +1,10 @@
-//! Machine tests: the tiny guests on each outer machine, all in one boot.
+//! The tiny guests on each outer machine, all in one boot.
 
+use crate::DRIVER;
 use trunnion_tests::system::{
     BOCHS_HASWELL, BOCHS_IVY_BRIDGE, BOCHS_RYZEN, BOCHS_SKYLAKE, Ended, Outer, QEMU_SVM, Run,
 };
 
-const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");
 /// The guests that check something, with what their domain needs beyond the usual.
 const GUESTS: [(&str, &str); 6] =
     [("basics", ""), ("events", ""), ("memory", ""), ("grants", ""), ("smp", "vcpus = 4"), ("hostile", "")];

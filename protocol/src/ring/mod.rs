@@ -122,6 +122,3 @@ impl fmt::Display for Overrun {
 }
 
 impl core::error::Error for Overrun {}
-
-#[cfg(test)]
-mod tests;

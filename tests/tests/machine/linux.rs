@@ -4,9 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::DRIVER;
 use trunnion_tests::system::{BOCHS_HASWELL, Ended, QEMU_SVM, Run};
-
-const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");
 
 /// What the guest does: says how many processors it sees, writes a file with known content, and reads a disk.
 const SCRIPT: &str = "#!/bin/sh
@@ -102,17 +101,8 @@ fn linux_with_four_vcpus() {
 
 #[test]
 fn two_linux_guests_and_a_rust_guest_at_once() {
-    let demo =
-        trunnion_cli::images::build("trunnion-guest", "trunnion-demo").unwrap_or_else(|f| panic!("{f:?}"));
     let run = linux(linux(Run::new(DRIVER, QEMU_SVM), "first", 1, ""), "second", 1, "");
-    let disk = run.path().join("rust.img");
-    fs::write(&disk, vec![0; 8 << 20]).expect("the disk can be written");
-    let text = format!(
-        "name = \"rust\"\ntype = \"pvh\"\nmemory = 32\nkernel = \"{}\"\ncmdline = \"headless trunnion.demo=1\"\ndisk = [ \"{},raw,xvda,rw\" ]\n",
-        demo.display(),
-        disk.display()
-    );
-    let ended = run.domain("rust", &text).go(240);
+    let ended = run.rust("rust", 8, "headless trunnion.demo=1").go(240);
     check(&ended, "first", 1);
     check(&ended, "second", 1);
     assert_eq!(ended.outcome("rust"), "poweroff", "{}\n{}", ended.console("rust"), ended.report());

@@ -1,0 +1,8 @@
+//! Runs of the whole platform under emulators. One program, so that two processors are busy to the end.
+
+mod guests;
+mod linux;
+mod trouble;
+
+/// The host tool, built from the same sources.
+const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");
