@@ -5,6 +5,72 @@
 //! owns the pages it moves: they come back with the answer, also to nobody when the future is dropped before.
 //!
 //! Requests in flight are in no order; a flush covers the writes that were answered before it was made.
+//!
+//! # A device is connected before it is used
+//!
+//! ```
+//! # use trunnion_frontends::{block::Disk, error::Error, grant::GrantTable, page::Buffer, platform::Platform, xenbus::Device};
+//! async fn right<'t, 'p, P: Platform>(
+//!     grants: &'t GrantTable<'p, P>,
+//!     device: Device<'t, 'p, P>,
+//!     buffer: Buffer<P>,
+//! ) -> Result<(), Error> {
+//!     let disk = Disk::connect(grants, device).await?;
+//!     let (_buffer, _result) = disk.read(0, buffer).await;
+//!     disk.close().await.map(drop)
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! # use trunnion_frontends::{page::Buffer, platform::Platform, xenbus::Device};
+//! async fn wrong<P: Platform>(device: Device<'_, '_, P>, buffer: Buffer<P>) {
+//!     device.read(0, buffer).await; // a device is no disk yet
+//! }
+//! ```
+//!
+//! Nor is it connected twice, or used after it was closed:
+//!
+//! ```compile_fail,E0382
+//! # use trunnion_frontends::{block::Disk, error::Error, grant::GrantTable, platform::Platform, xenbus::Device};
+//! async fn wrong<'t, 'p, P: Platform>(
+//!     grants: &'t GrantTable<'p, P>,
+//!     device: Device<'t, 'p, P>,
+//! ) -> Result<(), Error> {
+//!     let one = Disk::connect(grants, device).await?;
+//!     let two = Disk::connect(grants, device).await?; // would tear the first one's ring away
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # use trunnion_frontends::{block::{BlockError, Disk}, platform::Platform};
+//! async fn wrong<P: Platform>(disk: Disk<'_, '_, P>) -> Result<(), BlockError> {
+//!     let _ = disk.close().await;
+//!     disk.flush().await
+//! }
+//! ```
+//!
+//! # Pages in flight belong to the disk
+//!
+//! ```compile_fail,E0382
+//! # use trunnion_frontends::{block::Disk, page::Buffer, platform::Platform};
+//! async fn wrong<P: Platform>(disk: &Disk<'_, '_, P>, buffer: Buffer<P>) {
+//!     let request = disk.write(0, buffer);
+//!     let _ = buffer.write(0, b"changed on its way"); // the device may be reading it
+//!     request.await;
+//! }
+//! ```
+//!
+//! A disk that a request still waits on cannot be closed:
+//!
+//! ```compile_fail,E0505
+//! # use trunnion_frontends::{block::Disk, page::Buffer, platform::Platform};
+//! async fn wrong<P: Platform>(disk: Disk<'_, '_, P>, buffer: Buffer<P>) {
+//!     let request = disk.read(0, buffer);
+//!     let _ = disk.close().await;
+//!     request.await;
+//! }
+//! ```
 
 mod flight;
 mod setup;

@@ -5,6 +5,51 @@
 //! mapped any more, or the grant again. A grant that is dropped while the page is mapped goes to the *reaper*: reference
 //! and page stay reserved until the peer has let go.
 
+//!
+//! # A granted page is not reused before it is revoked
+//!
+//! ```
+//! # use trunnion_frontends::{grant::{Access, GrantTable}, page::Buffer, platform::Platform};
+//! # use trunnion_protocol::id::DomainId;
+//! fn right<P: Platform>(grants: &GrantTable<'_, P>, page: Buffer<P>, peer: DomainId) {
+//!     let Ok(grant) = grants.offer(page, peer, Access::ReadWrite) else { return };
+//!     // ... the peer works ...
+//!     if let Ok(page) = grant.revoke() {
+//!         let _ = page.write(0, b"private again");
+//!     }
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # use trunnion_frontends::{grant::{Access, GrantTable}, page::Buffer, platform::Platform};
+//! # use trunnion_protocol::id::DomainId;
+//! fn wrong<P: Platform>(grants: &GrantTable<'_, P>, page: Buffer<P>, peer: DomainId) {
+//!     let Ok(grant) = grants.offer(page, peer, Access::ReadWrite) else { return };
+//!     let _ = page.write(0, b"secret"); // the peer reads it
+//! }
+//! ```
+//!
+//! [`Grant::revoke`] may say no, and then there is no page:
+//!
+//! ```compile_fail,E0308
+//! # use trunnion_frontends::{grant::Grant, page::Buffer, platform::Platform};
+//! fn wrong<P: Platform>(grant: Grant<'_, '_, P>) -> Buffer<P> {
+//!     grant.revoke()
+//! }
+//! ```
+//!
+//! # A grant does not outlive its table
+//!
+//! ```compile_fail,E0505
+//! # use trunnion_frontends::{grant::{Access, GrantTable}, page::Buffer, platform::Platform};
+//! # use trunnion_protocol::id::DomainId;
+//! fn wrong<P: Platform>(grants: GrantTable<'_, P>, page: Buffer<P>, peer: DomainId) {
+//!     let grant = grants.offer(page, peer, Access::ReadWrite);
+//!     drop(grants); // nobody could take the page back
+//!     drop(grant);
+//! }
+//! ```
+
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,6 +1,7 @@
 //! Front ends for guests on a hypervisor that speaks Xen's public guest ABI: Xen itself, or Trunnion.
 //!
-//! A kernel implements [`platform::Platform`] (six functions) and gets the store, the console and block devices:
+//! A kernel implements [`platform::Platform`] (five functions: pages, addresses, a hypercall, an interrupt) and gets the store, the
+//! console and block devices, with what it takes to write drivers of other classes, front and back:
 //!
 //! 1. [`grant::GrantTable::new`] and [`store::Store::new`], once each;
 //! 2. [`console::Console::primary`] for the console;
@@ -46,11 +47,33 @@
 //! }
 //! ```
 //!
+//! # A class of your own
+//!
+//! [`xenbus::Device`] and [`xenbus::BackDevice`] are the two halves of the handshake, [`event::Channel`] is a port,
+//! [`grant::GrantTable::offer`] and [`mapping::Window::map`] share a page, and [`trunnion_protocol::ring`] is the traffic between
+//! them. [`testbed`] runs both halves in a test. The book's chapter *Write your first PV driver* goes the whole way.
+//!
+//! # Features
+//!
+//! | feature | brings |
+//! |---|---|
+//! | (none) | everything but what follows: `no_std`, no allocator, no dependency but `trunnion-protocol` |
+//! | `embedded-io` | the console as an `embedded-io` 0.7 stream ([`embedded`]) |
+//! | `log` | one line to the `log` crate when a back end breaks the rules |
+//! | `testbed` | a world of guests in one process, for tests ([`testbed`]; needs `std`) |
+//!
+//! # Versions
+//!
+//! Rust 1.95 or later; a later minimum is a minor version. The usual rules of semantic versioning hold, and before 1.0 a minor
+//! version may break. [`platform::Platform`] grows only by functions that have a default. Error enums may grow; sizes of
+//! objects, the number of tasks that may wait and what [`core::fmt::Debug`] prints are no promise.
+//!
 //! # What is promised about memory
 //!
 //! A page that the other side may reach belongs to the object that shares it. It comes back only after the hypervisor
 //! has confirmed that nobody reaches it any more, also when a future is dropped or the other side dies. Whatever is
 //! read from shared memory is copied once and then checked.
+#![cfg_attr(not(all(feature = "testbed", feature = "embedded-io")), allow(rustdoc::broken_intra_doc_links))]
 #![cfg_attr(not(any(test, feature = "testbed")), no_std)]
 
 /// True if this mistake is planted; always false, and gone, outside of this crate's tests.
@@ -91,3 +114,8 @@ mod tests;
 pub mod text;
 pub mod wait;
 pub mod xenbus;
+
+/// The example of the readme.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -3,6 +3,78 @@
 //! Everything typed is built above these few functions, so that a kernel author writes one small implementation
 //! and has every front end. All functions take `&self`: an implementation is shared by all devices and does its own
 //! locking.
+//!
+//! # Coming from `virtio-drivers`
+//!
+//! | `virtio-drivers` asks (`Hal`, `Transport`) | here |
+//! |---|---|
+//! | `dma_alloc`, `dma_dealloc` | [`Platform::pages`]; dropping the pages gives them back |
+//! | `mmio_phys_to_virt` | [`Platform::map`] |
+//! | `share`, `unshare` | nothing: requests own their pages, and grants share them |
+//! | a transport (PCI, MMIO) | nothing: devices are found in the store, by hypercalls ([`Platform::hypercall`]) |
+//! | your interrupt handler calls `ack_interrupt` | your upcall handler wakes the port's waker ([`Platform::on_event`]) |
+//!
+//! # The five functions, sketched
+//!
+//! ```
+//! use core::task::Waker;
+//! use trunnion_frontends::platform::{Argument, Gfns, NotMapped, OutOfMemory, Platform, RawCall};
+//! use trunnion_protocol::address::Gfn;
+//! use trunnion_protocol::id::Port;
+//! use trunnion_protocol::shared::SharedPage;
+//!
+//! struct MyKernel;
+//!
+//! /// Pages of the kernel's; its own `Drop` gives them back.
+//! struct MyPages(Vec<SharedPage>);
+//!
+//! impl AsRef<[SharedPage]> for MyPages {
+//!     fn as_ref(&self) -> &[SharedPage] {
+//!         &self.0
+//!     }
+//! }
+//!
+//! impl Platform for MyKernel {
+//!     type Pages = MyPages;
+//!
+//!     fn pages(&self, count: usize) -> Result<(MyPages, Gfns), OutOfMemory> {
+//!         // A `SharedPage` is aligned to a page, so any allocator that keeps alignments will do, as long as the pages are
+//!         // contiguous for the hypervisor. Here virtual and guest-physical addresses are the same.
+//!         let pages: Vec<SharedPage> = (0..count).map(|_| SharedPage::zeroed()).collect();
+//!         let first = Gfn(pages.as_ptr() as u64 >> 12);
+//!         Ok((MyPages(pages), Gfns::new(first, count)))
+//!     }
+//!
+//!     fn hypercall(&self, call: RawCall<'_, '_>) -> i64 {
+//!         let mut registers = [0u64; 5]; // RDI, RSI, RDX, R10, R8
+//!         for (register, argument) in registers.iter_mut().zip(call.arguments.iter_mut()) {
+//!             *register = match argument {
+//!                 Argument::Value(value) => *value,
+//!                 Argument::Memory(bytes) => bytes.as_mut_ptr() as u64, // a virtual address, mapped and present
+//!             };
+//!         }
+//!         // asm!("vmcall", inout("rax") u64::from(call.number) => result, in("rdi") registers[0], ...); `vmmcall` on AMD.
+//! #       let _ = registers;
+//!         -38 // -ENOSYS
+//!     }
+//!
+//!     fn map(&self, gfn: Gfn) -> Result<MyPages, NotMapped> {
+//!         // Map the frame, writable and cached, and make a `&'static [SharedPage]` of it: the one `unsafe` line.
+//! #       let _ = gfn;
+//!         Err(NotMapped)
+//!     }
+//!
+//!     fn holes(&self, count: usize) -> Result<Gfns, OutOfMemory> {
+//!         // Frame numbers that the memory map (start info, or E820) does not name; above the RAM will do.
+//!         Ok(Gfns::new(Gfn(0xf0000), count))
+//!     }
+//!
+//!     fn on_event(&self, port: Port, waker: &Waker) {
+//!         // wakers[port] = waker.clone(); the upcall handler clears pending bits and wakes.
+//! #       let _ = (port, waker);
+//!     }
+//! }
+//! ```
 
 use core::task::Waker;
 

@@ -81,6 +81,11 @@ impl Run {
         self.folder.path()
     }
 
+    /// The run's name, for the other verbs.
+    pub fn instance(&self) -> &str {
+        self.arguments.get(1).map_or("", String::as_str)
+    }
+
     /// Adds an option of `trunnion run`.
     #[must_use]
     pub fn option(mut self, words: &[&str]) -> Self {

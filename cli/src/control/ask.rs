@@ -19,6 +19,10 @@ pub(crate) enum Ask {
     Shutdown { domain: String, reboot: bool },
     /// Let it not run, or run again.
     Pause { domain: String, paused: bool },
+    /// A device of any class between two domains.
+    DeviceAttach { front: String, back: String, class: String, id: u32 },
+    /// Take it away.
+    DeviceDetach { front: String, class: String, id: u32, force: bool },
     /// The machine, as one object.
     Info,
     /// The hypervisor's messages, as text.

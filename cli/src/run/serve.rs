@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::Duration;
 use trunnion_dom0::control::reply::DomainState;
-use trunnion_dom0::control::request::{DomainName, ShutdownKind, StoreRequest};
+use trunnion_dom0::control::request::{DeviceRequest, DomainName, ShutdownKind, StoreRequest};
 use trunnion_dom0::control::{Reply, Request};
 
 /// What every client's thread works with.
@@ -87,6 +87,14 @@ impl Server {
             }
             Ask::Pause { domain, paused: true } => self.done(Request::Pause(DomainName::parse(&domain))),
             Ask::Pause { domain, paused: false } => self.done(Request::Unpause(DomainName::parse(&domain))),
+            Ask::DeviceAttach { front, back, class, id } => {
+                let (front, back) = (DomainName::parse(&front), DomainName::parse(&back));
+                self.done(Request::Device(DeviceRequest::Attach { front, back, class, id }))
+            }
+            Ask::DeviceDetach { front, class, id, force } => {
+                let front = DomainName::parse(&front);
+                self.done(Request::Device(DeviceRequest::Detach { front, class, id, force }))
+            }
             Ask::Info => match self.dom0.call(Request::Info)? {
                 Reply::Info(info) => Ok(json!(info)),
                 _ => Err(strange()),

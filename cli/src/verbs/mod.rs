@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod console;
+pub(crate) mod device;
 pub(crate) mod xenstore;
 pub(crate) mod xl;
 

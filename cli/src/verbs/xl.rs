@@ -17,7 +17,7 @@ use std::time::Duration;
   trunnion --instance ci xl list --json
 
 Not there yet (they say so and exit 2): top, vcpu-list, vcpu-set, mem-set, sched-credit, trigger, sysrq, block-attach, block-detach,
-block-list, network-attach, network-detach, network-list, device-attach, rename, uptime, screenshot, sendkeys, save, restore, migrate, debug-keys")]
+block-list, network-attach, network-detach, network-list, rename, uptime, screenshot, sendkeys, save, restore, migrate, debug-keys")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -82,6 +82,10 @@ pub(crate) enum Verb {
         /// Name or id
         domain: String,
     },
+    /// Make a device of any class between two domains: `xl device-attach FRONT class=vrng backend=BACK`
+    DeviceAttach(super::device::Attach),
+    /// Take such a device away
+    DeviceDetach(super::device::Detach),
     /// Show the machine: processors, memory, versions
     Info {
         /// One JSON object
@@ -105,7 +109,7 @@ pub(crate) enum Verb {
 }
 
 /// The verbs of xl that will be there.
-const LATER: [&str; 22] = [
+const LATER: [&str; 21] = [
     "top",
     "vcpu-list",
     "vcpu-set",
@@ -119,7 +123,6 @@ const LATER: [&str; 22] = [
     "network-attach",
     "network-detach",
     "network-list",
-    "device-attach",
     "rename",
     "uptime",
     "screenshot",
@@ -156,6 +159,8 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
         Verb::Pause { domain } => drop(client.ask(&Ask::Pause { domain, paused: true })?),
         Verb::Unpause { domain } => drop(client.ask(&Ask::Pause { domain, paused: false })?),
         Verb::Console { domain } => return super::console::attach(client, &domain, false),
+        Verb::DeviceAttach(arguments) => super::device::attach(&mut client, arguments)?,
+        Verb::DeviceDetach(arguments) => super::device::detach(&mut client, arguments)?,
         Verb::Info { json } => info(&client.ask(&Ask::Info)?, json),
         Verb::Dmesg => crate::say::text(&client.ask_for::<String>(&Ask::Dmesg)?),
         Verb::Domid { domain } => {

@@ -108,6 +108,35 @@ pub enum Request {
     PowerOff,
     /// What dom0 itself is, and how it is; answered by [`super::Reply::Devices`].
     Devices,
+    /// A device of any class between two guests.
+    Device(DeviceRequest),
+}
+
+/// What becomes of a device between two guests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceRequest {
+    /// Makes one.
+    Attach {
+        /// The domain that gets it.
+        front: DomainName,
+        /// The domain that serves it.
+        back: DomainName,
+        /// Its class: a directory's name in the store.
+        class: String,
+        /// Its number in the class.
+        id: u32,
+    },
+    /// Asks the back end to let go, and removes it.
+    Detach {
+        /// The domain that has it.
+        front: DomainName,
+        /// Its class.
+        class: String,
+        /// Its number in the class.
+        id: u32,
+        /// Removes it at once.
+        force: bool,
+    },
 }
 
 /// An operation on the store.

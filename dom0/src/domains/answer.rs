@@ -82,6 +82,7 @@ impl<P: Platform> Toolstack<P> {
                 self.platform.power_off();
                 Ok(Reply::Done)
             }
+            Request::Device(request) => self.device(&request).await,
             Request::Devices => Ok(Reply::Devices(self.platform.devices())),
         }
     }

@@ -162,6 +162,7 @@ impl<P: Platform> Toolstack<P> {
     }
 
     async fn remove(&self, id: DomainId, domain: build::Domain) {
+        self.unlink(id);
         domain.end(&self.platform).await;
         let late = {
             let State { entries, figures, .. } = &mut *self.state.borrow_mut();

@@ -7,6 +7,7 @@
 
 mod answer;
 mod create;
+mod device;
 mod end;
 mod figures;
 mod platform;
@@ -69,6 +70,8 @@ struct State {
     /// A build is under way.
     busy: bool,
     figures: Vec<summary::Domain>,
+    /// Devices between guests.
+    links: Vec<device::Link>,
     /// Domains of the manifest that wait for the one before.
     waiting: VecDeque<Create>,
     /// Domains of the manifest that have not ended for good.

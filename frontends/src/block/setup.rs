@@ -96,13 +96,22 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
         };
         device.store().transact(offer).await?;
         device.set_state(State::Initialised).await?;
-        if device.next_step(State::Initialised).await? != FrontStep::Connect {
-            drop(disk);
-            device.set_state(State::Closed).await?;
-            return Err(Error::Closed);
+        let finish = async {
+            if device.next_step(State::Initialised).await? != FrontStep::Connect {
+                return Err(Error::Closed);
+            }
+            let shape = properties(&device, disk.shape).await?;
+            device.set_state(State::Connected).await.map(|()| shape)
+        };
+        match finish.await {
+            Ok(shape) => disk.shape = shape,
+            Err(error) => {
+                // Let go, and say so: the back end then does the same.
+                drop(disk);
+                let _ = device.set_state(State::Closed).await;
+                return Err(error);
+            }
         }
-        disk.shape = properties(&device, disk.shape).await?;
-        device.set_state(State::Connected).await?;
         disk.device = Some(device);
         Ok(disk)
     }

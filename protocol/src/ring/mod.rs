@@ -19,6 +19,66 @@
 //! nothing, then [`arm`](BackRing::arm), which asks for an event and looks once more; sleep only when it says that nothing
 //! is there.
 //!
+//! # An answer goes out once
+//!
+//! A request that was taken is a [`Claimed`] value, which cannot be copied; the answer takes it.
+//!
+//! ```
+//! use trunnion_protocol::blkif::{Block, Response};
+//! use trunnion_protocol::ring::{BackRing, Claimed, Pages, Refused};
+//! # use trunnion_protocol::blkif::Request;
+//! fn right<P: Pages>(
+//!     ring: &mut BackRing<Block, P>,
+//!     claimed: Claimed<Request>,
+//!     response: &Response,
+//! ) -> Result<(), Refused> {
+//!     ring.answer(claimed, response)
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # use trunnion_protocol::blkif::{Block, Request, Response};
+//! # use trunnion_protocol::ring::{BackRing, Claimed, Pages, Refused};
+//! fn wrong<P: Pages>(
+//!     ring: &mut BackRing<Block, P>,
+//!     claimed: Claimed<Request>,
+//!     response: &Response,
+//! ) -> Result<(), Refused> {
+//!     ring.answer(claimed, response)?;
+//!     ring.answer(claimed, response) // the slot belongs to the front end again
+//! }
+//! ```
+//!
+//! Nor does a copy of the duty help:
+//!
+//! ```compile_fail,E0599
+//! # use trunnion_protocol::ring::Owed;
+//! fn wrong(owed: &Owed) -> Owed {
+//!     owed.clone()
+//! }
+//! ```
+//!
+//! # Pages are in one ring or in none
+//!
+//! ```
+//! # use trunnion_protocol::blkif::Block;
+//! # use trunnion_protocol::ring::{BackRing, Pages};
+//! fn right<P: Pages>(mut ring: BackRing<Block, P>) -> P {
+//!     let _ = ring.take();
+//!     ring.into_pages() // to be unmapped
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # use trunnion_protocol::blkif::Block;
+//! # use trunnion_protocol::ring::{BackRing, Pages};
+//! fn wrong<P: Pages>(mut ring: BackRing<Block, P>) -> P {
+//!     let pages = ring.into_pages();
+//!     let _ = ring.take(); // from pages that may be unmapped
+//!     pages
+//! }
+//! ```
+//!
 //! # Claims
 //!
 //! What is taken is an owned copy, made once. An index that the peer cannot honestly have written breaks the ring for good:

@@ -1,0 +1,113 @@
+//! The driver kit on the machine: example guests, and devices whose back end is a guest.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use trunnion_tests::system::{Ended, QEMU_SVM, Run};
+
+const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");
+
+fn add(run: Run, name: &str, package: &str, bin: &str, more: &str) -> Run {
+    let image =
+        trunnion_cli::images::build(package, bin).unwrap_or_else(|failure| panic!("{bin}: {failure:?}"));
+    let text =
+        format!("name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\n{more}\n", image.display());
+    run.domain(name, &text)
+}
+
+/// Runs two guests, and makes a device between them as soon as both are there.
+fn linked(run: Run, front: &str, class: &str, back: &str) -> Ended {
+    let instance = run.instance().to_string();
+    let words = [format!("class={class}"), format!("backend={back}")];
+    let (front, driver) = (front.to_string(), DRIVER.to_string());
+    let attach = thread::spawn(move || {
+        let mut last = String::new();
+        for _ in 0..600 {
+            let verb = ["--instance", &instance, "xl", "device-attach", &front];
+            let output = Command::new(&driver).args(verb).args(&words).output().expect("the tool starts");
+            if output.status.success() {
+                return Ok(());
+            }
+            last = String::from_utf8_lossy(&output.stderr).into_owned();
+            thread::sleep(Duration::from_millis(100));
+        }
+        Err(last)
+    });
+    let ended = run.go(120);
+    attach
+        .join()
+        .expect("the attaching thread ends")
+        .unwrap_or_else(|last| panic!("{last}\n{}", ended.report()));
+    ended
+}
+
+fn assert_said(ended: &Ended, name: &str, text: &str) {
+    let console = ended.console(name);
+    assert!(console.contains(text), "{name} did not say \"{text}\":\n{console}\n{}", ended.report());
+    assert_eq!(ended.outcome(name), "poweroff", "{name}:\n{console}\n{}", ended.report());
+}
+
+#[test]
+fn a_device_class_whose_back_end_is_a_guest() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
+    let run = add(run, "front", "trunnion-vrng", "vrng-front", "");
+    let ended = linked(run, "front", "vrng", "back");
+    assert_said(&ended, "front", "vrng: 65536 bytes");
+    assert_said(&ended, "front", "vrng: done");
+    assert_said(&ended, "back", "65536 bytes, 0 refused");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn two_guests_share_memory() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let run = add(run, "right", "trunnion-examples", "share", "cmdline = \"role=right\"");
+    let run = add(run, "left", "trunnion-examples", "share", "cmdline = \"role=left\"");
+    let ended = linked(run, "left", "share", "right");
+    assert_said(&ended, "left", "share: 2000 turns");
+    assert_said(&ended, "right", "share: 2000 turns");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn a_hostile_block_front_end_harms_nobody() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let disk = run.path().join("disk.img");
+    fs::write(&disk, vec![0; 1 << 20]).expect("the disk can be written");
+    let disk = format!("disk = [ \"{},raw,xvda,ro\" ]\ncmdline = \"rounds=100\"", disk.display());
+    let ended = add(run, "bad", "trunnion-examples", "hostile-block", &disk).go(120);
+    assert_said(&ended, "bad", "100 attacks");
+    assert_said(&ended, "bad", "0 grants not back; the honest read works");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn the_example_guests() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let from: Vec<u8> =
+        (0..1u32 << 20).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+    let paths = [run.path().join("from.img"), run.path().join("to.img")];
+    fs::write(&paths[0], &from).expect("the disk can be written");
+    fs::write(&paths[1], vec![0; from.len()]).expect("the disk can be written");
+    let disks =
+        format!("disk = [ \"{},raw,xvda,ro\", \"{},raw,xvdb,rw\" ]", paths[0].display(), paths[1].display());
+    let run = add(run, "hello", "trunnion-examples", "hello", "");
+    let run = add(run, "copy", "trunnion-examples", "block-copy", &disks);
+    let run = add(run, "browser", "trunnion-examples", "store-browser", "");
+    let run = add(run, "shell", "trunnion-examples", "console-shell", "cmdline = \"run=time,heap,poweroff\"");
+    let ended = run.option(&["--sequence"]).go(120);
+    assert_said(&ended, "hello", "hello from a Rust guest");
+    assert_said(&ended, "copy", "block-copy: copied 4194304 bytes");
+    assert_said(&ended, "browser", "name = \"browser\"");
+    assert_said(&ended, "shell", "s since power-on");
+    let to = fs::read(ended.path().join("to.img")).expect("the copy can be read");
+    assert!(to == from, "the copy differs");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
