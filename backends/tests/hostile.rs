@@ -230,7 +230,7 @@ fn a_front_end_of_malice_harms_nobody() {
     for seed in 0..SEEDS {
         let mut attack = Attack::new(seed);
         attack.run();
-        for _ in 0..1 + attack.random.below(6) {
+        for _ in 0..=attack.random.below(6) {
             let mut front = attack.handshake();
             attack.traffic(&mut front);
             // A storm: closed and opened again at once, not always in order.
