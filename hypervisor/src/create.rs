@@ -140,6 +140,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &Wanted, id: DomainId) -> Result<Ar
         vcpus: vcpus.into_boxed_slice(),
         root,
         epoch: AtomicU64::new(1),
+        walks: AtomicU64::new(1),
         memory: Lock::new(
             Rank::Memory,
             Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: wanted.privileged },

@@ -34,6 +34,8 @@ pub struct Domain<M: Machine> {
     /// Counts up when translations are taken out of the tables; a context that runs with an older number forgets what
     /// it remembers.
     pub epoch: AtomicU64,
+    /// Counts up when those were to memory that remembered walks through its page tables use.
+    pub walks: AtomicU64,
     /// Physical map.
     pub memory: Lock<Memory>,
     /// Limit of its memory, in pages.

@@ -66,15 +66,17 @@ fn length_of<M: Machine>(
     instruction: Instruction,
     length: Option<u8>,
 ) -> Option<u8> {
-    length
-        .or_else(|| code(running).and_then(|bytes| instruction.plain(bytes)))
-        .or_else(|| find_length(running, instruction))
+    match length.or_else(|| instruction.plain(code(running))) {
+        Some(length) => Some(length),
+        None => find_length(running, instruction),
+    }
 }
 
-/// The four bytes at the instruction pointer.
-fn code<M: Machine>(running: &mut Running<'_, M>) -> Option<[u8; 4]> {
+/// The four bytes at the instruction pointer; zeroes where they cannot be read at once.
+#[inline(never)]
+fn code<M: Machine>(running: &mut Running<'_, M>) -> [u8; 4] {
     let at = code_address(running);
-    running.with_memory(|memory| memory.code(at))
+    running.with_memory(|memory| memory.code(at)).unwrap_or_default()
 }
 
 #[cold]
@@ -86,6 +88,7 @@ fn find_length<M: Machine>(running: &mut Running<'_, M>, instruction: Instructio
 }
 
 /// Linear address of the instruction.
+#[inline]
 pub(crate) fn code_address<M: Machine>(running: &Running<'_, M>) -> Gva {
     let rip = running.context.rip();
     match running.context.mode() {

@@ -58,6 +58,8 @@ impl FrameKind {
 const KIND: u32 = 0xff;
 /// The frame may hold what a former owner wrote.
 const DIRTY: u32 = 1 << 8;
+/// A remembered walk may use the frame.
+const WALKED: u32 = 1 << 9;
 const OWNER_SHIFT: u32 = 16;
 
 /// A frame's record.
@@ -332,6 +334,18 @@ impl FrameTable {
 
     fn get(&self, mfn: Mfn) -> Option<&Frame> {
         self.frames.get(usize::try_from(mfn.0).ok()?)
+    }
+
+    /// Notes that a remembered walk uses a frame. The mark stays until the frame is free.
+    pub fn mark_walked(&self, mfn: Mfn) {
+        if let Some(frame) = self.frames.get(mfn.0 as usize) {
+            frame.state.fetch_or(WALKED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a remembered walk may use a frame.
+    pub fn is_walked(&self, mfn: Mfn) -> bool {
+        self.frames.get(mfn.0 as usize).is_none_or(|frame| frame.state.load(Ordering::Relaxed) & WALKED != 0)
     }
 
     /// What a frame is used for.

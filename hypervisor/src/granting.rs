@@ -203,14 +203,16 @@ fn enter<M: Machine>(
 
 /// Mappings that were taken out of a domain's tables and wait for the flush.
 pub struct Unmapping {
-    gone: [Option<Mapping>; UNMAP_BATCH],
+    handles: [u32; UNMAP_BATCH],
     count: usize,
     stale: Stale,
+    /// A remembered walk may use one of the frames.
+    walked: bool,
 }
 
 impl Default for Unmapping {
     fn default() -> Self {
-        Self { gone: [None; UNMAP_BATCH], count: 0, stale: Stale::NONE }
+        Self { handles: [0; UNMAP_BATCH], count: 0, stale: Stale::NONE, walked: false }
     }
 }
 
@@ -232,7 +234,7 @@ impl Unmapping {
         if call.bus_address.0 != 0 && call.bus_address.0 != mapping.mfn.address().0 {
             return Err(GrantStatus::BadDevAddr);
         }
-        self.take(host, domain, mappings, call.handle)
+        self.take(host, domain, mappings, call.handle, mapping)
     }
 
     fn take<M: Machine>(
@@ -241,9 +243,9 @@ impl Unmapping {
         domain: &Domain<M>,
         mappings: &mut Mappings,
         handle: u32,
+        mapping: Mapping,
     ) -> Result<(), GrantStatus> {
-        let mapping = mappings.get(handle).ok_or(GrantStatus::BadHandle)?;
-        let Some(slot) = self.gone.get_mut(self.count) else { return Err(GrantStatus::GeneralError) };
+        let slot = self.handles.get_mut(self.count).ok_or(GrantStatus::GeneralError)?;
         let mut memory = domain.memory.lock();
         let stale = if memory.direct {
             memory::unmap_direct(host, domain, &mut memory, mapping.mfn, mapping.access == Access::ReadWrite)
@@ -255,22 +257,26 @@ impl Unmapping {
         let stale = stale.map_err(|_| GrantStatus::GeneralError)?;
         let before = core::mem::replace(&mut self.stale, Stale::NONE);
         self.stale = before.join(&host.machine, &stale);
-        mappings.remove(handle);
-        *slot = Some(mapping);
+        self.walked |= host.frames.is_walked(mapping.mfn);
+        mappings.leave(handle);
+        *slot = handle;
         self.count += 1;
         Ok(())
     }
 
     /// One flush for all, then the pins and the references go.
-    pub fn finish<M: Machine>(&mut self, host: &Host<M>, domain: &Domain<M>) {
-        memory::flush(host, domain, core::mem::replace(&mut self.stale, Stale::NONE));
-        for slot in self.gone.iter_mut().take(self.count) {
-            if let Some(mapping) = slot.take() {
+    pub fn finish<M: Machine>(self, host: &Host<M>, domain: &Domain<M>, mappings: &mut Mappings) {
+        if self.walked {
+            memory::flush(host, domain, self.stale);
+        } else {
+            memory::flush_translations(host, domain, self.stale);
+        }
+        for &handle in self.handles.iter().take(self.count) {
+            if let Some(mapping) = mappings.remove(handle) {
                 unpin(host, mapping.domain, mapping.reference, mapping.access);
                 host.frames.put(mapping.mfn);
             }
         }
-        self.count = 0;
     }
 }
 
@@ -282,13 +288,13 @@ pub fn release_some<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, budget:
     while left > 0 {
         let mut unmapping = Unmapping::default();
         for _ in 0..UNMAP_BATCH {
-            let Some((handle, _)) = mappings.next(from) else { break };
+            let Some((handle, mapping)) = mappings.next(from) else { break };
             from = handle + 1;
             // What the tables no longer have cannot fail; what fails stays, and shows in an audit.
-            let _ = unmapping.take(host, domain, &mut mappings, handle);
+            let _ = unmapping.take(host, domain, &mut mappings, handle, mapping);
         }
         let count = unmapping.count as u32;
-        unmapping.finish(host, domain);
+        unmapping.finish(host, domain, &mut mappings);
         if count == 0 {
             return true;
         }

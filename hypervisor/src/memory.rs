@@ -79,6 +79,16 @@ pub fn lookup<'h, M: Machine>(host: &'h Host<M>, domain: &Domain<M>, gfn: Gfn) -
 /// Makes every CPU forget translations that were taken out of a domain's tables, then gives the tables back that are no
 /// longer used. Frames that were mapped may be given back after this.
 pub fn flush<M: Machine>(host: &Host<M>, domain: &Domain<M>, stale: Stale) {
+    if stale.needs_flush() {
+        domain.walks.fetch_add(1, Ordering::SeqCst);
+    }
+    flush_translations(host, domain, stale);
+}
+
+/// As [`flush`], when no remembered walk uses what was mapped ([`FrameTable::is_walked`]).
+///
+/// [`FrameTable::is_walked`]: crate::frames::FrameTable::is_walked
+pub fn flush_translations<M: Machine>(host: &Host<M>, domain: &Domain<M>, stale: Stale) {
     if stale.needs_flush() && !planted::is(Bug::MissingFlush) {
         domain.epoch.fetch_add(1, Ordering::SeqCst);
         // A CPU that enters from now on sees the new number. One that is inside has to leave once.
@@ -149,7 +159,11 @@ pub fn remove_locked<M: Machine>(
     }
     let pool = host.table_pool(domain.id);
     let (old, stale) = memory.tables.unmap_page(&pool, gfn)?;
-    flush(host, domain, stale);
+    if host.frames.is_walked(leaf.mfn) {
+        flush(host, domain, stale);
+    } else {
+        flush_translations(host, domain, stale);
+    }
     if let Some(old) = old {
         host.frames.put(old.mfn);
     }

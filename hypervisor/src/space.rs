@@ -17,8 +17,10 @@ pub struct DomainSpace<'a, M: Machine> {
 impl<M: Machine> Space for DomainSpace<'_, M> {
     fn frame(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
         let memory = self.domain.memory.lock();
-        let leaf = memory.tables.lookup(&self.host.machine, gfn)?;
-        (leaf.kind != Kind::Device).then_some((leaf.mfn, leaf.rights.contains(Rights::WRITE)))
+        let leaf = memory.tables.lookup(&self.host.machine, gfn).filter(|leaf| leaf.kind != Kind::Device)?;
+        // Under the lock, so that whoever takes the frame out sees the mark.
+        self.host.frames.mark_walked(leaf.mfn);
+        Some((leaf.mfn, leaf.rights.contains(Rights::WRITE)))
     }
 
     fn page(&self, mfn: Mfn) -> Option<&SharedPage> {
@@ -26,6 +28,6 @@ impl<M: Machine> Space for DomainSpace<'_, M> {
     }
 
     fn epoch(&self) -> u64 {
-        self.domain.epoch.load(Ordering::Acquire)
+        self.domain.walks.load(Ordering::Acquire)
     }
 }

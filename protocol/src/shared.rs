@@ -125,7 +125,11 @@ impl SharedPage {
     #[inline]
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfPage> {
         check(offset, into.len())?;
-        if into.len() <= SMALL && (offset | into.len()).is_multiple_of(4) {
+        if into.len() <= SMALL && (offset | into.len()).is_multiple_of(8) {
+            for (index, bytes) in into.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                *bytes = self.entry(offset / 8 + index).to_ne_bytes();
+            }
+        } else if into.len() <= SMALL && (offset | into.len()).is_multiple_of(4) {
             for (bytes, word) in into.as_chunks_mut::<4>().0.iter_mut().zip(self.words(offset)) {
                 *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
             }
@@ -141,7 +145,11 @@ impl SharedPage {
     #[inline]
     pub fn copy_in(&self, offset: usize, from: &[u8]) -> Result<(), OutOfPage> {
         check(offset, from.len())?;
-        if from.len() <= SMALL && (offset | from.len()).is_multiple_of(4) {
+        if from.len() <= SMALL && (offset | from.len()).is_multiple_of(8) {
+            for (index, bytes) in from.as_chunks::<8>().0.iter().enumerate() {
+                self.set_entry(offset / 8 + index, u64::from_ne_bytes(*bytes));
+            }
+        } else if from.len() <= SMALL && (offset | from.len()).is_multiple_of(4) {
             for (bytes, word) in from.as_chunks::<4>().0.iter().zip(self.words(offset)) {
                 word.store(u32::from_ne_bytes(*bytes), Ordering::Relaxed);
             }

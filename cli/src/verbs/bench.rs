@@ -83,6 +83,8 @@ pub(crate) struct Report {
     pub machine: serde_json::Value,
     pub unit: &'static str,
     pub rows: Vec<Row>,
+    /// What could not be measured, and why: a line each.
+    pub failed: Vec<String>,
 }
 
 /// Measures.
@@ -97,7 +99,10 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
         What::Io => return not_yet("bench io"),
         What::Exits => return not_yet("bench exits"),
     };
-    let text = json!({"machine": report.machine, "unit": report.unit, "rows": report.rows});
+    let mut text = json!({"machine": report.machine, "unit": report.unit, "rows": report.rows});
+    if !report.failed.is_empty() {
+        text["failed"] = json!(report.failed);
+    }
     match &arguments.json {
         Some(path) if path.as_os_str() == "-" => crate::say::out!("{text:#}"),
         Some(path) => {
@@ -106,7 +111,10 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
         }
         None => table(&report),
     }
-    Ok(Status::Done)
+    if report.failed.is_empty() {
+        return Ok(Status::Done);
+    }
+    Err(Failure::platform(format!("not measured: {}", report.failed.join("; "))))
 }
 
 fn table(report: &Report) {

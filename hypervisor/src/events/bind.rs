@@ -203,7 +203,12 @@ pub fn close_all<M: Machine>(host: &Host<M>, domain: &Domain<M>, from: Port, bud
     (stop < end).then_some(Port(stop))
 }
 
-/// `EVTCHNOP_reset`: closes every port. There are at most 4096, and closing one is short.
-pub fn reset<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
-    while close_all(host, domain, Port(1), u32::MAX).is_some() {}
+/// `EVTCHNOP_reset`: closes up to `budget` ports that are in use. True when none is left.
+pub fn reset<M: Machine>(host: &Host<M>, domain: &Domain<M>, budget: usize) -> bool {
+    let in_use = |port: &Port| domain.ports.get(*port).0 != Channel::Free;
+    let mut ports = (1..domain.ports.end()).map(Port).filter(in_use);
+    for port in ports.by_ref().take(budget) {
+        let _ = close(host, domain, port);
+    }
+    ports.next().is_none()
 }

@@ -12,11 +12,14 @@ const ORDER_SHIFT: u32 = 16;
 
 pub(super) struct Buddies {
     heads: [u32; LARGEST_ORDER as usize + 1],
+    /// The frame that was freed last, in no list: joining runs and splitting them again for one page costs more than all
+    /// else that is done with it.
+    spare: Option<u32>,
 }
 
 impl Buddies {
     pub(super) const fn new() -> Self {
-        Self { heads: [NONE; LARGEST_ORDER as usize + 1] }
+        Self { heads: [NONE; LARGEST_ORDER as usize + 1], spare: None }
     }
 
     /// Adds a free run. Its frames are already marked free.
@@ -55,6 +58,11 @@ impl Buddies {
     /// A run of exactly this order from frames below `limit`, split from the smallest that is large enough. Without a limit
     /// it is the first of a list.
     pub(super) fn take(&mut self, frames: &[Frame], order: u32, limit: u32) -> Option<u32> {
+        if order == 0
+            && let Some(start) = self.spare.take_if(|start| *start < limit)
+        {
+            return Some(start);
+        }
         for found in order..=LARGEST_ORDER {
             let mut at = self.heads.get(found as usize).copied().unwrap_or(NONE);
             while let Some(frame) = frames.get(at as usize) {
@@ -68,11 +76,22 @@ impl Buddies {
                 at = frame.a.load(Ordering::Relaxed);
             }
         }
-        None
+        let spare = self.spare.take()?;
+        self.join(frames, spare, 0);
+        self.take(frames, order, limit)
     }
 
-    /// Frees a run that is aligned to its size, joining it with its buddies.
+    /// Frees a run that is aligned to its size.
     pub(super) fn free(&mut self, frames: &[Frame], start: u32, order: u32) {
+        if order == 0 && self.spare.is_none() {
+            self.spare = Some(start);
+        } else {
+            self.join(frames, start, order);
+        }
+    }
+
+    /// Joins a free run with its buddies.
+    fn join(&mut self, frames: &[Frame], start: u32, order: u32) {
         let (mut start, mut order) = (start, order);
         while order < LARGEST_ORDER {
             let buddy = start ^ (1 << order);

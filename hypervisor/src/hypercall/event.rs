@@ -4,9 +4,12 @@ use trunnion_protocol::hypercall::event::{
     AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Op, PortArgument, Reset, Status,
 };
 
-use super::{Arguments, Reply, target};
+use super::{Arguments, Reply, Stop, target};
 use crate::events;
 use crate::prelude::*;
+
+/// Ports that one exit closes.
+const RESET_BUDGET: usize = 128;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;
@@ -67,7 +70,9 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         Op::Reset => {
             let Reset { domain } = running.get(width, at)?;
             let domain = target(running, domain)?;
-            events::reset(running.host, &domain);
+            if !events::reset(running.host, &domain, RESET_BUDGET) {
+                return Err(Stop::Again);
+            }
         }
         // Without the FIFO form guests use the two-level one.
         Op::InitControl | Op::ExpandArray | Op::SetPriority => return Err(Errno::NoSys.into()),

@@ -114,7 +114,7 @@ fn unmap<M: Machine>(
         }
     }
     // Whatever was taken out is finished, also when a later element could not be read.
-    unmapping.finish(running.host, domain);
+    unmapping.finish(running.host, domain, &mut mappings);
     drop(mappings);
     crate::life::reap(running.host);
     result

@@ -6,7 +6,8 @@
 //! Whatever a table claims, the frames it names go through the domain's second-level tables.
 //!
 //! [`Remembered`] keeps the last walks. The hypervisor sees neither INVLPG nor writes of CR3, so a hit reads every table
-//! entry that the walk used again and compares it, and compares the epoch of the second-level tables.
+//! entry that the walk used again and compares it, and compares an epoch that changes when memory that walks use is taken
+//! out of the second-level tables. The frame table marks such memory: most of what comes and goes is no part of a walk.
 
 mod tables;
 #[cfg(test)]
@@ -21,11 +22,11 @@ use trunnion_protocol::shared::SharedPage;
 /// A domain's guest-physical space, as copies see it.
 pub trait Space {
     /// The memory behind a frame number and whether the guest may write it; `None` where there is no memory (a hole,
-    /// device memory).
+    /// device memory). From now on [`Space::epoch`] changes when it is taken out.
     fn frame(&self, gfn: Gfn) -> Option<(Mfn, bool)>;
     /// The page of such a frame. It stays what it is until [`Space::epoch`] changes.
     fn page(&self, mfn: Mfn) -> Option<&SharedPage>;
-    /// Changes whenever a translation is taken out of the space.
+    /// Changes whenever memory that [`Space::frame`] has found is taken out of the space.
     fn epoch(&self) -> u64;
 }
 

@@ -1,5 +1,7 @@
 //! The walk through a guest's page tables, and the memory of the last ones.
 
+use trunnion_protocol::shared::SharedPage;
+
 use super::{FaultReason, Found, Space};
 use crate::prelude::*;
 use crate::seam::Context;
@@ -96,8 +98,6 @@ pub(super) struct Walk {
     paging: Paging,
     steps: [Step; 4],
     used: usize,
-    /// Entries are 32 bits wide.
-    narrow: bool,
     pub(super) found: Found,
     writable: bool,
 }
@@ -128,10 +128,9 @@ impl Remembered {
         write: bool,
     ) -> Result<Found, FaultReason> {
         let [first, second] = &mut self.data;
-        let page = gva.0 >> 12;
-        let walk = if first.page == page {
+        let walk = if first.is_of(gva) {
             first
-        } else if second.page == page {
+        } else if second.is_of(gva) {
             second
         } else {
             self.next = !self.next;
@@ -149,43 +148,47 @@ impl Walk {
         paging: Paging::new(0, 0, 0, 0),
         steps: [Step { table: Mfn(0), index: 0, value: 0 }; 4],
         used: 0,
-        narrow: false,
         found: Found { gfn: Gfn(0), mfn: Mfn(0) },
         writable: false,
     };
 
+    /// Whether it leads to the page of an address.
+    #[inline]
+    const fn is_of(&self, gva: Gva) -> bool {
+        self.page == gva.0 >> 12
+    }
+
     /// Makes this the walk to an address.
     #[inline]
     pub(super) fn find(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
-        if self.page == gva.0 >> 12 && self.hit(space, paging) {
-            Ok(())
-        } else {
-            self.walk(space, paging, gva)
-        }
+        if self.is_of(gva) && self.hit(space, paging) { Ok(()) } else { self.walk(space, *paging, gva) }
     }
 
     #[inline]
     fn hit(&self, space: &impl Space, paging: &Paging) -> bool {
-        self.epoch == space.epoch()
-            && self.paging == *paging
-            && self.steps.iter().take(self.used).all(|step| {
-                load(space, step.table, step.index, self.narrow)
-                    .is_some_and(|now| (now ^ step.value) & !FLAGS == 0)
-            })
+        if self.epoch != space.epoch() || self.paging != *paging {
+            return false;
+        }
+        for step in self.steps.iter().take(self.used) {
+            let Some(table) = space.page(step.table) else { return false };
+            if (table.entry(step.index) ^ step.value) & !FLAGS != 0 {
+                return false;
+            }
+        }
+        true
     }
 
     #[cold]
-    fn walk(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
+    fn walk(&mut self, space: &impl Space, paging: Paging, gva: Gva) -> Result<(), FaultReason> {
         self.page = u64::MAX;
         // The epoch before the walk: what is taken away during it makes the next use walk again.
         self.epoch = space.epoch();
-        self.paging = *paging;
+        self.paging = paging;
         self.used = 0;
         let mode = paging.mode();
-        self.narrow = mode == Mode::TwoLevel;
         let (gfn, allowed) = match mode {
             Mode::Off => (Gfn(u64::from(gva.0 as u32) >> 12), true),
-            Mode::TwoLevel => self.two_levels(space, paging, gva.0 as u32)?,
+            Mode::TwoLevel => two_levels(space, paging, gva.0 as u32)?,
             Mode::Pae => self.three_levels(space, paging.cr3 & 0xffff_ffe0, gva.0 as u32)?,
             Mode::FourLevel => {
                 if (gva.0 as i64) << 16 >> 16 != gva.0 as i64 {
@@ -195,19 +198,22 @@ impl Walk {
             }
             Mode::FiveLevel => return Err(FaultReason::Unsupported),
         };
-        let (mfn, second_level) = space.frame(gfn).ok_or(FaultReason::NoMemory)?;
+        let (mfn, writable) = space.frame(gfn).ok_or(FaultReason::NoMemory)?;
         self.found = Found { gfn, mfn };
-        self.writable = second_level && (allowed || paging.cr0 & CR0_WP == 0);
-        self.page = gva.0 >> 12;
+        self.writable = writable && (allowed || paging.cr0 & CR0_WP == 0);
+        // Steps are of 64-bit entries; the old form of 32-bit paging is not worth its own.
+        if mode != Mode::TwoLevel {
+            self.page = gva.0 >> 12;
+        }
         Ok(())
     }
 
     /// Reads entry `index` of the table at `table`, which must be present, and notes it.
     fn step(&mut self, space: &impl Space, table: u64, index: u64) -> Result<u64, FaultReason> {
-        let address = table + index * if self.narrow { 4 } else { 8 };
-        let (mfn, _) = space.frame(Gfn(address >> 12)).ok_or(FaultReason::NoMemory)?;
-        let index = (address & 0xfff) as usize / if self.narrow { 4 } else { 8 };
-        let value = load(space, mfn, index, self.narrow).ok_or(FaultReason::NoMemory)?;
+        let address = table + index * 8;
+        let (mfn, page) = table_page(space, address)?;
+        let index = (address & 0xfff) as usize / 8;
+        let value = page.entry(index);
         if value & PRESENT == 0 {
             return Err(FaultReason::NotPresent);
         }
@@ -245,31 +251,27 @@ impl Walk {
         let pointer = self.step(space, root, u64::from(gva >> 30))?;
         self.levels(space, pointer & ADDRESS, u64::from(gva), 2)
     }
-
-    /// 32-bit paging (SDM 4.3), with 4 MiB pages of up to 40 bits.
-    fn two_levels(
-        &mut self,
-        space: &impl Space,
-        paging: &Paging,
-        gva: u32,
-    ) -> Result<(Gfn, bool), FaultReason> {
-        let gva = u64::from(gva);
-        let directory = self.step(space, paging.cr3 & 0xffff_f000, gva >> 22)?;
-        if paging.cr4 & CR4_PSE != 0 && directory & LARGE != 0 {
-            let address = directory & 0xffc0_0000 | (directory >> 13 & 0xff) << 32;
-            return Ok((Gfn((address | gva & 0x3f_ffff) >> 12), directory & WRITE != 0));
-        }
-        let entry = self.step(space, directory & 0xffff_f000, gva >> 12 & 1023)?;
-        Ok((Gfn((entry & 0xffff_f000) >> 12), directory & entry & WRITE != 0))
-    }
 }
 
-/// A table entry, 32 or 64 bits wide.
-#[inline]
-fn load(space: &impl Space, table: Mfn, index: usize, narrow: bool) -> Option<u64> {
-    let page = space.page(table)?;
-    if !narrow {
-        return Some(page.entry(index));
+/// 32-bit paging (SDM 4.3), with 4 MiB pages of up to 40 bits.
+fn two_levels(space: &impl Space, paging: Paging, gva: u32) -> Result<(Gfn, bool), FaultReason> {
+    let gva = u64::from(gva);
+    let entry = |address: u64| {
+        let word = table_page(space, address)?.1.word_at(address as usize & 0xffc);
+        let value = word.map_or(0, |word| u64::from(word.load(Ordering::Relaxed)));
+        if value & PRESENT == 0 { Err(FaultReason::NotPresent) } else { Ok(value) }
+    };
+    let directory = entry((paging.cr3 & 0xffff_f000) + (gva >> 22) * 4)?;
+    if paging.cr4 & CR4_PSE != 0 && directory & LARGE != 0 {
+        let address = directory & 0xffc0_0000 | (directory >> 13 & 0xff) << 32;
+        return Ok((Gfn((address | gva & 0x3f_ffff) >> 12), directory & WRITE != 0));
     }
-    page.word_at(index * 4).map(|word| u64::from(word.load(Ordering::Relaxed)))
+    let entry = entry((directory & 0xffff_f000) + (gva >> 12 & 1023) * 4)?;
+    Ok((Gfn((entry & 0xffff_f000) >> 12), directory & entry & WRITE != 0))
+}
+
+/// The guest's page with a table.
+fn table_page(space: &impl Space, address: u64) -> Result<(Mfn, &SharedPage), FaultReason> {
+    let (mfn, _) = space.frame(Gfn(address >> 12)).ok_or(FaultReason::NoMemory)?;
+    Ok((mfn, space.page(mfn).ok_or(FaultReason::NoMemory)?))
 }
