@@ -10,7 +10,7 @@
 //! upcall does nothing but end the wait. Everything therefore runs in one place, `kernel::run`'s loop.
 //!
 //! What is here: [`start`] (what the domain was started with), [`memory`] (pages, holes, other people's frames),
-//! [`hypercall`], [`events`], [`clock`], [`executor`], [`platform`] (the six functions that the front ends want),
+//! [`hypercall`], [`events`], [`clock`], [`executor`], [`platform`] (the five functions that the front ends want),
 //! [`virtqueue`] and [`pci`] (for a domain with devices).
 #![cfg_attr(not(test), no_std)]
 
