@@ -408,9 +408,13 @@ impl World {
             return true;
         }
         // A hostile guest may have put itself to sleep for good: the toolstack's user loses patience.
-        let sleeper =
-            self.guests.iter().find(|guest| matches!(guest.kind, Kind::Hostile(_)) && !guest.condemned.get());
-        if let Some(guest) = sleeper.filter(|guest| !guest.done.get()) {
+        let lingers = |guest: &&Rc<Guest>| {
+            matches!(guest.kind, Kind::Hostile(_))
+                && guest.id.get().is_some()
+                && !guest.condemned.get()
+                && !guest.done.get()
+        };
+        if let Some(guest) = self.guests.iter().find(lingers) {
             guest.condemned.set(true);
             guest.ended.raise();
             self.wake_dom0();

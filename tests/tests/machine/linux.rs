@@ -114,7 +114,7 @@ fn two_linux_guests_and_a_rust_guest_at_once() {
 }
 
 #[test]
-#[cfg_attr(not(full_tier), ignore = "30 s of processor time under Bochs; TRUNNION_TIER=full runs it")]
+#[cfg_attr(not(full_tier), ignore = "two minutes of processor time under Bochs; TRUNNION_TIER=full runs it")]
 fn linux_on_vmx_with_its_root_on_a_ram_disk() {
     let ended = linux(Run::new(DRIVER, BOCHS_HASWELL), "linux", 1, ",backendtype=ram").go(600);
     check(&ended, "linux", 1);
