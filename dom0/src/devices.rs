@@ -8,3 +8,4 @@ pub mod console;
 pub mod disk;
 pub mod interrupt;
 pub mod uart;
+pub mod uplink;

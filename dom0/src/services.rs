@@ -5,8 +5,10 @@ pub mod console;
 pub mod disks;
 pub mod foreign;
 pub mod grants;
+pub mod nets;
 pub mod platform;
 pub mod server;
+pub mod stack;
 pub mod start;
 pub mod store;
 

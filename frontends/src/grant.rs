@@ -351,3 +351,23 @@ impl<P: Platform> core::fmt::Debug for Grant<'_, '_, P> {
         f.debug_struct("Grant").field("reference", &self.reference).finish_non_exhaustive()
     }
 }
+
+/// Pages for `length` bytes, all of which a domain may reach.
+pub(crate) fn share<P: Platform>(
+    grants: &GrantTable<'_, P>,
+    length: usize,
+    to: DomainId,
+    access: Access,
+) -> Result<(References, Buffer<P>), Error> {
+    let buffer = Buffer::new(grants.platform(), length)?;
+    let mut references = References::new();
+    for index in 0..buffer.pages_used() {
+        let permitted =
+            buffer.gfn(index).ok_or(Error::OutOfMemory).and_then(|gfn| grants.permit(gfn, to, access));
+        if let Err(error) = permitted.and_then(|reference| references.push(reference)) {
+            grants.bury(references, buffer);
+            return Err(error);
+        }
+    }
+    Ok((references, buffer))
+}

@@ -1,11 +1,12 @@
 //! Front ends for guests on a hypervisor that speaks Xen's public guest ABI: Xen itself, or Trunnion.
 //!
 //! A kernel implements [`platform::Platform`] (five functions: pages, addresses, a hypercall, an interrupt) and gets the store, the
-//! console and block devices, with what it takes to write drivers of other classes, front and back:
+//! console, block devices and network ports, with what it takes to write drivers of other classes, front and back:
 //!
 //! 1. [`grant::GrantTable::new`] and [`store::Store::new`], once each;
 //! 2. [`console::Console::primary`] for the console;
-//! 3. [`xenbus::devices`] lists the devices of a class, [`block::Disk::connect`] brings one up.
+//! 3. [`xenbus::devices`] lists the devices of a class, [`block::Disk::connect`] or
+//!    [`net::Nic::connect`] brings one up.
 //!
 //! Everything that waits is a plain [`core::future::Future`]; no executor is brought along. [`blocking::block_on`]
 //! waits for one in a kernel that has none, or not yet. Nothing here allocates: tables have fixed sizes, pages come
@@ -102,6 +103,7 @@ mod fake;
 pub mod grant;
 pub mod hypercall;
 pub mod mapping;
+pub mod net;
 pub mod page;
 #[cfg(test)]
 mod planted;

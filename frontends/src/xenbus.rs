@@ -105,6 +105,12 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
         self.offered(key).await?.ok_or(Error::Malformed(key))
     }
 
+    /// A key of the front end that the toolstack wrote.
+    pub async fn own_text<const N: usize>(&self, key: &str) -> Result<Text<N>, Error> {
+        let path: Path = Text::format(format_args!("{}/{key}", self.front))?;
+        self.store.read_text(Transaction::NONE, path.as_str()).await
+    }
+
     /// Writes a key of the front end.
     pub async fn write(&self, transaction: Transaction, key: &str, value: &str) -> Result<(), Error> {
         let path: Path = Text::format(format_args!("{}/{key}", self.front))?;

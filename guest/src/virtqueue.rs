@@ -57,6 +57,8 @@ pub struct Queue {
     available: u16,
     /// Next unseen entry of the device's ring (free-running).
     used: u16,
+    /// The flag by which the device is told to send no interrupts.
+    quiet: u32,
 }
 
 impl Queue {
@@ -77,6 +79,7 @@ impl Queue {
             in_flight: (0..size).map(|_| false).collect(),
             available: 0,
             used: 0,
+            quiet: 0,
         };
         for slot in 0..slots {
             queue.describe(slot * DESCRIPTOR, queue.bus(queue.table(slot)), 0, FLAG_INDIRECT);
@@ -192,10 +195,20 @@ impl Queue {
             word.store(others | u32::from(slot) << shift, Ordering::Relaxed);
         }
         self.available = self.available.wrapping_add(1);
-        // Flags 0 (interrupts wanted) in the low half, the index in the high half; everything before is visible first.
+        // Flags in the low half, the index in the high half; everything before is visible first.
         if let Some(word) = self.word(driver) {
-            word.store(u32::from(self.available) << 16, Ordering::Release);
+            word.store(u32::from(self.available) << 16 | self.quiet, Ordering::Release);
         }
+    }
+
+    /// Whether the device is to send interrupts for what it finishes; a wish, not a rule. After turning them on, look once
+    /// more.
+    pub fn set_interrupts(&mut self, wanted: bool) {
+        self.quiet = u32::from(!wanted);
+        if let Some(word) = self.word(Self::driver(self.size)) {
+            word.store(u32::from(self.available) << 16 | self.quiet, Ordering::Release);
+        }
+        fence(Ordering::SeqCst);
     }
 
     /// Whether the device wants to be told of what was pushed.

@@ -161,6 +161,21 @@ pub fn fold(mut total: u64) -> u16 {
     total as u16
 }
 
+/// Leaves the transport checksum of a whole frame blank, with the sum of the pseudo header in its field. False when it has
+/// none that is known.
+pub fn blank(bytes: &mut [u8]) -> bool {
+    let mut put_pseudo = || {
+        let headers = headers(bytes)?;
+        let at = headers.checksum_at()?;
+        if headers.fragment || headers.end > bytes.len() {
+            return None;
+        }
+        let total = headers.pseudo(bytes, headers.end.checked_sub(headers.transport)?)?;
+        put(bytes, at, fold(total))
+    };
+    put_pseudo().is_some()
+}
+
 /// Fills in the transport checksum of a whole frame. False when it has none that is known; it is then left as it is.
 pub fn complete(bytes: &mut [u8]) -> bool {
     fill(bytes).is_some()

@@ -31,6 +31,12 @@ pub(crate) enum Ask {
     Console { domain: String, replay: bool },
     /// One operation on the store.
     Store(Store),
+    /// The network ports of a domain, as a list.
+    Nics { domain: String },
+    /// Give a domain a network port, as `vif` has it.
+    NicAttach { domain: String, specification: String },
+    /// Take one away, by number or address.
+    NicDetach { domain: String, nic: String },
     /// Watch paths: after the answer, one line (a JSON string) a change.
     Watch { paths: Vec<String> },
 }

@@ -13,6 +13,11 @@ echo "disk:    $(df -m / | awk 'END { print $1 ": " $2 " MiB, " $4 " MiB free" }
 echo "console: $(cat /sys/class/tty/console/active)"
 echo "time:    $(date -u '+%Y-%m-%d %H:%M:%S') UTC, clock source $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 echo "store:   domain $(xenstore-read domid), name $(xenstore-read name), disk state $(xenstore-read device/vbd/51712/state)"
+if [ -e /sys/class/net/eth0 ]; then
+    ip link set lo up
+    udhcpc -q -n -t 5 -T 1 -i eth0 -s /sbin/lease >/run/udhcpc.log 2>&1
+    echo "network: eth0 $(cat /sys/class/net/eth0/address) has $(ip -4 -o address show dev eth0 | awk '{ print $4 }')"
+fi
 echo
 
 # trunnion.script=DISK: a shell script that fills a raw disk from its first byte, padded with zeroes; then power-off.

@@ -26,6 +26,8 @@ pub struct Parts {
 const RAMDISK_INIT: &str = include_str!("ramdisk.sh");
 /// The first program of the root: shows what works, then offers a shell, or powers off.
 const ROOT_INIT: &str = include_str!("init.sh");
+/// What sets an address that DHCP gave.
+const LEASE: &str = include_str!("lease.sh");
 /// What the kernel runs when the toolstack asks for a power-off or a reboot.
 const POWER: &str = "#!/bin/busybox sh\n/bin/busybox sync\n/bin/busybox mount -o remount,ro /\nexec /bin/busybox \"${0##*/}\" -f\n";
 
@@ -44,7 +46,7 @@ pub(super) fn make(folder: &Path, permission: Permission) -> Result<Parts> {
         ramdisk: folder.join("ramdisk.cpio"),
         disk: folder.join("root.ext4"),
     };
-    let edition = format!("{EDITION} {}\n{RAMDISK_INIT}{ROOT_INIT}", kernel.release);
+    let edition = format!("{EDITION} {}\n{RAMDISK_INIT}{ROOT_INIT}{LEASE}", kernel.release);
     let stamp = folder.join("edition");
     if parts.ramdisk.is_file()
         && parts.disk.is_file()
@@ -120,7 +122,8 @@ fn fill(root: &Path, busybox: &Path, permission: Permission) -> Result<()> {
     for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|applet| *applet != "busybox") {
         symlink("/bin/busybox", root.join("bin").join(applet)).map_err(fail)?;
     }
-    let scripts = [("sbin/init", ROOT_INIT), ("sbin/poweroff", POWER), ("sbin/reboot", POWER)];
+    let scripts =
+        [("sbin/init", ROOT_INIT), ("sbin/lease", LEASE), ("sbin/poweroff", POWER), ("sbin/reboot", POWER)];
     for (name, text) in scripts {
         let path = root.join(name);
         fs::write(&path, text).map_err(fail)?;
@@ -128,6 +131,7 @@ fn fill(root: &Path, busybox: &Path, permission: Permission) -> Result<()> {
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").map_err(fail)?;
     fs::write(root.join("etc/hostname"), "debian\n").map_err(fail)?;
+    symlink("/run/resolv.conf", root.join("etc/resolv.conf")).map_err(fail)?;
 
     let tools = debian::unpacked("xenstore-utils", permission)?.join("usr/bin");
     for tool in files(&tools).into_iter().filter(|path| named(path, "xenstore")) {

@@ -11,7 +11,7 @@ pub mod choice;
 mod iso;
 pub(crate) mod monitor;
 pub(crate) mod platform;
-mod qemu;
+pub(crate) mod qemu;
 mod strip;
 
 pub(crate) use qemu::MOST_DISKS;

@@ -2,6 +2,7 @@
 
 use crate::machine::{Boot, Machine};
 use crate::run::disks::Disk;
+use crate::run::options::Forward;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -55,6 +56,22 @@ pub(crate) fn control(command: &mut Command, control: &Path, monitor: &Path) {
     command.args(["-device", "virtio-serial-pci,id=serial,disable-legacy=on,max_ports=1,addr=2"]);
     command.args(["-device", "virtconsole,bus=serial.0,nr=0,chardev=control"]);
     command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", comma(monitor)));
+}
+
+/// The uplink, a virtio network card on the emulator's own network or on a socket.
+pub(crate) fn network(kind: &str, forward: &[Forward]) -> Vec<String> {
+    let backend = match kind.strip_prefix("socket:") {
+        Some(words) => format!("socket,id=uplink,{words}"),
+        None => {
+            let rule = |rule: &Forward| {
+                let Forward { protocol, here, guest, there } = rule;
+                format!(",hostfwd={protocol}:127.0.0.1:{here}-{guest}:{there}")
+            };
+            format!("user,id=uplink{}", forward.iter().map(rule).collect::<String>())
+        }
+    };
+    let card = "virtio-net-pci,netdev=uplink,disable-legacy=on,addr=3,rx_queue_size=256,tx_queue_size=256,mac=52:54:00:12:34:56";
+    ["-netdev", &backend, "-device", card].map(str::to_string).to_vec()
 }
 
 /// The first slot of the bus that disks are put in; those before it hold the chipset, the control connection and the uplink.

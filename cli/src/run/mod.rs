@@ -7,7 +7,7 @@ mod create;
 pub mod disks;
 mod engine;
 mod needle;
-mod options;
+pub(crate) mod options;
 mod plan;
 mod record;
 mod serve;
@@ -123,6 +123,7 @@ impl Prepared {
             wait_for_tool: true,
             power_off: false,
             unix_seconds: if options.icount { FIXED_TIME } else { now() },
+            address: options.dom0_address().to_string(),
             domains: creates,
         };
         bundle.configure(manifest.to_bytes());
@@ -149,7 +150,16 @@ impl Prepared {
         boot.memory_mib = memory_mib;
         boot.smp = options.smp;
         boot.icount = options.icount;
-        boot.extra.clone_from(&options.emulator);
+        if options.net != "none" {
+            if machine.is_bochs() {
+                return Err(Failure::usage(format!(
+                    "--net {} needs a machine with virtio, which {machine} is not; its domains have networks among themselves",
+                    options.net
+                )));
+            }
+            boot.extra = crate::machine::qemu::network(&options.net, &options.forwards()?);
+        }
+        boot.extra.extend_from_slice(&options.emulator);
         if let Some(dom0) = dom0_memory {
             boot.cmdline = format!("dom0-memory={dom0}");
         }

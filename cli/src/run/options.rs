@@ -45,6 +45,9 @@ pub struct Options {
     /// Publish a guest's port on this machine: tcp:HOST:GUESTIP:PORT
     #[arg(long, value_name = "RULE")]
     pub forward: Vec<String>,
+    /// dom0's own address on the first bridge: dhcp, none, or ADDRESS/BITS [default: dhcp with an uplink, else 10.0.2.1/24]
+    #[arg(long, value_name = "ADDRESS")]
+    pub dom0_ip: Option<String>,
     /// Start each domain when the one before it has ended
     #[arg(long)]
     pub sequence: bool,
@@ -84,14 +87,101 @@ impl Options {
             if self.net != "user" && !self.net.starts_with("socket:") {
                 return Err(Failure::usage(format!("--net {}: there are none, user and socket:…", self.net)));
             }
-            return refuse("networks (--net) are not there yet; leave the option out, or say --net none");
+            if self.net == "socket:" {
+                return refuse("--net socket: needs QEMU's words behind it, as in socket:listen=:1234");
+            }
         }
-        if !self.forward.is_empty() {
-            return refuse("networks (--forward) are not there yet");
+        for rule in &self.forward {
+            if self.net != "user" {
+                return refuse("--forward needs --net user, the emulator's own network");
+            }
+            Forward::parse(rule)?;
+        }
+        match self.dom0_ip.as_deref() {
+            None | Some("dhcp" | "none") => {}
+            Some(text) if is_network(text) => {}
+            Some(text) => {
+                return Err(Failure::usage(format!(
+                    "--dom0-ip {text}: expected dhcp, none, or an address as in 10.0.2.1/24"
+                )));
+            }
         }
         if self.timeout == Some(0) {
             return refuse("--timeout 0 leaves no time to run; it is in seconds");
         }
         Ok(())
+    }
+}
+
+impl Options {
+    /// dom0's own address, as the manifest has it.
+    pub(crate) fn dom0_address(&self) -> &str {
+        match (&self.dom0_ip, self.net.as_str()) {
+            (Some(text), _) => text,
+            (None, "none") => "10.0.2.1/24",
+            (None, _) => "dhcp",
+        }
+    }
+}
+
+impl Options {
+    /// The published ports.
+    pub(crate) fn forwards(&self) -> Result<Vec<Forward>> {
+        self.forward.iter().map(|rule| Forward::parse(rule)).collect()
+    }
+}
+
+fn is_network(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(address, bits)| {
+        address.parse::<std::net::Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 32)
+    })
+}
+
+/// A port of this machine that leads to a guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Forward {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The port here.
+    pub here: u16,
+    /// The guest.
+    pub guest: std::net::Ipv4Addr,
+    /// Its port.
+    pub there: u16,
+}
+
+impl Forward {
+    /// Reads `tcp:HOST:GUESTIP:PORT`.
+    pub(crate) fn parse(rule: &str) -> Result<Self> {
+        let parts: Vec<&str> = rule.split(':').collect();
+        let read = || {
+            let [protocol @ ("tcp" | "udp"), here, guest, there] = parts[..] else { return None };
+            Some(Self {
+                protocol: protocol.to_string(),
+                here: here.parse().ok()?,
+                guest: guest.parse().ok()?,
+                there: there.parse().ok()?,
+            })
+        };
+        read().ok_or_else(|| {
+            Failure::usage(format!(
+                "--forward {rule}: expected tcp:PORT:GUESTADDRESS:PORT, as in tcp:8080:10.0.2.50:80"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read() {
+        let rule = Forward::parse("tcp:8080:10.0.2.50:80").unwrap();
+        assert_eq!((rule.here, rule.guest.to_string().as_str(), rule.there), (8080, "10.0.2.50", 80));
+        for wrong in ["tcp:8080", "icmp:1:10.0.2.50:80", "tcp:80:host:80", "tcp:99999:10.0.2.50:80"] {
+            assert!(Forward::parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(is_network("10.0.2.1/24") && !is_network("10.0.2.1") && !is_network("10.0.2.1/33"));
     }
 }

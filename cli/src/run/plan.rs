@@ -80,11 +80,6 @@ fn supported(file: &str, config: &DomainConfig) -> Result<()> {
             "{file}: domain \"{name}\" has type hvm, which is not there yet; type = \"pvh\" with a kernel is"
         )));
     }
-    if !config.nics.is_empty() {
-        return Err(Failure::usage(format!(
-            "{file}: domain \"{name}\" has network interfaces (vif), which are not there yet; take them out"
-        )));
-    }
     Ok(())
 }
 

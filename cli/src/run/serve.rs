@@ -100,8 +100,22 @@ impl Server {
                 _ => Err(strange()),
             },
             Ask::Dmesg => self.dmesg().map(Value::from),
+            Ask::Nics { domain } => self.nics(Request::NicList(DomainName::parse(&domain))),
+            Ask::NicAttach { domain, specification } => {
+                self.nics(Request::NicAttach { domain: DomainName::parse(&domain), specification })
+            }
+            Ask::NicDetach { domain, nic } => {
+                self.done(Request::NicDetach { domain: DomainName::parse(&domain), nic })
+            }
             Ask::Store(store) => self.store(store),
             Ask::Console { .. } | Ask::Watch { .. } => Err(strange()),
+        }
+    }
+
+    fn nics(&self, request: Request) -> Result<Value> {
+        match self.dom0.call(request)? {
+            Reply::Nics(nics) => Ok(json!(nics)),
+            _ => Err(strange()),
         }
     }
 

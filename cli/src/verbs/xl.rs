@@ -17,7 +17,7 @@ use std::time::Duration;
   trunnion --instance ci xl list --json
 
 Not there yet (they say so and exit 2): top, vcpu-list, vcpu-set, mem-set, sched-credit, trigger, sysrq, block-attach, block-detach,
-block-list, network-attach, network-detach, network-list, rename, uptime, screenshot, sendkeys, save, restore, migrate, debug-keys")]
+block-list, rename, uptime, screenshot, sendkeys, save, restore, migrate, debug-keys")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -104,12 +104,36 @@ pub(crate) enum Verb {
         /// Its id
         domain: u16,
     },
+    /// Give a running domain a network port: mac=…, bridge=…, rate=…
+    NetworkAttach {
+        /// Name or id
+        domain: String,
+        /// As in the configuration's `vif`
+        #[arg(value_name = "KEY=VALUE")]
+        options: Vec<String>,
+    },
+    /// Take a network port away, once the guest has let go of it
+    NetworkDetach {
+        /// Name or id
+        domain: String,
+        /// Number or address of the port
+        #[arg(value_name = "NUMBER|MAC")]
+        nic: String,
+    },
+    /// List a domain's network ports with what passed through them
+    NetworkList {
+        /// Name or id
+        domain: String,
+        /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
     #[command(external_subcommand)]
     Other(Vec<String>),
 }
 
 /// The verbs of xl that will be there.
-const LATER: [&str; 21] = [
+const LATER: [&str; 18] = [
     "top",
     "vcpu-list",
     "vcpu-set",
@@ -120,9 +144,6 @@ const LATER: [&str; 21] = [
     "block-attach",
     "block-detach",
     "block-list",
-    "network-attach",
-    "network-detach",
-    "network-list",
     "rename",
     "uptime",
     "screenshot",
@@ -173,6 +194,11 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
                 .iter()
                 .for_each(|row| crate::say::out!("{}", row.name));
         }
+        Verb::NetworkAttach { domain, options } => {
+            client.ask(&Ask::NicAttach { domain, specification: options.join(",") })?;
+        }
+        Verb::NetworkDetach { domain, nic } => drop(client.ask(&Ask::NicDetach { domain, nic })?),
+        Verb::NetworkList { domain, json } => super::network::list(&client.ask(&Ask::Nics { domain })?, json),
         Verb::Other(_) => {}
     }
     Ok(Status::Done)

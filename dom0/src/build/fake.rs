@@ -1,6 +1,7 @@
 //! A host in memory that counts everything it gives out, and fails where it is told to.
 
 use super::{DiskRefusal, DiskSource, Host, Stream};
+use crate::config::Nic;
 use crate::plan::{Group, Plan, PlannedDisk};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -40,6 +41,7 @@ pub(crate) struct FakeHost {
     pub(crate) introduced: RefCell<BTreeSet<u16>>,
     pub(crate) consoles: RefCell<BTreeSet<u16>>,
     pub(crate) disks: RefCell<BTreeSet<(u16, u32)>>,
+    pub(crate) nics: RefCell<BTreeSet<(u16, u32)>>,
     /// Calls so far that could fail.
     pub(crate) calls: Cell<u32>,
     /// The call that fails.
@@ -83,6 +85,7 @@ impl FakeHost {
             && self.introduced.borrow().is_empty()
             && self.consoles.borrow().is_empty()
             && self.disks.borrow().is_empty()
+            && self.nics.borrow().is_empty()
     }
 }
 
@@ -102,6 +105,7 @@ impl Host for FakeHost {
         // Devices and services leave before the memory goes.
         assert!(!self.consoles.borrow().contains(&domain.0) && !self.introduced.borrow().contains(&domain.0));
         assert!(!self.disks.borrow().iter().any(|(d, _)| *d == domain.0));
+        assert!(!self.nics.borrow().iter().any(|(d, _)| *d == domain.0));
         let pages: u64 = guest.frames.values().map(|order| 1 << order).sum();
         self.free_pages.set(self.free_pages.get() + pages);
         Ok(())
@@ -254,6 +258,16 @@ impl Host for FakeHost {
 
     async fn detach_disk(&self, domain: DomainId, disk: &PlannedDisk) {
         assert!(self.disks.borrow_mut().remove(&(domain.0, disk.vdev.number)));
+    }
+
+    async fn attach_nic(&self, domain: DomainId, number: u32, _: &Nic) -> Result<(), Errno> {
+        self.may()?;
+        self.nics.borrow_mut().insert((domain.0, number));
+        Ok(())
+    }
+
+    async fn detach_nic(&self, domain: DomainId, number: u32) {
+        assert!(self.nics.borrow_mut().remove(&(domain.0, number)));
     }
 }
 

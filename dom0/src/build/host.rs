@@ -1,6 +1,7 @@
 //! What building needs of dom0: the control hypercalls, and dom0's own services. Real: hypercalls and tasks. Simulated: calls into the core and its neighbours.
 
 use super::{File, Stream};
+use crate::config::Nic;
 use crate::plan::{Group, Plan, PlannedDisk};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -68,6 +69,16 @@ pub trait Host {
     ) -> Result<(), DiskRefusal>;
     /// Stops it. Returns when no request is under way and nothing of the guest is mapped any more.
     async fn detach_disk(&self, domain: DomainId, disk: &PlannedDisk);
+    /// Starts the back end of a network port whose nodes are written, and returns when it is in state 2. An error leaves
+    /// nothing behind.
+    async fn attach_nic(&self, domain: DomainId, number: u32, nic: &Nic) -> Result<(), Errno> {
+        let _ = (domain, number, nic);
+        Err(Errno::OpNotSupp)
+    }
+    /// Stops it. Returns when nothing of the guest is held any more.
+    async fn detach_nic(&self, domain: DomainId, number: u32) {
+        let _ = (domain, number);
+    }
 }
 
 /// Where a disk's content is.

@@ -94,6 +94,8 @@ pub enum Step {
     Introduce,
     /// Starting a disk's back end and waiting until it is ready for the guest.
     Disk(String),
+    /// Starting a network port's back end.
+    Nic(String),
     /// Letting it run.
     Unpause,
 }
@@ -114,6 +116,7 @@ impl fmt::Display for Step {
             Self::Store(group) => write!(f, "writing its store nodes ({group})"),
             Self::Introduce => f.write_str("joining its store ring"),
             Self::Disk(name) => write!(f, "attaching disk {name}"),
+            Self::Nic(address) => write!(f, "attaching network port {address}"),
             Self::Unpause => f.write_str("starting it"),
         }
     }

@@ -70,6 +70,10 @@ pub(super) async fn all<H: Host>(domain: &mut Domain, files: &Files<'_>, host: &
             .at(Step::Disk(disk.vdev.name.clone()))?;
         domain.disks = index + 1;
     }
+    for (number, nic) in (0..).zip(&domain.plan.nics) {
+        host.attach_nic(id, number, nic).await.at(Step::Nic(alloc::format!("{}", nic.mac)))?;
+        domain.nics.push((number, nic.clone()));
+    }
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! A domain with what has been done for it, so that it can be undone from wherever building or running stopped.
 
 use super::Host;
+use crate::config::Nic;
 use crate::plan::{self, Plan};
+use alloc::vec::Vec;
 use trunnion_protocol::id::DomainId;
 
 /// A built domain, or the part of it that exists.
@@ -15,11 +17,13 @@ pub struct Domain {
     pub(super) introduced: bool,
     /// How many of the plan's disks have a back end.
     pub(super) disks: usize,
+    /// The network ports that have a back end, by number: the plan's, and those attached later.
+    pub nics: Vec<(u32, Nic)>,
 }
 
 impl Domain {
     pub(super) fn nothing(plan: Plan) -> Self {
-        Self { plan, id: None, console: false, nodes: false, introduced: false, disks: 0 }
+        Self { plan, id: None, console: false, nodes: false, introduced: false, disks: 0, nics: Vec::new() }
     }
 
     /// Its number. A domain that came out of [`build`](super::build) has one.
@@ -42,6 +46,9 @@ impl Domain {
         // A domain that still runs must not see its devices go.
         if let Err(error) = host.pause(id) {
             log::warn!("pausing failed domain={id} error={}", error.name());
+        }
+        for (number, _) in self.nics.iter().rev() {
+            host.detach_nic(id, *number).await;
         }
         let disks = self.plan.disks.get(..self.disks).unwrap_or_default();
         for disk in disks.iter().rev() {

@@ -19,7 +19,7 @@ mod tests;
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use disk::{Access, Disk, DiskKind, Storage, VirtualDevice};
 pub use domain::{Action, DomainConfig, Hvm, Kind};
-pub use vif::{Mac, Model, Nic};
+pub use vif::{FIRST_BRIDGE, Mac, Model, Nic};
 
 use alloc::vec::Vec;
 
@@ -30,6 +30,13 @@ pub struct Accepted {
     pub config: DomainConfig,
     /// What its author should know; never an error.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads one network specification, as `vif` has them, for the port `number` of the domain `name`.
+pub fn nic(text: &str, name: &str, number: usize) -> Result<Nic, Vec<Diagnostic>> {
+    let mut diagnostics = diagnostic::Log::new(text);
+    let nic = vif::read(text, diagnostic::Span::new(0, text.len()), name, number, &mut diagnostics);
+    nic.ok_or_else(|| diagnostics.finish())
 }
 
 /// Reads a configuration. On failure the list has at least one error, and the warnings too, in the order of the text.

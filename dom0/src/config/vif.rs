@@ -26,6 +26,16 @@ pub struct Nic {
     pub span: Span,
 }
 
+impl Nic {
+    /// The bridge that is used: the one named, or the first.
+    pub fn bridge_name(&self) -> &str {
+        self.bridge.as_deref().unwrap_or(FIRST_BRIDGE)
+    }
+}
+
+/// The bridge of ports that name none, of the uplink and of dom0 itself.
+pub const FIRST_BRIDGE: &str = "xenbr0";
+
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mac(pub [u8; 6]);

@@ -24,6 +24,8 @@ pub struct Manifest {
     pub power_off: bool,
     /// Seconds since 1970 when the machine was started, for the domains' wall clocks; 0 when the machine's own clock is right.
     pub unix_seconds: u64,
+    /// dom0's own address: `dhcp`, `none`, or as in `10.0.2.1/24`.
+    pub address: String,
     /// In order.
     pub domains: Vec<Create>,
 }

@@ -57,6 +57,8 @@ pub enum Reply {
     Text(String),
     /// Disks and other devices that dom0 found.
     Devices(Vec<DeviceInfo>),
+    /// Network ports of a domain.
+    Nics(Vec<NicInfo>),
 }
 
 /// What a domain does.
@@ -158,6 +160,29 @@ pub struct DeviceInfo {
     pub bytes: u64,
     /// Domains that use it.
     pub users: Vec<u16>,
+}
+
+/// A network port of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicInfo {
+    /// Its number in the domain.
+    pub number: u32,
+    /// Address.
+    pub mac: String,
+    /// Bridge.
+    pub bridge: String,
+    /// Whether the guest uses it.
+    pub connected: bool,
+    /// Packets to the guest.
+    pub rx_packets: u64,
+    /// Bytes to the guest.
+    pub rx_bytes: u64,
+    /// Packets from the guest.
+    pub tx_packets: u64,
+    /// Bytes from the guest.
+    pub tx_bytes: u64,
+    /// Packets that were dropped, both ways.
+    pub dropped: u64,
 }
 
 /// A refusal: a stable code for programs, a sentence for people.

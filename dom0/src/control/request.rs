@@ -108,6 +108,22 @@ pub enum Request {
     PowerOff,
     /// What dom0 itself is, and how it is; answered by [`super::Reply::Devices`].
     Devices,
+    /// The network ports of a domain; answered by [`super::Reply::Nics`].
+    NicList(DomainName),
+    /// Gives a running domain a network port; answered by [`super::Reply::Nics`] with that one.
+    NicAttach {
+        /// Which.
+        domain: DomainName,
+        /// As in a configuration's `vif`.
+        specification: String,
+    },
+    /// Takes a network port away, when the guest has let go of it.
+    NicDetach {
+        /// Which.
+        domain: DomainName,
+        /// Number or address of the port.
+        nic: String,
+    },
     /// A device of any class between two guests.
     Device(DeviceRequest),
 }

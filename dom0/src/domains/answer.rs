@@ -83,6 +83,9 @@ impl<P: Platform> Toolstack<P> {
                 Ok(Reply::Done)
             }
             Request::Device(request) => self.device(&request).await,
+            Request::NicList(name) => self.nics(&name).map(Reply::Nics),
+            Request::NicAttach { domain, specification } => self.attach_nic(&domain, &specification).await,
+            Request::NicDetach { domain, nic } => self.detach_nic(&domain, &nic).await,
             Request::Devices => Ok(Reply::Devices(self.platform.devices())),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Platform, State, Toolstack};
 use crate::build;
-use crate::control::summary::{self, Counts, DevicePath, Leaks, Outcome, Summary};
+use crate::control::summary::{self, Counts, Leaks, Outcome, Summary};
 use alloc::string::ToString;
 use trunnion_protocol::control::{Audit, ExitKind};
 use trunnion_protocol::id::DomainId;
@@ -98,16 +98,8 @@ impl<P: Platform> Toolstack<P> {
         }
         let disk = |disk| self.platform.disk_figures(id, disk);
         figure.disks = domain.plan.disks.iter().map(disk).collect();
-        figure.nics = domain
-            .plan
-            .nics
-            .iter()
-            .map(|nic| summary::Nic {
-                mac: nic.mac.to_string(),
-                path: DevicePath::Pv,
-                ..summary::Nic::default()
-            })
-            .collect();
+        let nic = |(number, nic): &(u32, _)| self.platform.nic_figures(id, *number, nic);
+        figure.nics = domain.nics.iter().map(nic).collect();
     }
 }
 

@@ -10,6 +10,7 @@ mod create;
 mod device;
 mod end;
 mod figures;
+mod nics;
 mod platform;
 mod store;
 

@@ -1,10 +1,11 @@
 //! What the toolstack needs of dom0 besides [building](crate::build::Host).
 
 use crate::build::Host;
-use crate::control::reply::DeviceInfo;
+use crate::config::Nic;
+use crate::control::reply::{DeviceInfo, NicInfo};
 use crate::control::{Channel, Event, Failure, summary};
 use crate::plan::PlannedDisk;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use trunnion_protocol::control::{Audit, DomainCounters, DomainInfo, HostInfo};
 use trunnion_protocol::errno::Errno;
@@ -56,6 +57,20 @@ pub trait Platform: Host {
 
     /// A disk's figures; of one that has been detached, the last.
     fn disk_figures(&self, domain: DomainId, disk: &PlannedDisk) -> summary::Disk;
+    /// A network port's figures; of one that has been detached, zeroes.
+    fn nic_figures(&self, domain: DomainId, number: u32, nic: &Nic) -> summary::Nic {
+        let _ = (domain, number);
+        summary::Nic { mac: nic.mac.to_string(), ..summary::Nic::default() }
+    }
+    /// What there is to know of a domain's network ports.
+    fn nics(&self, domain: DomainId) -> Vec<NicInfo> {
+        let _ = domain;
+        Vec::new()
+    }
+    /// Asks a guest to let go of a network port, and waits for that, but not for ever.
+    async fn release_nic(&self, domain: DomainId, number: u32) {
+        let _ = (domain, number);
+    }
     /// dom0's devices.
     fn devices(&self) -> Vec<DeviceInfo>;
 

@@ -15,7 +15,7 @@ mod tests;
 pub use memory::{Extent, extents};
 pub use refusal::Refusal;
 pub(crate) use store::uuid_text;
-pub use store::{Group, Node, Ports, Rights, backend_disk, roots, tree};
+pub use store::{Group, Node, Ports, Rights, backend_disk, backend_nic, frontend_nic, network, roots, tree};
 
 use crate::acpi;
 use crate::config::{Access, Action, DiskKind, DomainConfig, Kind, Nic, Storage, VirtualDevice};

@@ -2,6 +2,7 @@
 //! that of Xen's `docs/misc/xenstore-paths.pandoc`; back ends run in domain 0.
 
 use super::{Plan, PlannedDisk};
+use crate::config::Nic;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -101,7 +102,58 @@ pub fn roots(domain: DomainId, uuid: &[u8; 16]) -> Vec<String> {
 pub fn tree(plan: &Plan, domain: DomainId, ports: Ports) -> Vec<Group> {
     let mut groups = vec![basics(plan, domain, ports)];
     groups.extend(plan.disks.iter().enumerate().map(|(index, disk)| block(domain, index, disk)));
+    groups.extend((0..).zip(&plan.nics).map(|(number, nic)| network(domain, number, nic)));
     groups
+}
+
+/// The folder of a network port's back end.
+pub fn backend_nic(domain: DomainId, number: u32) -> String {
+    format!("/local/domain/0/backend/vif/{domain}/{number}")
+}
+
+/// The folder of a network port's front end.
+pub fn frontend_nic(domain: DomainId, number: u32) -> String {
+    format!("/local/domain/{domain}/device/vif/{number}")
+}
+
+/// The nodes of a network port.
+pub fn network(domain: DomainId, number: u32, nic: &Nic) -> Group {
+    let mut group = Group::new(format!("network {}", nic.mac));
+    let (front, back) = (frontend_nic(domain, number), backend_nic(domain, number));
+    if number == 0 {
+        group.node(format!("/local/domain/{domain}/device/vif"), "", Rights::GuestReads);
+    }
+    group.folder(
+        &front,
+        Rights::FrontEnd,
+        &[
+            ("backend", &back),
+            ("backend-id", &0),
+            ("state", &1),
+            ("handle", &number),
+            ("mac", &nic.mac),
+            ("trusted", &1),
+        ],
+    );
+    group.folder(
+        &back,
+        Rights::GuestReads,
+        &[
+            ("frontend", &front),
+            ("frontend-id", &domain),
+            ("online", &1),
+            ("state", &1),
+            ("handle", &number),
+            ("mac", &nic.mac),
+            ("bridge", &nic.bridge_name()),
+            ("type", &"vif"),
+            ("hotplug-status", &"connected"),
+        ],
+    );
+    if let Some(ip) = &nic.ip {
+        group.node(format!("{back}/ip"), ip, Rights::GuestReads);
+    }
+    group
 }
 
 fn basics(plan: &Plan, domain: DomainId, ports: Ports) -> Group {

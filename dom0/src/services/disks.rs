@@ -187,7 +187,7 @@ impl Disks {
         };
         self.start(domain, disk, device);
         let place = backend_disk(domain, disk);
-        let outcome = self.wait_for(&format!("{place}/state"), State::InitWait.text()).await;
+        let outcome = wait_for(&self.store, &format!("{place}/state"), State::InitWait.text()).await;
         if let Err(error) = outcome {
             self.detach(domain, disk).await;
             return Err(DiskRefusal::Failed(error));
@@ -269,25 +269,25 @@ impl Disks {
             stock.users.retain(|user| (user.domain, user.number) != key);
         }
     }
+}
 
-    /// Waits until a node has a value.
-    async fn wait_for(&self, path: &str, wanted: &str) -> Result<(), Errno> {
-        let client = self.store.client();
-        let mut watch = client.watch(path).await?;
-        let mut timeout = pin!(clock::sleep(PATIENCE));
-        loop {
-            if client.text(path)?.as_deref() == Some(wanted) {
-                return Ok(());
+/// Waits until a node has a value, for as long as a back end may take.
+pub(super) async fn wait_for(store: &StoreHandle, path: &str, wanted: &str) -> Result<(), Errno> {
+    let client = store.client();
+    let mut watch = client.watch(path).await?;
+    let mut timeout = pin!(clock::sleep(PATIENCE));
+    loop {
+        if client.text(path)?.as_deref() == Some(wanted) {
+            return Ok(());
+        }
+        let changed = poll_fn(|context| {
+            if watch.poll_changed(context).is_ready() {
+                return Poll::Ready(true);
             }
-            let changed = poll_fn(|context| {
-                if watch.poll_changed(context).is_ready() {
-                    return Poll::Ready(true);
-                }
-                timeout.as_mut().poll(context).map(|()| false)
-            });
-            if !changed.await {
-                return Err(Errno::TimedOut);
-            }
+            timeout.as_mut().poll(context).map(|()| false)
+        });
+        if !changed.await {
+            return Err(Errno::TimedOut);
         }
     }
 }

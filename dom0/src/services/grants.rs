@@ -1,18 +1,27 @@
-//! What back ends ask of this kernel: grants mapped in batches, event channels.
+//! What back ends ask of this kernel: grants mapped and copied in batches, event channels, time.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::future::Future;
+use core::pin::Pin;
 use core::task::{Context, Poll};
+use core::time::Duration;
 
 use trunnion_backends::device::GuestPage;
-use trunnion_backends::host::{EventPort, Events, GrantMapper, Wanted};
+use trunnion_backends::host::{
+    Clock, CopyPage, EventPort, Events, GrantCopier, GrantCopy, GrantMapper, Wanted,
+};
+use trunnion_guest::clock;
 use trunnion_guest::events::{self, Listener};
 use trunnion_guest::hypercall;
-use trunnion_guest::memory;
+use trunnion_guest::memory::{self, Pages};
 use trunnion_protocol::address::{Gfn, Gpa, MachineAddress, PAGE_SHIFT};
 use trunnion_protocol::errno::{Errno, GrantStatus};
 use trunnion_protocol::grant::Access;
-use trunnion_protocol::hypercall::grant::{MAP_HOST, MAP_READONLY, Map, Op, Unmap};
+use trunnion_protocol::hypercall::grant::{
+    COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, MAP_HOST, MAP_READONLY, Map, Op, Unmap,
+};
 use trunnion_protocol::id::{DomainId, Port};
 use trunnion_protocol::layout::{Layout, Width};
 use trunnion_protocol::shared::SharedPage;
@@ -61,6 +70,10 @@ impl Batched for Map {
 
 impl Batched for Unmap {
     const OPERATION: Op = Op::Unmap;
+}
+
+impl Batched for Copy {
+    const OPERATION: Op = Op::Copy;
 }
 
 impl Kernel {
@@ -136,6 +149,64 @@ impl GrantMapper for Kernel {
             }
         }
         pages.clear();
+    }
+}
+
+impl GrantCopier for Kernel {
+    type Local = Pages;
+
+    fn local(&self, count: usize) -> Option<(Pages, Gfn)> {
+        let pages = memory::pages(count)?;
+        let first = pages.first();
+        Some((pages, first))
+    }
+
+    fn copy(&self, copies: &[GrantCopy], results: &mut Vec<Result<(), GrantStatus>>) {
+        for copies in copies.chunks(BATCH) {
+            let before = results.len();
+            let outcome = self.batch(copies.iter().map(described), |copy| results.push(status(copy.status)));
+            if let Err(error) = outcome {
+                log::error!("grants cannot be copied: {error}");
+                results.resize_with(before + copies.len(), || Err(GrantStatus::GeneralError));
+            }
+        }
+    }
+}
+
+fn described(copy: &GrantCopy) -> Copy {
+    let page = |page| match page {
+        CopyPage::Granted(domain, reference) => (u64::from(reference.0), domain, true),
+        CopyPage::Local(gfn) => (gfn.0, DomainId::SELF, false),
+    };
+    let (source, source_domain, from_grant) = page(copy.from);
+    let (destination, destination_domain, to_grant) = page(copy.to);
+    let mut flags = 0;
+    if from_grant {
+        flags |= COPY_SOURCE_GRANT;
+    }
+    if to_grant {
+        flags |= COPY_DESTINATION_GRANT;
+    }
+    Copy {
+        source,
+        source_domain,
+        source_offset: copy.from_offset,
+        destination,
+        destination_domain,
+        destination_offset: copy.to_offset,
+        length: copy.length,
+        flags,
+        status: 0,
+    }
+}
+
+impl Clock for Kernel {
+    fn now(&self) -> Duration {
+        clock::now()
+    }
+
+    fn sleep_until(&self, moment: Duration) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(clock::sleep_until(moment))
     }
 }
 

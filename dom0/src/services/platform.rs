@@ -2,7 +2,7 @@
 
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -29,10 +29,12 @@ use zerocopy::FromZeros;
 use super::console::Consoles;
 use super::disks::{Disks, Media};
 use super::foreign::Foreign;
+use super::nets::Nets;
 use super::store::Client;
 use super::wire::Wire;
 use crate::build::{DiskRefusal, DiskSource, File, Host, Stream, WRITE_MAX};
-use crate::control::reply::DeviceInfo;
+use crate::config::Nic;
+use crate::control::reply::{DeviceInfo, NicInfo};
 use crate::control::{Channel, Code, Event, Failure, summary};
 use crate::domains::Platform;
 use crate::plan::{Group, Plan, PlannedDisk};
@@ -52,6 +54,8 @@ pub struct Dom0 {
     pub consoles: Rc<Consoles>,
     /// The disks.
     pub disks: Rc<Disks>,
+    /// The networks.
+    pub nets: Rc<Nets>,
     /// The queue to the tool.
     pub wire: Rc<Wire>,
     /// For tasks.
@@ -247,6 +251,14 @@ impl Host for Dom0 {
     async fn detach_disk(&self, domain: DomainId, disk: &PlannedDisk) {
         self.disks.detach(domain, disk).await;
     }
+
+    async fn attach_nic(&self, domain: DomainId, number: u32, nic: &Nic) -> Result<(), Errno> {
+        self.nets.attach(domain, number, nic).await
+    }
+
+    async fn detach_nic(&self, domain: DomainId, number: u32) {
+        self.nets.detach(domain, number).await;
+    }
 }
 
 impl Platform for Dom0 {
@@ -371,6 +383,27 @@ impl Platform for Dom0 {
             flushes: counts.flushes,
             errors: counts.errors,
         }
+    }
+
+    fn nic_figures(&self, domain: DomainId, number: u32, nic: &Nic) -> summary::Nic {
+        let counts = self.nets.statistics(domain, number);
+        summary::Nic {
+            mac: nic.mac.to_string(),
+            path: summary::DevicePath::Pv,
+            rx_packets: counts.rx_packets,
+            rx_bytes: counts.rx_bytes,
+            tx_packets: counts.tx_packets,
+            tx_bytes: counts.tx_bytes,
+            dropped: counts.dropped(),
+        }
+    }
+
+    fn nics(&self, domain: DomainId) -> Vec<NicInfo> {
+        self.nets.list(domain)
+    }
+
+    async fn release_nic(&self, domain: DomainId, number: u32) {
+        self.nets.release(domain, number).await;
     }
 
     fn devices(&self) -> Vec<DeviceInfo> {

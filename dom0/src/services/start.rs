@@ -16,16 +16,20 @@ use virtio_drivers::transport::DeviceType;
 
 use super::console::Consoles;
 use super::disks::Disks;
+use super::nets::Nets;
 use super::platform::{Dom0, host_info};
 use super::server;
+use super::stack;
 use super::store::StoreHandle;
 use super::wire::Wire;
+use crate::config::Mac;
 use crate::control::VERSION;
 use crate::control::manifest::{MEMBER, Manifest};
 use crate::cpio::Archive;
 use crate::devices::bus::Pci;
 use crate::devices::console::Line;
 use crate::devices::uart::Uart;
+use crate::devices::uplink::Uplink;
 use crate::domains::Toolstack;
 
 /// dom0's main function.
@@ -62,12 +66,15 @@ pub async fn run(spawner: Spawner, start: StartInfo) -> ShutdownReason {
     let store = StoreHandle::start(&spawner);
     let disks = Rc::new(Disks::new(store.clone(), spawner.clone()));
     let consoles = Consoles::new(Rc::clone(&wire.output), spawner.clone());
-    let line = devices(&disks, &spawner);
+    let nets = Rc::new(Nets::new(store.clone(), spawner.clone()));
+    let line = devices(&disks, &nets, &spawner);
+    stack::start(&nets, &manifest.address, &spawner);
     let attached = line.is_some();
     let platform = Dom0 {
         store: store.client(),
         consoles,
         disks,
+        nets,
         wire: Rc::clone(&wire),
         spawner: spawner.clone(),
         exceptions,
@@ -98,7 +105,7 @@ fn manifest(bundle: &[u8]) -> Result<Manifest, String> {
 }
 
 /// Finds and starts the devices; returns the line to the tool.
-fn devices(disks: &Disks, spawner: &Spawner) -> Option<Box<dyn CharDevice>> {
+fn devices(disks: &Disks, nets: &Nets, spawner: &Spawner) -> Option<Box<dyn CharDevice>> {
     let mut pci = Pci::new();
     let mut line: Option<Box<dyn CharDevice>> = None;
     for found in pci.scan() {
@@ -106,6 +113,12 @@ fn devices(disks: &Disks, spawner: &Spawner) -> Option<Box<dyn CharDevice>> {
         let interrupt = pci.interrupt_line(function);
         let outcome = match found.kind {
             DeviceType::Block => disks.open(&mut pci, found),
+            DeviceType::Network => {
+                pci.open(found).and_then(|opened| Uplink::open(opened, interrupt, spawner)).map(|uplink| {
+                    log::info!("uplink function={function} address={}", Mac(uplink.address()));
+                    Rc::new(uplink).join(&nets.first_bridge(), spawner);
+                })
+            }
             DeviceType::Console if line.is_none() => {
                 pci.open(found).and_then(|opened| Line::open(opened, interrupt, spawner)).map(|opened| {
                     log::info!("control connection function={function}");

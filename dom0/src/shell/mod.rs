@@ -25,6 +25,9 @@ unpause DOMAIN           lets it run again
 info                     facts of the host
 dmesg                    the hypervisor's log
 devices                  dom0's disks and other devices
+network-list DOMAIN      a domain's network ports
+network-attach DOMAIN KEY=VALUE,…  gives it one
+network-detach DOMAIN NUMBER       takes one away
 xenstore ls [PATH]       the store's tree
 xenstore read PATH       a value
 xenstore write PATH TEXT sets a value
@@ -69,6 +72,12 @@ fn request(words: &[&str]) -> Result<Request, Failure> {
         ["unpause", name] => Request::Unpause(domain(name)),
         ["info"] => Request::Info,
         ["devices"] => Request::Devices,
+        ["network-list", name] => Request::NicList(domain(name)),
+        ["network-attach", name] => Request::NicAttach { domain: domain(name), specification: String::new() },
+        ["network-attach", name, text] => {
+            Request::NicAttach { domain: domain(name), specification: (*text).into() }
+        }
+        ["network-detach", name, nic] => Request::NicDetach { domain: domain(name), nic: (*nic).into() },
         ["summary"] => Request::Summary,
         ["poweroff"] => Request::PowerOff,
         ["xenstore", "read", path] => Request::Xenstore(StoreRequest::Read((*path).into())),
@@ -197,6 +206,22 @@ fn printed(reply: Reply) -> String {
             for device in devices {
                 let users: Vec<String> = device.users.iter().map(ToString::to_string).collect();
                 table.row([device.kind, device.name, device.bytes.to_string(), users.join(",")]);
+            }
+            table.text()
+        }
+        Reply::Nics(nics) => {
+            let mut table = Table::default();
+            table.row(["Number", "Address", "Bridge", "Connected", "RX", "TX", "Dropped"].map(String::from));
+            for nic in nics {
+                table.row([
+                    nic.number.to_string(),
+                    nic.mac,
+                    nic.bridge,
+                    nic.connected.to_string(),
+                    nic.rx_packets.to_string(),
+                    nic.tx_packets.to_string(),
+                    nic.dropped.to_string(),
+                ]);
             }
             table.text()
         }

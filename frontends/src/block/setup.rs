@@ -13,8 +13,7 @@ use super::flight::Flights;
 use super::{Disk, SEGMENTS_MAX, SLOTS};
 use crate::error::Error;
 use crate::event::Channel;
-use crate::grant::{Access, GrantTable, REFERENCES, References};
-use crate::page::Buffer;
+use crate::grant::{Access, GrantTable, REFERENCES, share};
 use crate::platform::Platform;
 use crate::store::Transaction;
 use crate::text::Text;
@@ -130,24 +129,4 @@ async fn properties<P: Platform>(device: &Device<'_, '_, P>, shape: Shape) -> Re
         flush: device.offered(keys::FEATURE_FLUSH_CACHE).await? == Some(1),
         ..shape
     })
-}
-
-/// Pages for `length` bytes, all of which a domain may reach.
-fn share<P: Platform>(
-    grants: &GrantTable<'_, P>,
-    length: usize,
-    to: DomainId,
-    access: Access,
-) -> Result<(References, Buffer<P>), Error> {
-    let buffer = Buffer::new(grants.platform(), length)?;
-    let mut references = References::new();
-    for index in 0..buffer.pages_used() {
-        let permitted =
-            buffer.gfn(index).ok_or(Error::OutOfMemory).and_then(|gfn| grants.permit(gfn, to, access));
-        if let Err(error) = permitted.and_then(|reference| references.push(reference)) {
-            grants.bury(references, buffer);
-            return Err(error);
-        }
-    }
-    Ok((references, buffer))
 }
