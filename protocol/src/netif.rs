@@ -282,7 +282,7 @@ pub const fn back_step(own: State, front: State) -> BackStep {
     }
 }
 
-/// Names of the keys in the store. *Front* and *back* say in whose directory; per queue means below [`queue`] when
+/// Names of the keys in the store. *Front* and *back* say in whose directory; per queue means below `queue-N` when
 /// there is more than one.
 pub mod keys {
     /// Back: it copies into the guest's buffers. Front ends of today need it.

@@ -1,6 +1,6 @@
 //! Known mistakes, to be planted on purpose: a simulation that does not find them is worth nothing.
 //!
-//! The feature `planted`, which the simulation turns on and no image does, makes [`plant`] available: it plants a mistake
+//! The feature `planted`, which the simulation turns on and no image does, makes `plant` available: it plants a mistake
 //! for the thread that runs the world. Without the feature [`is`] is a constant, and nothing of this is compiled in.
 
 /// A mistake of the shipped parts. The block back end has a list of its own.

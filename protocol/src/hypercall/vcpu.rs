@@ -1,6 +1,6 @@
 //! `vcpu_op` (24): argument 1 is the [`Op`], argument 2 the vCPU's number, argument 3 a pointer or null.
 //!
-//! A number that the domain does not have is [`Errno::NoEnt`](crate::errno::Errno::NoEnt).
+//! A number that the domain does not have is [`Errno::NoEnt`].
 
 use crate::address::{Gfn, Gpa, Gva};
 use crate::control::{Segment, VcpuState};

@@ -53,8 +53,8 @@
 //!
 //! ```compile_fail,E0599
 //! # use trunnion_protocol::ring::Owed;
-//! fn wrong(owed: &Owed) -> Owed {
-//!     owed.clone()
+//! fn wrong(owed: Owed) -> (Owed, Owed) {
+//!     (owed.clone(), owed)
 //! }
 //! ```
 //!
