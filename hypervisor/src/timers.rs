@@ -33,11 +33,8 @@ pub struct VcpuTimers {
 impl VcpuTimers {
     /// The earliest.
     pub fn next(&self) -> Option<HostTime> {
-        [self.singleshot, self.periodic.map(|(next, _)| next), self.poll, self.lapic]
-            .into_iter()
-            .chain(self.watchdogs)
-            .flatten()
-            .min()
+        let ([first, second], periodic) = (self.watchdogs, self.periodic.map(|(next, _)| next));
+        [self.singleshot, periodic, self.poll, self.lapic, first, second].into_iter().flatten().min()
     }
 }
 

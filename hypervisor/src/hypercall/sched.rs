@@ -17,6 +17,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;
     let (width, at) = (arguments.width, arguments.pointer(1));
     match op {
+        Op::Yield if !running.host.cpu_of(running.vcpu).queue.is_contended() => Ok(0),
         Op::Yield => {
             schedule::step_behind(running.host, running.vcpu);
             Err(Stop::Yield(0))

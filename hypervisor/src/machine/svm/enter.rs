@@ -57,6 +57,7 @@ fn retag(cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) {
     context.epoch = epoch;
 }
 
+#[inline]
 pub(super) fn enter(svm: &Svm, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
     if context.generation != cpu.switch.generation.get() || context.epoch != epoch {
         retag(cpu, context, root, epoch);

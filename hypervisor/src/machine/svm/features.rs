@@ -107,6 +107,7 @@ impl Vendor for Svm {
         SvmContext::new(self, hardware)
     }
 
+    #[inline]
     fn enter(&self, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
         super::enter::enter(self, cpu, context, root, epoch)
     }

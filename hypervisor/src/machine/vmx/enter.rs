@@ -80,6 +80,7 @@ fn retag(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u6
     context.root = root.address().0;
 }
 
+#[inline]
 pub(super) fn enter(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) -> Exit {
     if context.generation != cpu.switch.generation.get() || context.epoch != epoch {
         retag(vmx, cpu, context, root, epoch);

@@ -178,6 +178,7 @@ impl Vendor for Vmx {
         VmxContext::new(self, hardware)
     }
 
+    #[inline]
     fn enter(&self, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) -> Exit {
         super::enter::enter(self, cpu, context, root, epoch)
     }
