@@ -61,6 +61,7 @@
 //! | (none) | everything but what follows: `no_std`, no allocator, no dependency but `trunnion-protocol` |
 //! | `embedded-io` | the console as an `embedded-io` 0.7 stream ([`embedded`]) |
 //! | `log` | one line to the `log` crate when a back end breaks the rules |
+//! | `smoltcp` | a network port as a `smoltcp` device |
 //! | `testbed` | a world of guests in one process, for tests ([`testbed`]; needs `std`) |
 //!
 //! # Versions
