@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-use trunnion_protocol::control::NAME_BYTES;
+use trunnion_protocol::control::{CreateDomain, NAME_BYTES};
 use trunnion_protocol::hypercall::hvm::Param;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::shared_info;
@@ -27,42 +27,43 @@ use crate::time;
 /// Most vCPUs of a domain: those with a place in the shared info page.
 pub const VCPUS: u32 = shared_info::VCPUS;
 
-/// What a new domain is like.
-#[derive(Clone, Copy)]
-pub struct Wanted {
-    /// Number, or `None` for any that is free.
-    pub id: Option<DomainId>,
-    /// vCPUs.
-    pub vcpus: u32,
-    /// Limit of its memory in pages.
-    pub max_pages: u64,
-    /// UUID.
-    pub uuid: [u8; 16],
-    /// Name.
-    pub name: [u8; NAME_BYTES],
-    /// It gets the hardware and the authority: dom0.
-    pub privileged: bool,
-}
-
-/// Makes a domain and puts it on the list.
-pub fn create<M: Machine>(host: &Host<M>, wanted: &Wanted) -> Result<Arc<Domain<M>>, Errno> {
-    if wanted.vcpus == 0 || wanted.vcpus > VCPUS {
+/// Makes a guest and puts it on the list.
+pub fn create<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain<M>>, Errno> {
+    let mut last = host.creation.lock();
+    let any = wanted.domain == 0;
+    let id = if any { free_id(host, *last).ok_or(Errno::NoSpc)? } else { DomainId(wanted.domain) };
+    if !id.is_guest() || usize::from(id.0) >= DOMAINS {
         return Err(Errno::Inval);
     }
-    let mut last = host.creation.lock();
-    let id = match wanted.id {
-        Some(id) if !id.is_guest() || usize::from(id.0) >= DOMAINS => return Err(Errno::Inval),
-        Some(id) => host.domain(id).is_none().then_some(id).ok_or(Errno::Exist)?,
-        None => free_id(host, *last).ok_or(Errno::NoSpc)?,
-    };
-    let domain = build(host, wanted, id)?;
-    if !host.enlist(domain.clone()) {
-        return Err(Errno::Exist);
-    }
-    if wanted.id.is_none() {
+    let domain = enlist(host, wanted, id, false)?;
+    if any {
         *last = DomainId(id.0 + 1);
     }
     Ok(domain)
+}
+
+/// Makes dom0, which gets the hardware and the authority: one vCPU, and memory of so many pages at most.
+pub fn dom0<M: Machine>(host: &Host<M>, max_pages: u64) -> Result<Arc<Domain<M>>, Errno> {
+    let wanted = CreateDomain { domain: 0, pad: 0, vcpus: 1, max_pages, uuid: [0; 16], name: name("dom0") };
+    let _last = host.creation.lock();
+    enlist(host, &wanted, DomainId::DOM0, true)
+}
+
+/// Makes a domain with a number, under the lock of creation.
+fn enlist<M: Machine>(
+    host: &Host<M>,
+    wanted: &CreateDomain,
+    id: DomainId,
+    privileged: bool,
+) -> Result<Arc<Domain<M>>, Errno> {
+    if wanted.vcpus == 0 || wanted.vcpus > VCPUS {
+        return Err(Errno::Inval);
+    }
+    if host.domain(id).is_some() {
+        return Err(Errno::Exist);
+    }
+    let domain = build(host, wanted, id, privileged)?;
+    if host.enlist(domain.clone()) { Ok(domain) } else { Err(Errno::Exist) }
 }
 
 /// The next free number at or after `from`, going round; 0 is dom0's. Numbers are not used again at once, so that what
@@ -88,7 +89,12 @@ impl<M: Machine> Drop for Undo<'_, M> {
     }
 }
 
-fn build<M: Machine>(host: &Host<M>, wanted: &Wanted, id: DomainId) -> Result<Arc<Domain<M>>, Errno> {
+fn build<M: Machine>(
+    host: &Host<M>,
+    wanted: &CreateDomain,
+    id: DomainId,
+    privileged: bool,
+) -> Result<Arc<Domain<M>>, Errno> {
     let mut undo = Undo { host, frames: Vec::new() };
     undo.frames.try_reserve(8).map_err(|_| Errno::NoMem)?;
     let pool = host.table_pool(id);
@@ -102,7 +108,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &Wanted, id: DomainId) -> Result<Ar
     let mut vcpus = Vec::new();
     vcpus.try_reserve_exact(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
     for index in 0..wanted.vcpus {
-        let context = host.machine.new_context(wanted.privileged).map_err(|_| Errno::NoMem)?;
+        let context = host.machine.new_context(privileged).map_err(|_| Errno::NoMem)?;
         let info = shared_info::vcpu_info(index).ok_or(Errno::Inval)?;
         let vcpu = Vcpu::new(VcpuId(index), context, shared_info.address().0 | info as u64);
         vcpu.state.assign(Cpu((u32::from(id.0) + index) % host.machine.cpus().max(1)));
@@ -136,14 +142,14 @@ fn build<M: Machine>(host: &Host<M>, wanted: &Wanted, id: DomainId) -> Result<Ar
         id,
         name: wanted.name,
         uuid: wanted.uuid,
-        control: if wanted.privileged { Some(host.mint.control().ok_or(Errno::Exist)?) } else { None },
+        control: if privileged { Some(host.mint.control().ok_or(Errno::Exist)?) } else { None },
         vcpus: vcpus.into_boxed_slice(),
         root,
         epoch: AtomicU64::new(1),
         walks: AtomicU64::new(1),
         memory: Lock::new(
             Rank::Memory,
-            Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: wanted.privileged },
+            Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: privileged },
         ),
         max_pages: wanted.max_pages,
         shared_info,

@@ -16,7 +16,7 @@ use trunnion_protocol::start_info::{
 };
 use zerocopy::IntoBytes;
 
-use crate::create::{self, Wanted};
+use crate::create;
 use crate::frames::{FrameKind, Run as Frames};
 use crate::life;
 use crate::prelude::*;
@@ -74,17 +74,7 @@ pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Fail
     host.frames.claim_range(boot.bundle, DomainId::XEN, FrameKind::Bundle);
     let image = Image::read(boot.dom0_image)?;
     let wanted = if boot.dom0_memory == 0 { DEFAULT_MEMORY } else { boot.dom0_memory.max(LEAST_MEMORY) };
-    let domain = create::create(
-        host,
-        &Wanted {
-            id: Some(DomainId::DOM0),
-            vcpus: 1,
-            max_pages: host.frames.end_frame().0,
-            uuid: [0; 16],
-            name: create::name("dom0"),
-            privileged: true,
-        },
-    )?;
+    let domain = create::dom0(host, host.frames.end_frame().0)?;
     domain.weight.store(WEIGHT, Ordering::Relaxed);
     let runs = give_memory(host, &domain, wanted)?;
     host.dom0_bytes.store(runs.iter().map(|run| (PAGE_SIZE as u64) << run.order).sum(), Ordering::Relaxed);

@@ -11,12 +11,11 @@
 mod buddy;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::lock::{Lock, Rank};
 use crate::prelude::*;
-use crate::seam::{FrameRange, OutOfHeap};
+use crate::seam::{FrameRange, OutOfHeap, boxed};
 use buddy::Buddies;
 
 /// log2 of the pages in a run: 0 is 4 KiB, 9 is 2 MiB, 18 is 1 GiB.
@@ -62,7 +61,8 @@ const DIRTY: u32 = 1 << 8;
 const WALKED: u32 = 1 << 9;
 const OWNER_SHIFT: u32 = 16;
 
-/// A frame's record.
+/// A frame's record; reserved at first.
+#[derive(Default)]
 struct Frame {
     /// Kind, [`DIRTY`], owner in the high half.
     state: AtomicU32,
@@ -87,15 +87,20 @@ impl Frame {
     }
 }
 
+/// What an owner has: frames of memory, and of every kind.
+#[derive(Default)]
+struct Owned {
+    memory: AtomicU32,
+    all: AtomicU32,
+}
+
 /// All frames of the host.
 pub struct FrameTable {
     frames: Box<[Frame]>,
     buddies: Lock<Buddies>,
     free: AtomicU64,
-    /// Frames of memory by owner; the last entry counts those whose owner is no guest.
-    owned: Box<[AtomicU32]>,
-    /// Frames of every kind by owner.
-    all_owned: Box<[AtomicU32]>,
+    /// Frames by owner; the last entry counts those whose owner is no guest.
+    owned: Box<[Owned]>,
     scrub_at: AtomicU64,
     /// The allocation that fails, counted down; 0 is none.
     #[cfg(feature = "sim")]
@@ -124,26 +129,11 @@ impl FrameTable {
         let end = ram.iter().chain(free).map(|range| range.end.0).max().unwrap_or(0);
         // Links are 32 bits wide: 16 TiB, with one number to spare.
         let end = usize::try_from(end.min(u64::from(u32::MAX) - 1)).map_err(|_| OutOfHeap)?;
-        let mut frames = Vec::new();
-        frames.try_reserve_exact(end).map_err(|_| OutOfHeap)?;
-        frames.resize_with(end, || Frame {
-            state: AtomicU32::new(FrameKind::Reserved as u32),
-            references: AtomicU32::new(0),
-            a: AtomicU32::new(0),
-            b: AtomicU32::new(0),
-        });
-        let counts = || {
-            let mut counts = Vec::new();
-            counts.try_reserve_exact(DOMAINS + 1).map_err(|_| OutOfHeap)?;
-            counts.resize_with(DOMAINS + 1, || AtomicU32::new(0));
-            Ok(counts.into_boxed_slice())
-        };
         let table = Self {
-            frames: frames.into_boxed_slice(),
+            frames: boxed(end, Frame::default)?,
             buddies: Lock::new(Rank::Frames, Buddies::new()),
             free: AtomicU64::new(0),
-            owned: counts()?,
-            all_owned: counts()?,
+            owned: boxed(DOMAINS + 1, Owned::default)?,
             scrub_at: AtomicU64::new(0),
             #[cfg(feature = "sim")]
             fails: AtomicU32::new(0),
@@ -186,6 +176,7 @@ impl FrameTable {
     /// Allocates 2^`order` frames, aligned to their size, each with one reference. They hold zeroes only after
     /// [`FrameTable::scrub_run`]; allocate through `Host::allocate`, which does that.
     pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
+        #[cfg(feature = "sim")]
         if self.is_to_fail() {
             return None;
         }
@@ -215,13 +206,6 @@ impl FrameTable {
         let left = self.fails.load(Ordering::Relaxed);
         self.fails.store(left.saturating_sub(1), Ordering::Relaxed);
         left == 1
-    }
-
-    #[cfg(not(feature = "sim"))]
-    #[inline]
-    #[expect(clippy::unused_self, reason = "the simulation's variant looks")]
-    const fn is_to_fail(&self) -> bool {
-        false
     }
 
     /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first. At most `budget`
@@ -374,14 +358,18 @@ impl FrameTable {
         self.free.load(Ordering::Relaxed)
     }
 
+    fn owned_by(&self, owner: DomainId) -> Option<&Owned> {
+        self.owned.get(usize::from(owner.0).min(DOMAINS))
+    }
+
     /// Frames of memory a domain owns, also those that only others still hold.
     pub fn owned(&self, owner: DomainId) -> u32 {
-        owner_count(&self.owned, owner).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.owned_by(owner).map_or(0, |owned| owned.memory.load(Ordering::Relaxed))
     }
 
     /// Frames a domain owns, of every kind: memory, tables, what the hypervisor shares with it.
     pub fn all_owned(&self, owner: DomainId) -> u32 {
-        owner_count(&self.all_owned, owner).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.owned_by(owner).map_or(0, |owned| owned.all.load(Ordering::Relaxed))
     }
 
     /// One past the highest frame of the host.
@@ -391,11 +379,10 @@ impl FrameTable {
 
     /// Adds to an owner's counts, modulo 2^32.
     fn count(&self, owner: DomainId, kind: FrameKind, frames: u32) {
-        let counts = (kind == FrameKind::Ram).then_some(&self.owned);
-        for counts in counts.into_iter().chain([&self.all_owned]) {
-            if let Some(count) = owner_count(counts, owner) {
-                count.fetch_add(frames, Ordering::Relaxed);
-            }
+        let Some(owned) = self.owned_by(owner) else { return };
+        owned.all.fetch_add(frames, Ordering::Relaxed);
+        if kind == FrameKind::Ram {
+            owned.memory.fetch_add(frames, Ordering::Relaxed);
         }
     }
 
@@ -410,10 +397,6 @@ impl FrameTable {
         frame.b.store(0, Ordering::Relaxed);
         frame.references.store(1, Ordering::Release);
     }
-}
-
-fn owner_count(counts: &[AtomicU32], owner: DomainId) -> Option<&AtomicU32> {
-    counts.get(usize::from(owner.0).min(DOMAINS))
 }
 
 impl Held<'_> {

@@ -1,7 +1,6 @@
 //! The host: everything the core knows, under one roof. There is one in an image, and as many as a test wants.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use trunnion_protocol::id::Virq;
@@ -16,7 +15,7 @@ use crate::lock::{Lock, Rank};
 use crate::pages::{Pages, TablePool};
 use crate::prelude::*;
 use crate::schedule::Queue;
-use crate::seam::{BootInfo, Cpu, OutOfHeap};
+use crate::seam::{BootInfo, Cpu, OutOfHeap, boxed};
 use crate::timers::Deadlines;
 
 /// What belongs to one physical CPU.
@@ -40,6 +39,9 @@ pub struct Facts {
     pub hypervisor_bytes: u64,
 }
 
+/// A place in the list of domains.
+type Slot<M> = Option<Arc<Domain<M>>>;
+
 /// The host.
 pub struct Host<M: Machine> {
     /// The hardware.
@@ -47,7 +49,7 @@ pub struct Host<M: Machine> {
     /// All frames.
     pub frames: FrameTable,
     /// Domains by number. Held for a moment only, and no other lock is taken inside.
-    list: spin::RwLock<Vec<Option<Arc<Domain<M>>>>>,
+    list: spin::RwLock<Box<[Slot<M>]>>,
     /// Serialises creation and removal of domains.
     pub(crate) creation: Lock<DomainId>,
     cpus: Box<[PerCpu<M>]>,
@@ -74,20 +76,16 @@ impl<M: Machine> Host<M> {
     /// The host of a machine, with no domains.
     pub fn new(machine: M, boot: &BootInfo<'_>) -> Result<Self, OutOfHeap> {
         let frames = FrameTable::new(boot.ram, boot.free)?;
-        let mut cpus = Vec::new();
-        let count = machine.cpus().max(1);
-        cpus.try_reserve_exact(count as usize).map_err(|_| OutOfHeap)?;
-        for id in 0..count {
-            cpus.push(PerCpu {
-                id: Cpu(id),
+        let mut id = 0;
+        let cpus = boxed(machine.cpus().max(1) as usize, || {
+            id += 1;
+            PerCpu {
+                id: Cpu(id - 1),
                 queue: Queue::new(),
                 deadlines: Deadlines::new(),
                 crossings: AtomicU64::new(0),
-            });
-        }
-        let mut list = Vec::new();
-        list.try_reserve_exact(DOMAINS).map_err(|_| OutOfHeap)?;
-        list.resize_with(DOMAINS, || None);
+            }
+        })?;
         let pages: u64 = boot.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum();
         let scale = Scale::new(machine.tsc_khz(), machine.tsc_is_stable());
         let journal = Journal::new()?;
@@ -96,9 +94,9 @@ impl<M: Machine> Host<M> {
             scale,
             machine,
             frames,
-            list: spin::RwLock::new(list),
+            list: spin::RwLock::new(boxed(DOMAINS, || None)?),
             creation: Lock::new(Rank::Domains, DomainId(1)),
-            cpus: cpus.into_boxed_slice(),
+            cpus,
             virqs: [const { AtomicU32::new(0) }; Virq::COUNT as usize],
             pirqs: Lock::new(Rank::Interrupts, Pirqs::new()),
             mint: Mint::new(),

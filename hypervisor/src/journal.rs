@@ -1,11 +1,10 @@
 //! The hypervisor's log: a ring of bytes with positions counted from power-on, copied to the machine's console.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use crate::lock::{Lock, Rank};
-use crate::seam::{Machine, OutOfHeap};
+use crate::seam::{Machine, OutOfHeap, boxed};
 
 /// Bytes that are kept.
 const KEPT: usize = 64 << 10;
@@ -33,10 +32,7 @@ pub struct Journal(Lock<Ring>);
 
 impl Journal {
     pub(crate) fn new() -> Result<Self, OutOfHeap> {
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(KEPT).map_err(|_| OutOfHeap)?;
-        bytes.resize(KEPT, 0);
-        Ok(Self(Lock::new(Rank::Log, Ring { bytes: bytes.into_boxed_slice(), end: 0 })))
+        Ok(Self(Lock::new(Rank::Log, Ring { bytes: boxed(KEPT, || 0)?, end: 0 })))
     }
 
     /// Adds what was shown before there was a journal.

@@ -54,24 +54,6 @@ pub struct Life {
     pub report: Text,
 }
 
-/// Why a domain ends.
-pub struct End {
-    reason: ShutdownReason,
-    report: Option<Text>,
-}
-
-impl End {
-    /// As the domain or dom0 asked.
-    pub const fn asked(reason: ShutdownReason) -> Self {
-        Self { reason, report: None }
-    }
-
-    /// Its watchdog expired.
-    pub const fn watchdog() -> Self {
-        Self::asked(ShutdownReason::Watchdog)
-    }
-}
-
 /// Stops a domain for one more reason.
 pub fn pause<M: Machine>(host: &Host<M>, domain: &Domain<M>) -> Result<(), Errno> {
     let mut life = domain.life.lock();
@@ -124,24 +106,33 @@ fn release<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) {
 }
 
 /// Ends a domain: its vCPUs stop, and dom0 hears of it. The first end counts.
-pub fn end<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, end: End) {
+pub fn end<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, reason: ShutdownReason) {
+    end_with(host, domain, reason, None);
+}
+
+fn end_with<M: Machine>(
+    host: &Host<M>,
+    domain: &Arc<Domain<M>>,
+    reason: ShutdownReason,
+    report: Option<Text>,
+) {
     {
         let mut life = domain.life.lock();
         if life.reason.is_some() {
             return;
         }
-        life.reason = Some(end.reason);
+        life.reason = Some(reason);
         life.ended = Some(host.now());
-        if let Some(report) = end.report {
+        if let Some(report) = report {
             life.report = report;
         }
         domain.stopped.fetch_or(stop::SHUTDOWN, Ordering::SeqCst);
     }
     halt(host, domain);
-    host.say(format_args!("domain {} ({}) ended: {:?}", domain.id, domain.name(), end.reason));
+    host.say(format_args!("domain {} ({}) ended: {:?}", domain.id, domain.name(), reason));
     if domain.is_privileged() {
         host.say(format_args!("dom0 has ended; so does the machine"));
-        host.machine.power_off(end.reason == ShutdownReason::PowerOff);
+        host.machine.power_off(reason == ShutdownReason::PowerOff);
     }
     events::raise_global(host, Virq::DOM_EXC);
 }
@@ -150,7 +141,7 @@ pub fn end<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, end: End) {
 pub fn crash<M: Machine>(running: &mut Running<'_, M>, reason: ShutdownReason, why: fmt::Arguments<'_>) {
     let text = report::write(running, why);
     running.host.journal.write(&running.host.machine, text.bytes());
-    end(running.host, running.domain, End { reason, report: Some(text) });
+    end_with(running.host, running.domain, reason, Some(text));
 }
 
 /// Stops the calling vCPU (`VCPUOP_down`, HLT with interrupts off). The last one powers the domain off.
@@ -159,7 +150,7 @@ pub fn last_one_out<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, leaving
     let others = domain.vcpus.iter().any(|vcpu| vcpu.id != leaving && vcpu.state.is_up());
     if !others {
         let reason = domain.life.lock().noted.unwrap_or(ShutdownReason::PowerOff);
-        end(host, domain, End::asked(reason));
+        end(host, domain, reason);
     }
 }
 

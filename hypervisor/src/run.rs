@@ -134,7 +134,7 @@ impl<M: Machine> CpuLoop<M> {
             // Whoever stopped it may want its registers.
             self.unload();
         }
-        time::scheduled_out(host, at, vcpu, activity);
+        time::run_state(host, at, vcpu, activity);
         schedule::put_back(host, at, activity, now, || local::wants_to_run(host, at, vcpu));
         life::reap(host);
     }

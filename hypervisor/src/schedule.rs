@@ -180,33 +180,28 @@ pub fn wake<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
 
 #[cold]
 fn wake_blocked<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
+    leave(host, at, vcpu, Activity::Blocked);
+}
+
+/// Makes a vCPU ready that does what `from` says; false when it does something else.
+fn leave<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, from: Activity) -> bool {
     let cpu = host.cpu_of(vcpu);
     let mut ready = cpu.queue.ready.lock();
-    if vcpu.state.activity() == Activity::Blocked {
+    let is = vcpu.state.activity() == from;
+    if is {
         enqueue(host, cpu, &mut ready, at, vcpu);
     }
+    is
 }
 
 /// Brings a vCPU up that was down. False when it was up.
 pub fn start<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) -> bool {
-    let Some(vcpu) = at.vcpu() else { return false };
-    let cpu = host.cpu_of(vcpu);
-    let mut ready = cpu.queue.ready.lock();
-    let down = vcpu.state.activity() == Activity::Down;
-    if down {
-        enqueue(host, cpu, &mut ready, at, vcpu);
-    }
-    down
+    at.vcpu().is_some_and(|vcpu| leave(host, at, vcpu, Activity::Down))
 }
 
-/// Makes the parked vCPUs of a domain that may run again ready.
+/// Makes a parked vCPU of a domain that may run again ready.
 pub fn unpark<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
-    let Some(vcpu) = at.vcpu() else { return };
-    let cpu = host.cpu_of(vcpu);
-    let mut ready = cpu.queue.ready.lock();
-    if vcpu.state.activity() == Activity::Parked {
-        enqueue(host, cpu, &mut ready, at, vcpu);
-    }
+    at.vcpu().map(|vcpu| leave(host, at, vcpu, Activity::Parked));
 }
 
 /// Stops another vCPU of a domain: it is down when this returns, or as soon as its CPU notices.

@@ -7,8 +7,12 @@
 //! A context belongs to the physical CPU that runs it, from the moment it is taken from its vCPU until it is put back; no
 //! lock is held in between.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use trunnion_protocol::address::{Gpa, Gva, Mfn};
 use trunnion_protocol::control::{ExitKind, Gpr, VcpuState};
+use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::page::Opcode;
 use trunnion_protocol::shared::SharedPage;
 
@@ -141,6 +145,20 @@ pub struct Message {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfHeap;
 
+impl From<OutOfHeap> for Errno {
+    fn from(_: OutOfHeap) -> Self {
+        Self::NoMem
+    }
+}
+
+/// A slice on the heap, or the news that the heap is used up.
+pub fn boxed<T>(length: usize, make: impl FnMut() -> T) -> Result<Box<[T]>, OutOfHeap> {
+    let mut slice = Vec::new();
+    slice.try_reserve_exact(length).map_err(|_| OutOfHeap)?;
+    slice.resize_with(length, make);
+    Ok(slice.into_boxed_slice())
+}
+
 /// No such interrupt line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoSuchLine;
@@ -207,7 +225,8 @@ pub enum Event {
     Exception(u8, Option<u32>),
 }
 
-/// One vCPU's registers, read lazily from and written lazily to the control block.
+/// One vCPU's registers, read lazily from and written lazily to the control block. They are there between
+/// [`Context::switch_in`] and [`Context::switch_out`]; before, a state can be loaded and nothing else be asked.
 pub trait Context: Send {
     /// A general-purpose register.
     fn gpr(&self, register: Gpr) -> u64;

@@ -16,7 +16,6 @@ pub fn load<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, state: &VcpuState, up: 
         let mut body = vcpu.body.lock();
         let body = body.as_mut().ok_or(Errno::Busy)?;
         body.context.load(state);
-        body.context.set_tsc_offset(at.domain.tsc_offset);
         body.last.forget();
     }
     vcpu.started.store(true, Ordering::Release);

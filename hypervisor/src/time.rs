@@ -123,11 +123,6 @@ pub fn scheduled_in<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>)
     }
 }
 
-/// A CPU puts the vCPU back.
-pub fn scheduled_out<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, activity: Activity) {
-    run_state(host, at, vcpu, activity);
-}
-
 /// The vCPU's run state changes.
 pub fn run_state<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, activity: Activity) {
     let state = match activity {

@@ -6,10 +6,11 @@
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
+use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::id::Virq;
 
 use crate::events;
-use crate::life::{self, End};
+use crate::life;
 use crate::lock::{Lock, Rank};
 use crate::prelude::*;
 use crate::schedule;
@@ -138,6 +139,6 @@ fn fire<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTi
         crate::local::timer_fired(host, at, vcpu, now);
     }
     if watchdog {
-        life::end(host, &at.domain, End::watchdog());
+        life::end(host, &at.domain, ShutdownReason::Watchdog);
     }
 }

@@ -114,7 +114,7 @@ impl<M: Machine> Vcpu<M> {
 #[derive(Default)]
 pub struct Tally {
     exits: [[AtomicU64; 3]; ExitKind::COUNT],
-    hypercalls: Hypercalls,
+    hypercalls: [[AtomicU64; 32]; 2],
     /// Events it sent.
     pub sent: Counter,
     /// Upcalls it took.
@@ -127,14 +127,6 @@ pub struct Tally {
     pub copied: Counter,
     /// Nanoseconds it ran.
     pub ran: Counter,
-}
-
-struct Hypercalls([AtomicU64; 64]);
-
-impl Default for Hypercalls {
-    fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; 64])
-    }
 }
 
 /// A number that one CPU counts up. Adding is a load and a store, without a locked instruction.
@@ -175,7 +167,7 @@ impl Tally {
     /// Notes a hypercall.
     #[inline]
     pub fn hypercall(&self, number: u64) {
-        if let Some(counter) = self.hypercalls.0.get(number as usize) {
+        if let Some(counter) = self.hypercalls.as_flattened().get(number as usize) {
             bump(counter, 1);
         }
     }
@@ -187,7 +179,7 @@ impl Tally {
             to.cycles += sum.load(Ordering::Relaxed);
             to.longest = to.longest.max(longest.load(Ordering::Relaxed));
         }
-        for (to, from) in counters.hypercalls.iter_mut().zip(&self.hypercalls.0) {
+        for (to, from) in counters.hypercalls.iter_mut().zip(self.hypercalls.as_flattened()) {
             *to += from.load(Ordering::Relaxed);
         }
         counters.events_sent += self.sent.get();

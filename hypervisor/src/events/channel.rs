@@ -1,7 +1,6 @@
 //! The word of a port, and a domain's ports.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use trunnion_protocol::event;
@@ -9,6 +8,7 @@ use trunnion_protocol::id::{Pirq, Virq};
 
 use crate::lock::{Lock, Rank};
 use crate::prelude::*;
+use crate::seam::boxed;
 
 /// What a port is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,10 +138,7 @@ impl Ports {
         }
         let chunk = self.chunks.get(port.0 as usize / CHUNK)?;
         if chunk.get().is_none() {
-            let mut words = Vec::new();
-            words.try_reserve_exact(CHUNK).ok()?;
-            words.resize_with(CHUNK, || AtomicU64::new(0));
-            let words = words.into_boxed_slice();
+            let words = boxed(CHUNK, AtomicU64::default).ok()?;
             chunk.call_once(|| words);
         }
         *used = (*used).max(port.0 + 1);

@@ -97,14 +97,9 @@ impl<M: Machine> Host<M> {
         let target = self.pirqs.lock().target(slot);
         if let Some((owner, port)) = target
             && let Some(domain) = self.domain(owner)
+            && let (Channel::Pirq(_), vcpu) = domain.ports.get(port)
         {
-            pend(self, &domain, port);
+            set_pending(self, &domain, port, vcpu);
         }
-    }
-}
-
-fn pend<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) {
-    if let (Channel::Pirq(_), vcpu) = domain.ports.get(port) {
-        set_pending(host, domain, port, VcpuId(vcpu.0));
     }
 }

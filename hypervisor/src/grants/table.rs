@@ -15,6 +15,7 @@ use trunnion_protocol::shared::SharedPage;
 
 use crate::pages::Pages;
 use crate::prelude::*;
+use crate::seam::boxed;
 
 /// How often an access word is tried while the guest changes it.
 const TRIES: u32 = 5;
@@ -77,12 +78,10 @@ impl Table {
         if self.frames() >= self.limit {
             return Err(Errno::Inval);
         }
-        let mut active = Vec::new();
         self.frames.try_reserve(1).map_err(|_| Errno::NoMem)?;
-        active.try_reserve_exact(ENTRIES_PER_FRAME as usize).map_err(|_| Errno::NoMem)?;
-        active.resize(ENTRIES_PER_FRAME as usize, Active::default());
+        let active = boxed(ENTRIES_PER_FRAME as usize, Active::default)?;
         let mfn = allocate().ok_or(Errno::NoMem)?;
-        self.frames.push(Frame { mfn, place: None, active: active.into_boxed_slice() });
+        self.frames.push(Frame { mfn, place: None, active });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use trunnion_protocol::hypercall::sched::{
 
 use super::{Arguments, Reply, Stop, target};
 use crate::events;
-use crate::life::{self, End};
+use crate::life;
 use crate::local;
 use crate::prelude::*;
 use crate::schedule;
@@ -29,7 +29,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             if reason == ShutdownReason::Crash {
                 life::crash(running, reason, format_args!("the guest reports a crash"));
             } else {
-                life::end(running.host, running.domain, End::asked(reason));
+                life::end(running.host, running.domain, reason);
             }
             Err(Stop::Yield(0))
         }
@@ -46,7 +46,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
                 return Err(Errno::Perm.into());
             }
             let domain = target(running, domain)?;
-            life::end(running.host, &domain, End::asked(reason));
+            life::end(running.host, &domain, reason);
             Ok(0)
         }
         Op::Poll => {

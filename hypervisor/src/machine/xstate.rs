@@ -62,12 +62,13 @@ impl Xstate {
             cpu::cpuid(0xd, 0).ecx as usize
         };
         let mut state = Self { area: Block::new(size.max(576), 64)?, xcr0: 1 };
-        state.reset();
+        state.reset(1);
         Ok(state)
     }
 
-    /// Back to the state after power-on, in the area.
-    pub fn reset(&mut self) {
+    /// Back to the state after power-on, in the area, but for XCR0. Only components of the host count.
+    pub fn reset(&mut self, xcr0: u64) {
+        self.xcr0 = xcr0 & COMPONENTS.load(Ordering::Relaxed) | 1;
         let bytes = self.area.bytes();
         bytes.fill(0);
         // FCW and MXCSR; an empty XSTATE_BV makes the other components initial.
@@ -113,17 +114,16 @@ impl Xstate {
         }
     }
 
-    /// The guest's XCR0.
-    pub fn xcr0(&self, is_loaded: bool) -> u64 {
-        if is_loaded && COMPONENTS.load(Ordering::Relaxed) != 0 { XCr0::read_raw() } else { self.xcr0 }
+    /// XCR0 of the guest whose state is in the processor.
+    pub fn xcr0() -> u64 {
+        if COMPONENTS.load(Ordering::Relaxed) == 0 { 1 } else { XCr0::read_raw() }
     }
 
-    /// Notes the guest's XCR0, and loads it when this state is in the processor. Only components of the host count.
-    pub fn set_xcr0(&mut self, value: u64, is_loaded: bool) {
+    /// Sets it. Only components of the host count.
+    pub fn set_xcr0(value: u64) {
         let components = COMPONENTS.load(Ordering::Relaxed);
-        self.xcr0 = value & components | 1;
-        if is_loaded && components != 0 {
-            set_xcr0(self.xcr0);
+        if components != 0 {
+            set_xcr0(value & components | 1);
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use trunnion_protocol::address::{Gfn, Gpa, Mfn, PAGE_SIZE};
-use trunnion_protocol::control::{Gpr, Operation, VcpuState};
+use trunnion_protocol::control::{CreateDomain, Gpr, Operation, VcpuState};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::layout::{Layout, Width};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::create::{self, Wanted};
+use crate::create;
 use crate::domain::Domain;
 use crate::exit;
 use crate::fake::{FakeContext, FakeMachine};
@@ -46,15 +46,7 @@ impl World {
         let machine = FakeMachine::new(frames);
         let ranges = machine.boot_ranges();
         let host = Host::new(machine, &FakeMachine::boot(&ranges)).unwrap();
-        let wanted = Wanted {
-            id: Some(DomainId::DOM0),
-            vcpus: 1,
-            max_pages: 1 << 20,
-            uuid: [0; 16],
-            name: create::name("dom0"),
-            privileged: true,
-        };
-        let dom0 = create::create(&host, &wanted).unwrap();
+        let dom0 = create::dom0(&host, 1 << 20).unwrap();
         let runs = dom0::give_memory(&host, &dom0, 2 << 20).unwrap();
         let base = runs[0].start.address().0;
         let world = Self { host, dom0, base, cpu: std::sync::Mutex::new(CpuLoop::with_exits(Cpu(0), 4)) };
@@ -73,14 +65,8 @@ impl World {
 
     /// As [`World::guest`], with a limit of its memory in pages.
     pub(super) fn guest_of(&self, vcpus: u32, max_pages: u64) -> Guest {
-        let wanted = Wanted {
-            id: None,
-            vcpus,
-            max_pages,
-            uuid: [7; 16],
-            name: create::name("guest"),
-            privileged: false,
-        };
+        let wanted =
+            CreateDomain { domain: 0, pad: 0, vcpus, max_pages, uuid: [7; 16], name: create::name("guest") };
         let domain = create::create(&self.host, &wanted).unwrap();
         while memory::populate(&self.host, &domain, Gfn(0), 9) == Err(Errno::Restart) {}
         assert_eq!(self.host.frames.owned(domain.id), PAGES as u32);

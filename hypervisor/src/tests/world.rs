@@ -2,12 +2,12 @@
 
 use alloc::sync::Arc;
 use trunnion_protocol::address::{Gfn, Mfn};
-use trunnion_protocol::control::Gpr;
+use trunnion_protocol::control::{CreateDomain, Gpr};
 use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::id::VcpuId;
 use trunnion_protocol::shared::SharedPage;
 
-use crate::create::{self, Wanted};
+use crate::create;
 use crate::domain::Domain;
 use crate::exit;
 use crate::fake::FakeMachine;
@@ -40,15 +40,7 @@ impl World {
         let ranges = machine.boot_ranges();
         let boot = FakeMachine::boot(&ranges);
         let host = Host::new(machine, &boot).unwrap();
-        let wanted = Wanted {
-            id: Some(trunnion_protocol::id::DomainId::DOM0),
-            vcpus: 1,
-            max_pages: u64::MAX,
-            uuid: [0; 16],
-            name: create::name("dom0"),
-            privileged: true,
-        };
-        let dom0 = create::create(&host, &wanted).unwrap();
+        let dom0 = create::dom0(&host, u64::MAX).unwrap();
         let run = host.allocate(6, dom0.id, FrameKind::Ram).unwrap();
         let pool = host.table_pool(dom0.id);
         let leaf = Run {
@@ -67,13 +59,13 @@ impl World {
 
     /// A guest with memory at its frames 0 to `pages` - 1, of one vCPU that is up.
     pub(crate) fn guest(&self, pages: u64) -> Guest {
-        let wanted = Wanted {
-            id: None,
+        let wanted = CreateDomain {
+            domain: 0,
+            pad: 0,
             vcpus: 2,
             max_pages: pages + 16,
             uuid: [1; 16],
             name: create::name("guest"),
-            privileged: false,
         };
         let guest = create::create(&self.host, &wanted).unwrap();
         for page in 0..pages {

@@ -184,49 +184,20 @@ impl<'a, S: Space> Memory<'a, S> {
         self.write(gva, bytes)
     }
 
-    /// Reads a 32-bit word.
-    #[inline]
-    pub fn get_u32(&mut self, gva: Gva) -> Result<u32, Fault> {
-        let mut bytes = [0; 4];
-        self.read(gva, &mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    /// Writes a 32-bit word.
-    #[inline]
-    pub fn put_u32(&mut self, gva: Gva, value: u32) -> Result<(), Fault> {
-        self.write(gva, &value.to_le_bytes())
-    }
-
-    /// Reads a 64-bit word.
-    #[inline]
-    pub fn get_u64(&mut self, gva: Gva) -> Result<u64, Fault> {
-        let mut bytes = [0; 8];
-        self.read(gva, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Writes a 64-bit word.
-    #[inline]
-    pub fn put_u64(&mut self, gva: Gva, value: u64) -> Result<(), Fault> {
-        self.write(gva, &value.to_le_bytes())
-    }
-
     /// Reads a word of the caller's width (`xen_ulong_t`, `xen_pfn_t`).
     #[inline]
     pub fn get_word(&mut self, width: Width, gva: Gva) -> Result<u64, Fault> {
-        match width {
-            Width::W64 => self.get_u64(gva),
-            Width::W32 => self.get_u32(gva).map(u64::from),
-        }
+        let mut bytes = [0; 8];
+        let (word, _) = bytes.split_at_mut(width.word());
+        self.read(gva, word)?;
+        Ok(u64::from_le_bytes(bytes))
     }
 
     /// Writes a word of the caller's width; higher bits are cut off.
     #[inline]
     pub fn put_word(&mut self, width: Width, gva: Gva, value: u64) -> Result<(), Fault> {
-        match width {
-            Width::W64 => self.put_u64(gva, value),
-            Width::W32 => self.put_u32(gva, value as u32),
-        }
+        let bytes = value.to_le_bytes();
+        let (word, _) = bytes.split_at(width.word());
+        self.write(gva, word)
     }
 }

@@ -170,7 +170,7 @@ fn copies_cross_pages() {
     assert_eq!(memory.fetch(end, &mut [0; 15]).len(), 3);
     assert_eq!(memory.fetch(Gva(BASE + 0xffe), &mut [0; 15]).len(), 15);
     assert!(memory.fetch(Gva(BASE + 0x5000), &mut [0; 15]).is_empty());
-    assert_eq!(Errno::from(memory.get_u32(Gva(BASE + 0x8000)).unwrap_err()), Errno::Fault);
+    assert_eq!(Errno::from(memory.get_word(Width::W32, Gva(BASE + 0x8000)).unwrap_err()), Errno::Fault);
     let map = grant::Map { reference: GrantRef(7), domain: DomainId(3), ..grant::Map::default() };
     for width in [Width::W64, Width::W32] {
         memory.put(width, at, &map).unwrap();

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use trunnion_hypervisor::audit::audit;
-use trunnion_hypervisor::create::{self, Wanted};
+use trunnion_hypervisor::create;
 use trunnion_hypervisor::frames::FrameKind;
 use trunnion_hypervisor::life;
 use trunnion_hypervisor::run::{CpuLoop, Step};
@@ -461,15 +461,7 @@ impl Drop for World {
 
 /// dom0 as the core makes it, without an image: memory one to one, the authority, one vCPU.
 fn make_dom0(host: &Arc<Host>, shared: &Rc<Shared>) -> Rc<Kernel> {
-    let wanted = Wanted {
-        id: Some(DomainId::DOM0),
-        vcpus: 1,
-        max_pages: FRAMES,
-        uuid: [0; 16],
-        name: create::name("dom0"),
-        privileged: true,
-    };
-    let domain = create::create(host, &wanted).expect("a fresh host has room for dom0");
+    let domain = create::dom0(host, FRAMES).expect("a fresh host has room for dom0");
     let run = host.allocate(DOM0_ORDER, DomainId::DOM0, FrameKind::Ram).expect("a fresh host has memory");
     let first = run.start.0;
     {

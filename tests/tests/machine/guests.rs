@@ -60,3 +60,23 @@ fn a_triple_fault_ends_only_its_domain() {
     assert_eq!(ended.status, 1, "{}", ended.report());
     ended.assert_no_leaks();
 }
+
+/// The processor says next to nothing about why it refuses a state; the crash report names the rule.
+fn a_refused_entry_names_its_rule(outer: Outer) {
+    let ended = Run::new(DRIVER, outer).tiny("refused", "vcpus = 2").go(120);
+    assert!(ended.console("refused").contains("STARTING"), "{}", ended.report());
+    assert_eq!(ended.outcome("refused"), "crash", "{}", ended.report());
+    let log = ended.file("hypervisor.log");
+    assert!(log.contains("entry refused") && log.contains("CR4") && log.contains("PAE is set"), "{log}");
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn a_refused_entry_names_its_rule_on_svm() {
+    a_refused_entry_names_its_rule(QEMU_SVM);
+}
+
+#[test]
+fn a_refused_entry_names_its_rule_on_vmx() {
+    a_refused_entry_names_its_rule(BOCHS_HASWELL);
+}

@@ -7,7 +7,7 @@ use trunnion_protocol::control::{
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 
 use super::find;
-use crate::create::{self, Wanted};
+use crate::create;
 use crate::domain::stop;
 use crate::hypercall::Stop;
 use crate::life;
@@ -19,17 +19,7 @@ pub(super) fn create<M: Machine>(
     running: &mut Running<'_, M>,
     wanted: &mut CreateDomain,
 ) -> Result<(), Errno> {
-    let domain = create::create(
-        running.host,
-        &Wanted {
-            id: (wanted.domain != 0).then_some(DomainId(wanted.domain)),
-            vcpus: wanted.vcpus,
-            max_pages: wanted.max_pages,
-            uuid: wanted.uuid,
-            name: wanted.name,
-            privileged: false,
-        },
-    )?;
+    let domain = create::create(running.host, wanted)?;
     wanted.domain = domain.id.0;
     Ok(())
 }

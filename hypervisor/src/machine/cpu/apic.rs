@@ -116,18 +116,7 @@ pub fn send(to: u32, vector: u8) {
 
 /// Measures the timer against the TSC, of which `tsc_hz` is known.
 pub fn calibrate(tsc_hz: u64) -> u64 {
-    let pair = || {
-        let mut best = (u64::MAX, 0, 0);
-        for _ in 0..8 {
-            let before = tsc();
-            let count = read(CURRENT_COUNT);
-            let after = tsc();
-            if after.wrapping_sub(before) < best.0 {
-                best = (after.wrapping_sub(before), before, count);
-            }
-        }
-        (best.1, best.2)
-    };
+    let pair = || super::clock::moment(|| read(CURRENT_COUNT));
     write(INITIAL_COUNT, u32::MAX);
     // An emulator translates the code at its first turns, which takes longer than what is measured.
     for _ in 0..4 {

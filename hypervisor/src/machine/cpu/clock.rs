@@ -18,20 +18,27 @@ static HZ: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds for 2^32 TSC ticks.
 static SCALE: AtomicU64 = AtomicU64::new(0);
 
-/// The TSC and the PIT's count at one moment. An emulator may stop between two instructions, so the closest pair of several
+/// The TSC and another counter at one moment. An emulator may stop between two instructions, so the closest pair of several
 /// is taken.
-fn pair() -> (u64, u16) {
-    let mut best = (u64::MAX, 0, 0);
+pub fn moment<T: Default>(read: impl Fn() -> T) -> (u64, T) {
+    let mut best = (u64::MAX, 0, T::default());
     for _ in 0..8 {
         let before = tsc();
-        out8(COMMAND, 0x80);
-        let after = tsc();
-        let count = u16::from_le_bytes([in8(CHANNEL_2), in8(CHANNEL_2)]);
-        if after.wrapping_sub(before) < best.0 {
-            best = (after.wrapping_sub(before), before, count);
+        let count = read();
+        let took = tsc().wrapping_sub(before);
+        if took < best.0 {
+            best = (took, before, count);
         }
     }
     (best.1, best.2)
+}
+
+/// The TSC and the PIT's count.
+fn pair() -> (u64, u16) {
+    moment(|| {
+        out8(COMMAND, 0x80);
+        u16::from_le_bytes([in8(CHANNEL_2), in8(CHANNEL_2)])
+    })
 }
 
 /// Measures the TSC and starts the clock: time 0 is the TSC's 0, which is power-on.

@@ -18,8 +18,6 @@ pub struct SvmContext {
     pub(super) debug: [u64; 4],
     pub(super) tsc_aux: u64,
     pub(super) xstate: Xstate,
-    /// Loaded into the processor.
-    pub(super) is_in: bool,
     /// An NMI handler runs: from the injection to the next IRET.
     pub(super) nmi_blocked: bool,
     pub(super) nmi_wanted: bool,
@@ -37,7 +35,6 @@ impl SvmContext {
             debug: [0; 4],
             tsc_aux: 0,
             xstate: Xstate::new()?,
-            is_in: false,
             nmi_blocked: false,
             nmi_wanted: false,
             has_tsc_aux: svm.features.tsc_aux,
@@ -199,11 +196,11 @@ impl Context for SvmContext {
     }
 
     fn xcr0(&self) -> u64 {
-        self.xstate.xcr0(self.is_in)
+        Xstate::xcr0()
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        self.xstate.set_xcr0(value, self.is_in);
+        Xstate::set_xcr0(value);
     }
 
     fn set_control(&mut self, register: u8, value: u64) {
@@ -251,7 +248,6 @@ impl Context for SvmContext {
             // SAFETY: the register exists, and the host does not use it; the value was read from it or checked for it.
             unsafe { msr::write(msr::TSC_AUX, self.tsc_aux) };
         }
-        self.is_in = true;
     }
 
     fn switch_out(&mut self) {
@@ -260,6 +256,5 @@ impl Context for SvmContext {
         if self.has_tsc_aux {
             self.tsc_aux = msr::read(msr::TSC_AUX);
         }
-        self.is_in = false;
     }
 }

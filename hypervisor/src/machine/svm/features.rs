@@ -120,12 +120,7 @@ fn fill_msrs(map: &mut [u8], features: Features) {
         if msr == msr::TSC_AUX && !features.tsc_aux {
             continue;
         }
-        let (range, index) = match msr {
-            0..0x2000 => (0, msr),
-            0xc000_0000..0xc000_2000 => (0x800, msr - 0xc000_0000),
-            0xc001_0000..0xc001_2000 => (0x1000, msr - 0xc001_0000),
-            _ => continue,
-        };
+        let (range, index) = if msr < 0x2000 { (0, msr) } else { (0x800, msr - 0xc000_0000) };
         if let Some(byte) = map.get_mut(range + index as usize / 4) {
             *byte &= !(3 << (index % 4 * 2));
         }

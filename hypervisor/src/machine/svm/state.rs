@@ -52,8 +52,8 @@ pub(super) fn save(c: &SvmContext) -> VcpuState {
     }
     state.efer = c.efer();
     state.xcr0 = c.xcr0();
-    state.dr = if c.is_in { debug::read() } else { c.debug };
-    state.tsc_aux = if c.is_in && c.has_tsc_aux { msr::read(msr::TSC_AUX) } else { c.tsc_aux };
+    state.dr = debug::read();
+    state.tsc_aux = if c.has_tsc_aux { msr::read(msr::TSC_AUX) } else { 0 };
     state.interruptibility = c.get(field::SHADOW) & 1 | u64::from(c.nmi_blocked) << 2;
     state
 }
@@ -85,9 +85,5 @@ pub(super) fn load(c: &mut SvmContext, state: &VcpuState) {
     c.debug = s.dr;
     c.tsc_aux = s.tsc_aux;
     c.generation = 0;
-    c.xstate.reset();
-    c.xstate.set_xcr0(s.xcr0, false);
-    if c.is_in {
-        c.switch_in();
-    }
+    c.xstate.reset(s.xcr0);
 }

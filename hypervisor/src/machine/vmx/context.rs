@@ -1,10 +1,9 @@
 //! One vCPU: its control structure, the registers that the structure has no room for, and the extended state.
 //!
-//! A VMCS can be read and written only while it is the CPU's current one. While the vCPU is switched in, it is. For a look at
-//! one that is not, it is made current for a moment and put back into memory.
+//! A VMCS can be read and written only while it is the CPU's current one, which it is while the vCPU is switched in. A state
+//! that is loaded before waits in [`VmxContext::outside`] for the switch.
 
 use core::arch::asm;
-use core::cell::Cell;
 use trunnion_protocol::control::{Gpr, VcpuState};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
@@ -18,9 +17,6 @@ use crate::machine::cpu::{msr, tables};
 use crate::machine::page::Block;
 use crate::machine::xstate::Xstate;
 use crate::seam::{CodeMode, Context, Event, Interruptibility, OutOfHeap};
-
-/// The VMCS that this CPU has current because its vCPU is switched in; 0 for none. One CPU runs domains.
-pub(super) static CURRENT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
 /// CR0 bits that a guest changes without an exit: PE, MP, EM, TS, ET, WP, AM, PG. NE is fixed under VMX, and the cache bits
 /// do nothing there.
@@ -37,11 +33,12 @@ pub struct VmxContext {
     pub(super) gpr: [u64; 16],
     /// What neither the VMCS has nor `gpr`: CR2, debug registers, MSRs. The processor has it while the vCPU is in.
     pub(super) outside: VcpuState,
+    /// `outside` is a whole new state, which goes into the VMCS at the switch.
+    pub(super) is_new: bool,
     pub(super) has_tsc_aux: bool,
     pub(super) xstate: Xstate,
-    pub(super) is_in: bool,
     /// VMRESUME instead of VMLAUNCH.
-    pub(super) is_launched: Cell<bool>,
+    pub(super) is_launched: bool,
     pub(super) cr0_fixed: Fixed,
     pub(super) cr4_fixed: Fixed,
     pub(super) has_virtual_nmi: bool,
@@ -61,10 +58,10 @@ impl VmxContext {
             block,
             gpr: [0; 16],
             outside: VcpuState::pvh(0, 0),
+            is_new: true,
             has_tsc_aux: vmx.has_tsc_aux,
             xstate: Xstate::new()?,
-            is_in: false,
-            is_launched: Cell::new(false),
+            is_launched: false,
             cr0_fixed: vmx.cr0_fixed,
             cr4_fixed: vmx.cr4_fixed,
             has_virtual_nmi: vmx.pin & field::pin::VIRTUAL_NMI != 0,
@@ -73,56 +70,25 @@ impl VmxContext {
             epoch: 0,
             root: 0,
         };
-        // SAFETY: a VMCS that was never used must be cleared before anything else.
-        if unsafe { instruction::vmclear(context.block.address()) }.is_err() {
+        let (ours, current) = (context.block.address(), instruction::vmptrst());
+        // SAFETY: a VMCS of this processor's revision, which must be cleared before it is first used; no CPU has it current.
+        if unsafe { instruction::vmclear(ours).and_then(|()| instruction::vmptrld(ours)) }.is_err() {
             return Err(OutOfHeap);
         }
-        context.with(|| {
-            controls(vmx, hardware);
-            host();
-        });
+        controls(vmx, hardware);
+        host();
+        // SAFETY: it goes back into memory, and the one of the vCPU that is switched in, if any, is current again.
+        let _ = unsafe { instruction::vmclear(ours).and_then(|()| instruction::vmptrld(current)) };
         Ok(context)
-    }
-
-    /// Runs `f` with this VMCS current.
-    #[inline]
-    pub(super) fn with<R>(&self, f: impl FnOnce() -> R) -> R {
-        if self.is_in { f() } else { self.with_other(f) }
-    }
-
-    #[cold]
-    fn with_other<R>(&self, f: impl FnOnce() -> R) -> R {
-        let ours = self.block.address();
-        // SAFETY: the page is a cleared VMCS of this processor's revision that no CPU has current.
-        let _ = unsafe { instruction::vmptrld(ours) };
-        let result = f();
-        // SAFETY: as above; afterwards it is back in memory, and the one of the switched-in vCPU is current again.
-        unsafe {
-            let _ = instruction::vmclear(ours);
-            let current = CURRENT.load(core::sync::atomic::Ordering::Relaxed);
-            if current != 0 {
-                let _ = instruction::vmptrld(current);
-            }
-        }
-        self.is_launched.set(false);
-        result
-    }
-
-    pub(super) fn get(&self, field: u32) -> u64 {
-        self.with(|| vmread(field))
-    }
-
-    pub(super) fn set(&mut self, field: u32, value: u64) {
-        self.with(|| vmwrite(field, value));
     }
 
     /// Long mode is active when paging and LME are both on; the entry controls must agree.
     pub(super) fn set_long_mode(&mut self, efer: u64, cr0: u64) {
         let active = efer & msr::EFER_LME != 0 && cr0 & 1 << 31 != 0;
-        self.set(field::GUEST_EFER, efer & !msr::EFER_LMA | if active { msr::EFER_LMA } else { 0 });
-        let entry = self.get(field::ENTRY_CONTROLS) & !u64::from(field::entry::LONG_MODE);
+        vmwrite(field::GUEST_EFER, efer & !msr::EFER_LMA | if active { msr::EFER_LMA } else { 0 });
+        let entry = vmread(field::ENTRY_CONTROLS) & !u64::from(field::entry::LONG_MODE);
         let bit = if active { u64::from(field::entry::LONG_MODE) } else { 0 };
-        self.set(field::ENTRY_CONTROLS, entry | bit);
+        vmwrite(field::ENTRY_CONTROLS, entry | bit);
     }
 }
 
@@ -196,7 +162,7 @@ impl Context for VmxContext {
     #[inline]
     fn gpr(&self, register: Gpr) -> u64 {
         match register {
-            Gpr::Rsp => self.get(field::GUEST_RSP),
+            Gpr::Rsp => vmread(field::GUEST_RSP),
             other => self.gpr[other as usize & 15],
         }
     }
@@ -204,152 +170,139 @@ impl Context for VmxContext {
     #[inline]
     fn set_gpr(&mut self, register: Gpr, value: u64) {
         match register {
-            Gpr::Rsp => self.set(field::GUEST_RSP, value),
+            Gpr::Rsp => vmwrite(field::GUEST_RSP, value),
             other => self.gpr[other as usize & 15] = value,
         }
     }
 
     fn rip(&self) -> u64 {
-        self.get(field::GUEST_RIP)
+        vmread(field::GUEST_RIP)
     }
 
     fn set_rip(&mut self, value: u64) {
-        self.with(|| {
-            vmwrite(field::GUEST_RIP, value);
-            let old = vmread(field::INTERRUPTIBILITY);
-            if old & u64::from(field::SHADOW) != 0 {
-                vmwrite(field::INTERRUPTIBILITY, old & !u64::from(field::SHADOW));
-            }
-        });
+        vmwrite(field::GUEST_RIP, value);
+        let old = vmread(field::INTERRUPTIBILITY);
+        if old & u64::from(field::SHADOW) != 0 {
+            vmwrite(field::INTERRUPTIBILITY, old & !u64::from(field::SHADOW));
+        }
     }
 
     fn rflags(&self) -> u64 {
-        self.get(field::GUEST_RFLAGS)
+        vmread(field::GUEST_RFLAGS)
     }
 
     fn cr0(&self) -> u64 {
-        self.with(|| {
-            let mask = vmread(field::CR0_MASK);
-            vmread(field::GUEST_CR0) & !mask | vmread(field::CR0_SHADOW) & mask
-        })
+        let mask = vmread(field::CR0_MASK);
+        vmread(field::GUEST_CR0) & !mask | vmread(field::CR0_SHADOW) & mask
     }
 
     fn cr3(&self) -> u64 {
-        self.get(field::GUEST_CR3)
+        vmread(field::GUEST_CR3)
     }
 
     fn cr4(&self) -> u64 {
-        self.with(|| {
-            let mask = vmread(field::CR4_MASK);
-            vmread(field::GUEST_CR4) & !mask | vmread(field::CR4_SHADOW) & mask
-        })
+        let mask = vmread(field::CR4_MASK);
+        vmread(field::GUEST_CR4) & !mask | vmread(field::CR4_SHADOW) & mask
     }
 
     fn efer(&self) -> u64 {
-        self.get(field::GUEST_EFER)
+        vmread(field::GUEST_EFER)
     }
 
     fn set_efer(&mut self, value: u64) {
-        let cr0 = self.get(field::GUEST_CR0);
+        let cr0 = vmread(field::GUEST_CR0);
         self.set_long_mode(value, cr0);
     }
 
     fn set_cr2(&mut self, value: u64) {
-        self.outside.cr2 = value;
-        if self.is_in {
-            // SAFETY: the host takes no page faults that it survives; CR2 is the guest's.
-            unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack)) };
-        }
+        // SAFETY: the host takes no page faults that it survives; CR2 is the guest's.
+        unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack)) };
     }
 
     fn cpl(&self) -> u8 {
-        (self.get(field::GUEST_SS_RIGHTS) >> 5) as u8 & 3
+        (vmread(field::GUEST_SS_RIGHTS) >> 5) as u8 & 3
     }
 
     fn mode(&self) -> CodeMode {
-        self.with(|| {
-            let cs = vmread(field::GUEST_CS_RIGHTS);
-            if cs & 1 << 13 != 0 && vmread(field::GUEST_EFER) & msr::EFER_LMA != 0 {
-                CodeMode::Bits64
-            } else if vmread(field::GUEST_CR0) & 1 == 0 || vmread(field::GUEST_RFLAGS) & 1 << 17 != 0 {
-                CodeMode::Real
-            } else if cs & 1 << 14 != 0 {
-                CodeMode::Bits32
-            } else {
-                CodeMode::Bits16
-            }
-        })
+        let cs = vmread(field::GUEST_CS_RIGHTS);
+        if cs & 1 << 13 != 0 && vmread(field::GUEST_EFER) & msr::EFER_LMA != 0 {
+            CodeMode::Bits64
+        } else if vmread(field::GUEST_CR0) & 1 == 0 || vmread(field::GUEST_RFLAGS) & 1 << 17 != 0 {
+            CodeMode::Real
+        } else if cs & 1 << 14 != 0 {
+            CodeMode::Bits32
+        } else {
+            CodeMode::Bits16
+        }
     }
 
     fn code_base(&self) -> u64 {
-        if self.mode() == CodeMode::Bits64 { 0 } else { self.get(field::GUEST_CS_BASE) }
+        if self.mode() == CodeMode::Bits64 { 0 } else { vmread(field::GUEST_CS_BASE) }
     }
 
     fn interruptibility(&self) -> Interruptibility {
-        self.with(|| {
-            let held = vmread(field::INTERRUPTIBILITY) as u32;
-            Interruptibility {
-                interrupts_enabled: vmread(field::GUEST_RFLAGS) & 1 << 9 != 0,
-                shadow: held & field::SHADOW != 0,
-                nmi_blocked: held & field::NMI_BLOCKED != 0,
-                event_set: vmread(field::ENTRY_EVENT) as u32 & field::EVENT_VALID != 0,
-            }
-        })
+        let held = vmread(field::INTERRUPTIBILITY) as u32;
+        Interruptibility {
+            interrupts_enabled: vmread(field::GUEST_RFLAGS) & 1 << 9 != 0,
+            shadow: held & field::SHADOW != 0,
+            nmi_blocked: held & field::NMI_BLOCKED != 0,
+            event_set: vmread(field::ENTRY_EVENT) as u32 & field::EVENT_VALID != 0,
+        }
     }
 
     fn inject(&mut self, event: Event) {
-        super::inject::inject(self, event);
+        super::inject::inject(event);
     }
 
     fn set_interrupt_window(&mut self, wanted: bool) {
-        super::inject::window(self, field::primary::INTERRUPT_WINDOW, wanted);
+        super::inject::window(field::primary::INTERRUPT_WINDOW, wanted);
     }
 
     fn set_nmi_window(&mut self, wanted: bool) {
         if self.has_virtual_nmi {
-            super::inject::window(self, field::primary::NMI_WINDOW, wanted);
+            super::inject::window(field::primary::NMI_WINDOW, wanted);
         }
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {
-        self.set(field::TSC_OFFSET, offset);
+        vmwrite(field::TSC_OFFSET, offset);
     }
 
     fn msr(&self, msr: u32) -> Option<u64> {
-        (msr == msr::PAT).then(|| self.get(field::GUEST_PAT))
+        (msr == msr::PAT).then(|| vmread(field::GUEST_PAT))
     }
 
     fn set_msr(&mut self, msr: u32, value: u64) -> Option<()> {
-        (msr == msr::PAT && is_pat(value)).then(|| self.set(field::GUEST_PAT, value))
+        (msr == msr::PAT && is_pat(value)).then(|| vmwrite(field::GUEST_PAT, value))
     }
 
     fn xcr0(&self) -> u64 {
-        self.xstate.xcr0(self.is_in)
+        Xstate::xcr0()
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        self.xstate.set_xcr0(value, self.is_in);
+        Xstate::set_xcr0(value);
     }
 
     fn set_control(&mut self, register: u8, value: u64) {
         match register {
             0 => {
-                let old = self.get(field::GUEST_CR0);
-                self.set(field::GUEST_CR0, self.cr0_fixed.adjust(value));
-                self.set(field::CR0_SHADOW, value);
-                let efer = self.get(field::GUEST_EFER);
+                let old = vmread(field::GUEST_CR0);
+                vmwrite(field::GUEST_CR0, self.cr0_fixed.adjust(value));
+                vmwrite(field::CR0_SHADOW, value);
+                let efer = vmread(field::GUEST_EFER);
                 self.set_long_mode(efer, value);
                 if old & 1 << 31 == 0 && value & 1 << 31 != 0 {
                     super::state::load_directory_pointers(self);
                 }
             }
             3 => {
-                self.set(field::GUEST_CR3, value);
+                vmwrite(field::GUEST_CR3, value);
                 super::state::load_directory_pointers(self);
             }
             4 => {
-                self.set(field::GUEST_CR4, self.cr4_fixed.adjust(value));
-                self.set(field::CR4_SHADOW, value);
+                vmwrite(field::GUEST_CR4, self.cr4_fixed.adjust(value));
+                vmwrite(field::CR4_SHADOW, value);
                 super::state::load_directory_pointers(self);
             }
             // CR8 is the task priority, which the core keeps in its local APIC.
@@ -368,15 +321,16 @@ impl Context for VmxContext {
     }
 
     fn load(&mut self, state: &VcpuState) {
-        super::state::load(self, state);
+        self.outside = *state;
+        self.is_new = true;
     }
 
     fn switch_in(&mut self) {
-        let ours = self.block.address();
         // SAFETY: the page is this vCPU's VMCS, which no CPU has current; `switch_out` clears it before it may move.
-        let _ = unsafe { instruction::vmptrld(ours) };
-        CURRENT.store(ours, core::sync::atomic::Ordering::Relaxed);
-        self.is_in = true;
+        let _ = unsafe { instruction::vmptrld(self.block.address()) };
+        if self.is_new {
+            super::state::enter(self);
+        }
         super::state::load_live(self);
     }
 
@@ -384,9 +338,7 @@ impl Context for VmxContext {
         super::state::save_live(self);
         // SAFETY: as above.
         let _ = unsafe { instruction::vmclear(self.block.address()) };
-        CURRENT.store(0, core::sync::atomic::Ordering::Relaxed);
-        self.is_launched.set(false);
-        self.is_in = false;
+        self.is_launched = false;
     }
 }
 
@@ -395,8 +347,5 @@ impl Drop for VmxContext {
         // The processor may hold parts of a current VMCS: they must not be written to memory that is somebody else's by then.
         // SAFETY: the page is a VMCS of ours.
         let _ = unsafe { instruction::vmclear(self.block.address()) };
-        if self.is_in {
-            CURRENT.store(0, core::sync::atomic::Ordering::Relaxed);
-        }
     }
 }

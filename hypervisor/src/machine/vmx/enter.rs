@@ -87,10 +87,10 @@ pub(super) fn enter(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn
     }
     // SAFETY: the registers are this context's, which the caller has for itself, and `switch_in` made its VMCS current. The guest
     // reaches no memory but through the EPT, which the core keeps.
-    let failed = unsafe { run(context.gpr.as_mut_ptr(), context.is_launched.get().into()) };
+    let failed = unsafe { run(context.gpr.as_mut_ptr(), context.is_launched.into()) };
     if failed != 0 {
         return exit::refused(context, instruction::vmread(field::INSTRUCTION_ERROR));
     }
-    context.is_launched.set(true);
+    context.is_launched = true;
     exit::decode(cpu, context)
 }

@@ -37,11 +37,11 @@ pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
         }
         0 => exception(),
         7 => {
-            inject::window(context, field::primary::INTERRUPT_WINDOW, false);
+            inject::window(field::primary::INTERRUPT_WINDOW, false);
             Exit::InterruptWindow
         }
         8 => {
-            inject::window(context, field::primary::NMI_WINDOW, false);
+            inject::window(field::primary::NMI_WINDOW, false);
             Exit::NmiWindow
         }
         2 => Exit::TripleFault,

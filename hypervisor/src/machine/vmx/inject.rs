@@ -1,23 +1,22 @@
 //! Events for the guest's next entry, and the windows in which it can take one (SDM 3, 26.6 and 26.7.5).
 
-use super::context::VmxContext;
 use super::control as field;
 use super::instruction::{vmread, vmwrite};
 use crate::seam::Event;
 
-pub(super) fn inject(context: &mut VmxContext, event: Event) {
+pub(super) fn inject(event: Event) {
     let value = match event {
         Event::Interrupt(vector) => field::EVENT_INTERRUPT | vector as u32,
         Event::Nmi => field::EVENT_NMI | 2,
         Event::Exception(vector, None) => field::EVENT_EXCEPTION | vector as u32,
         Event::Exception(vector, Some(error)) => {
-            context.set(field::ENTRY_ERROR, error.into());
+            vmwrite(field::ENTRY_ERROR, error.into());
             // In real mode exceptions have no error codes, and an entry with one is refused.
-            let flag = if context.get(field::GUEST_CR0) & 1 != 0 { field::EVENT_ERROR } else { 0 };
+            let flag = if vmread(field::GUEST_CR0) & 1 != 0 { field::EVENT_ERROR } else { 0 };
             field::EVENT_EXCEPTION | flag | vector as u32
         }
     };
-    context.set(field::ENTRY_EVENT, (field::EVENT_VALID | value).into());
+    vmwrite(field::ENTRY_EVENT, (field::EVENT_VALID | value).into());
 }
 
 /// Sets the event again whose delivery an exit cut off; the current VMCS is the context's.
@@ -40,12 +39,10 @@ pub(super) fn reinject() {
 }
 
 /// Sets or clears one of the window-exiting controls.
-pub(super) fn window(context: &mut VmxContext, control: u32, wanted: bool) {
-    context.with(|| {
-        let old = vmread(field::PROCESSOR_CONTROLS) as u32;
-        let new = if wanted { old | control } else { old & !control };
-        if new != old {
-            vmwrite(field::PROCESSOR_CONTROLS, new.into());
-        }
-    });
+pub(super) fn window(control: u32, wanted: bool) {
+    let old = vmread(field::PROCESSOR_CONTROLS) as u32;
+    let new = if wanted { old | control } else { old & !control };
+    if new != old {
+        vmwrite(field::PROCESSOR_CONTROLS, new.into());
+    }
 }

@@ -37,6 +37,14 @@ by_pointer! {
     vmptrld, "vmptrld"
 }
 
+/// The current VMCS; all ones when there is none.
+pub(super) fn vmptrst() -> u64 {
+    let mut address = 0u64;
+    // SAFETY: stores a pointer into the variable.
+    unsafe { asm!("vmptrst [{}]", in(reg) &raw mut address, options(nostack)) };
+    address
+}
+
 /// Reads a field of the current VMCS.
 #[inline]
 pub(super) fn vmread(field: u32) -> u64 {

@@ -81,82 +81,73 @@ pub(super) fn save_live(c: &mut VmxContext) {
 
 pub(super) fn save(c: &VmxContext) -> VcpuState {
     let mut state = c.outside;
-    if c.is_in {
-        read_live(c, &mut state);
-    }
+    read_live(c, &mut state);
     state.gpr = c.gpr;
     (state.cr0, state.cr4, state.xcr0) = (c.cr0(), c.cr4(), c.xcr0());
-    c.with(|| {
-        for (field, register) in PLAIN {
-            *register(&mut state) = vmread(field);
-        }
-        state.efer = vmread(field::GUEST_EFER);
-        let held = vmread(field::INTERRUPTIBILITY);
-        state.interruptibility = held & 3 | held >> 1 & 4;
-        for (index, segment) in (0..).step_by(2).zip(state.segments()) {
-            *segment = Segment {
-                selector: vmread(field::GUEST_ES + index) as u16,
-                attributes: attributes(vmread(field::GUEST_ES_RIGHTS + index) as u32),
-                limit: vmread(field::GUEST_ES_LIMIT + index) as u32,
-                base: vmread(field::GUEST_ES_BASE + index),
-            };
-        }
-    });
+    for (field, register) in PLAIN {
+        *register(&mut state) = vmread(field);
+    }
+    state.efer = vmread(field::GUEST_EFER);
+    let held = vmread(field::INTERRUPTIBILITY);
+    state.interruptibility = held & 3 | held >> 1 & 4;
+    for (index, segment) in (0..).step_by(2).zip(state.segments()) {
+        *segment = Segment {
+            selector: vmread(field::GUEST_ES + index) as u16,
+            attributes: attributes(vmread(field::GUEST_ES_RIGHTS + index) as u32),
+            limit: vmread(field::GUEST_ES_LIMIT + index) as u32,
+            base: vmread(field::GUEST_ES_BASE + index),
+        };
+    }
     state
 }
 
-pub(super) fn load(c: &mut VmxContext, state: &VcpuState) {
-    c.gpr = state.gpr;
-    c.outside = *state;
-    let mut s = *state;
+/// Puts a new state into the VMCS.
+pub(super) fn enter(c: &mut VmxContext) {
+    let mut s = c.outside;
     s.rflags |= 2;
+    c.gpr = s.gpr;
     let (cr0, cr4) = (c.cr0_fixed.adjust(s.cr0), c.cr4_fixed.adjust(s.cr4));
-    c.with(|| {
-        for (field, register) in PLAIN {
-            vmwrite(field, *register(&mut s));
-        }
-        for (field, value) in [
-            (field::GUEST_CR0, cr0),
-            (field::CR0_SHADOW, s.cr0),
-            (field::GUEST_CR4, cr4),
-            (field::CR4_SHADOW, s.cr4),
-            (field::INTERRUPTIBILITY, s.interruptibility & 3 | (s.interruptibility & 4) << 1),
-            (field::ACTIVITY, 0),
-            (field::PENDING_DEBUG, 0),
-            (field::ENTRY_EVENT, 0),
-        ] {
-            vmwrite(field, value);
-        }
-        for (index, segment) in (0..).step_by(2).zip(s.segments()) {
-            vmwrite(field::GUEST_ES + index, segment.selector.into());
-            vmwrite(field::GUEST_ES_RIGHTS + index, rights(segment.attributes).into());
-            vmwrite(field::GUEST_ES_LIMIT + index, segment.limit.into());
-            vmwrite(field::GUEST_ES_BASE + index, segment.base);
-        }
-    });
+    for (field, register) in PLAIN {
+        vmwrite(field, *register(&mut s));
+    }
+    for (field, value) in [
+        (field::GUEST_CR0, cr0),
+        (field::CR0_SHADOW, s.cr0),
+        (field::GUEST_CR4, cr4),
+        (field::CR4_SHADOW, s.cr4),
+        (field::INTERRUPTIBILITY, s.interruptibility & 3 | (s.interruptibility & 4) << 1),
+        (field::ACTIVITY, 0),
+        (field::PENDING_DEBUG, 0),
+        (field::ENTRY_EVENT, 0),
+    ] {
+        vmwrite(field, value);
+    }
+    for (index, segment) in (0..).step_by(2).zip(s.segments()) {
+        vmwrite(field::GUEST_ES + index, segment.selector.into());
+        vmwrite(field::GUEST_ES_RIGHTS + index, rights(segment.attributes).into());
+        vmwrite(field::GUEST_ES_LIMIT + index, segment.limit.into());
+        vmwrite(field::GUEST_ES_BASE + index, segment.base);
+    }
     c.set_long_mode(s.efer, s.cr0);
     c.generation = 0;
-    c.xstate.reset();
-    c.xstate.set_xcr0(s.xcr0, false);
-    if c.is_in {
-        load_live(c);
-    }
+    c.xstate.reset(s.xcr0);
+    c.is_new = false;
 }
 
 /// Under PAE paging the processor keeps the four directory pointers in registers, which MOV to a control register loads; a
 /// move that the core carries out loads them here (SDM 3, 4.4.1).
 pub(super) fn load_directory_pointers(c: &mut VmxContext) {
-    let (cr0, cr4) = (c.get(field::GUEST_CR0), c.get(field::GUEST_CR4));
-    if cr0 & 1 << 31 == 0 || cr4 & 1 << 5 == 0 || c.get(field::GUEST_EFER) & msr::EFER_LMA != 0 {
+    let (cr0, cr4) = (vmread(field::GUEST_CR0), vmread(field::GUEST_CR4));
+    if cr0 & 1 << 31 == 0 || cr4 & 1 << 5 == 0 || vmread(field::GUEST_EFER) & msr::EFER_LMA != 0 {
         return;
     }
-    let table = c.get(field::GUEST_CR3) & 0xffff_ffe0;
+    let table = vmread(field::GUEST_CR3) & 0xffff_ffe0;
     let Some(host) = second_level(c.root, table) else { return };
     for index in 0..4 {
         // SAFETY: the second-level table maps only frames that the core has references to for this guest, all of RAM is mapped
         // one to one, and an aligned word does not leave its page.
         let entry = unsafe { ((host + 8 * u64::from(index)) as *const u64).read_volatile() };
-        c.set(field::GUEST_PDPTE0 + 2 * index, entry);
+        vmwrite(field::GUEST_PDPTE0 + 2 * index, entry);
     }
 }
 
