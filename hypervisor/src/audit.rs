@@ -103,7 +103,7 @@ fn map<M: Machine>(
                         || kind == FrameKind::Ram && host.frames.owner(mfn) == Some(domain.id)
                 }
                 Kind::Special => host.frames.owner(mfn) == Some(domain.id),
-                Kind::Foreign | Kind::Grant => host.frames.references(mfn) > 0,
+                Kind::Grant => host.frames.references(mfn) > 0,
                 Kind::Device => true,
             };
             audit.mismatches += u64::from(!good);

@@ -3,14 +3,15 @@
 //! Each is guarded by a version word or an update flag, so that a guest that reads while it is written notices. The guest
 //! may write these pages as well; nothing is ever read back from them but the version, whose value does not matter.
 
-use crate::prelude::*;
-use core::sync::atomic::fence;
+use core::sync::atomic::{AtomicU32, fence};
 
 use trunnion_protocol::layout::Layout;
-use trunnion_protocol::shared::{OutOfPage, SharedPage};
+use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::shared_info::{
     RUNSTATE_UPDATE_FLAG, RunState, Runstate, TIME_STABLE, TimeInfo, wall_clock, wall_clock_high,
 };
+
+use crate::prelude::*;
 
 /// How a guest turns its counter into nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,16 +43,19 @@ impl Scale {
     }
 }
 
-/// Writes a clock structure at a byte offset, which must be a multiple of four. The version in `time` is not used.
-pub fn write_time(page: &SharedPage, offset: usize, time: &TimeInfo) -> Result<(), OutOfPage> {
-    let version = page.word_at(offset).ok_or(OutOfPage)?;
+/// Writes a clock structure: its version word, and by `write` what follows it. The version in `time` is not used.
+pub fn write_time<E>(
+    version: &AtomicU32,
+    time: &TimeInfo,
+    write: impl FnOnce(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut bytes = TimeInfo::ZEROED;
-    time.encode(Width::W64, &mut bytes).ok_or(OutOfPage)?;
+    let _ = time.encode(Width::W64, &mut bytes);
     let (_, body) = bytes.split_at(4);
     let odd = version.load(Ordering::Relaxed) | 1;
     version.store(odd, Ordering::Relaxed);
     fence(Ordering::Release);
-    let result = page.copy_in(offset + 4, body);
+    let result = write(body);
     version.store(odd.wrapping_add(1), Ordering::Release);
     result
 }
@@ -140,6 +144,8 @@ pub fn write_runstate<E>(
 
 #[cfg(test)]
 mod tests {
+    use trunnion_protocol::shared::OutOfPage;
+
     use super::*;
 
     #[test]
@@ -160,20 +166,24 @@ mod tests {
     fn versions_count_up_in_twos() {
         let page = SharedPage::zeroed();
         let time = Scale::new(1_000_000, false).at(5, HostTime(6));
-        write_time(&page, 32, &time).unwrap();
+        let write = |at| {
+            let version = page.word_at(at).ok_or(OutOfPage)?;
+            write_time(version, &time, |body| page.copy_in(at + 4, body))
+        };
+        write(32).unwrap();
         let read = |offset| {
             let bytes: [u8; 32] = page.load(offset).unwrap();
             TimeInfo::decode(Width::W64, &bytes).unwrap()
         };
         assert_eq!(read(32), TimeInfo { version: 2, ..time });
-        write_time(&page, 32, &time).unwrap();
+        write(32).unwrap();
         assert_eq!(read(32).version, 4);
         // A guest that leaves an odd version there is put right.
         page.store(32, &u32::MAX).unwrap();
-        write_time(&page, 32, &time).unwrap();
+        write(32).unwrap();
         assert_eq!(read(32).version, 0);
-        assert_eq!(write_time(&page, 4096 - 28, &time), Err(OutOfPage));
-        assert_eq!(write_time(&page, 33, &time), Err(OutOfPage));
+        assert_eq!(write(4096 - 28), Err(OutOfPage));
+        assert_eq!(write(33), Err(OutOfPage));
         write_wall_clock(&page, Width::W64, (1 << 32) * 1_000_000_000 + 7);
         assert_eq!(page.load::<[u32; 4]>(3072), Ok([2, 0, 7, 1]));
         write_wall_clock(&page, Width::W32, 1_600_000_000_123_456_789);

@@ -248,8 +248,6 @@ pub struct FakeContext {
     pub taken: Vec<u8>,
     /// An interrupt window is asked for.
     pub window: Cell<bool>,
-    /// What decode assists saved of the instruction.
-    pub bytes: Vec<u8>,
     number: u64,
     tsc_offset: u64,
 }
@@ -261,7 +259,6 @@ impl FakeContext {
             event: None,
             taken: Vec::new(),
             window: Cell::new(false),
-            bytes: Vec::new(),
             number,
             tsc_offset: 0,
         }
@@ -392,9 +389,6 @@ impl Context for FakeContext {
             3 => self.state.cr3 = value,
             _ => self.state.cr4 = value,
         }
-    }
-    fn instruction_bytes(&self) -> &[u8] {
-        &self.bytes
     }
     fn save(&self) -> VcpuState {
         self.state

@@ -158,15 +158,13 @@ impl<M: Machine> Host<M> {
 
     /// Allocates 2^`order` frames full of zeroes.
     pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
-        let run = self.frames.allocate(order, owner, kind)?;
-        self.scrub(run);
-        Some(run)
+        self.allocate_some(order, owner, kind, u32::MAX).ok()
     }
 
     /// As [`Host::allocate`], from frames below `limit`. For boot.
     pub fn allocate_below(&self, order: u32, limit: Mfn, owner: DomainId, kind: FrameKind) -> Option<Run> {
         let run = self.frames.allocate_below(order, limit, owner, kind)?;
-        self.scrub(run);
+        self.frames.scrub_run(run, u32::MAX, |mfn| self.scrub(mfn));
         Some(run)
     }
 
@@ -180,23 +178,29 @@ impl<M: Machine> Host<M> {
         budget: u32,
     ) -> Result<Run, bool> {
         let run = self.frames.allocate(order, owner, kind).ok_or(false)?;
-        if self.scrub_some(run, budget) {
+        if self.frames.scrub_run(run, budget, |mfn| self.scrub(mfn)) {
             return Ok(run);
         }
         self.frames.give_back(run);
         Err(true)
     }
 
-    fn scrub_some(&self, run: Run, budget: u32) -> bool {
-        self.frames.scrub_run(run, budget, |mfn| {
-            if let Some(page) = self.machine.page(mfn) {
-                page.fill_zero();
-            }
-        })
+    /// Fills a frame with zeroes.
+    pub(crate) fn scrub(&self, mfn: Mfn) {
+        if let Some(page) = self.machine.page(mfn) {
+            page.fill_zero();
+        }
     }
 
-    fn scrub(&self, run: Run) {
-        self.scrub_some(run, u32::MAX);
+    /// Makes a CPU that is in guest mode leave it once.
+    pub(crate) fn drive_out(&self, cpu: &PerCpu<M>) {
+        let crossing = cpu.crossings.load(Ordering::SeqCst);
+        if crossing & 1 != 0 {
+            self.machine.kick(cpu.id);
+            while cpu.crossings.load(Ordering::SeqCst) == crossing {
+                core::hint::spin_loop();
+            }
+        }
     }
 
     /// One frame full of zeroes.

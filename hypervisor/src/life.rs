@@ -82,17 +82,11 @@ fn halt<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
     let here = host.machine.this_cpu();
     for vcpu in &domain.vcpus {
         let cpu = host.cpu_of(vcpu);
-        if vcpu.state.activity() != Activity::Running {
-            continue;
-        }
-        cpu.queue.pick_again();
-        if cpu.id == here {
-            continue;
-        }
-        host.machine.kick(cpu.id);
-        let crossing = cpu.crossings.load(Ordering::SeqCst);
-        while crossing & 1 != 0 && cpu.crossings.load(Ordering::SeqCst) == crossing {
-            core::hint::spin_loop();
+        if vcpu.state.activity() == Activity::Running {
+            cpu.queue.pick_again();
+            if cpu.id != here {
+                host.drive_out(cpu);
+            }
         }
     }
 }

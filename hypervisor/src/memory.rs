@@ -76,6 +76,12 @@ pub fn lookup<'h, M: Machine>(host: &'h Host<M>, domain: &Domain<M>, gfn: Gfn) -
     Some((host.frames.hold(leaf.mfn)?, leaf))
 }
 
+/// A page of the domain's own memory that it may write, held.
+pub fn writable<'h, M: Machine>(host: &'h Host<M>, domain: &Domain<M>, gfn: Gfn) -> Option<Held<'h>> {
+    let (held, leaf) = lookup(host, domain, gfn)?;
+    (leaf.kind == Kind::Ram && leaf.rights.contains(Rights::WRITE)).then_some(held)
+}
+
 /// Makes every CPU forget translations that were taken out of a domain's tables, then gives the tables back that are no
 /// longer used. Frames that were mapped may be given back after this.
 pub fn flush<M: Machine>(host: &Host<M>, domain: &Domain<M>, stale: Stale) {
@@ -94,13 +100,7 @@ pub fn flush_translations<M: Machine>(host: &Host<M>, domain: &Domain<M>, stale:
         // A CPU that enters from now on sees the new number. One that is inside has to leave once.
         let here = host.machine.this_cpu();
         for cpu in host.cpus().iter().filter(|cpu| cpu.id != here) {
-            let crossing = cpu.crossings.load(Ordering::SeqCst);
-            if crossing & 1 != 0 {
-                host.machine.kick(cpu.id);
-                while cpu.crossings.load(Ordering::SeqCst) == crossing {
-                    core::hint::spin_loop();
-                }
-            }
+            host.drive_out(cpu);
         }
     }
     stale.release(&host.table_pool(domain.id));

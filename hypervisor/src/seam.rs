@@ -276,8 +276,6 @@ pub trait Context: Send {
     fn set_xcr0(&mut self, value: u64);
     /// Completes an intercepted access to a control register with a value that was checked.
     fn set_control(&mut self, register: u8, value: u64);
-    /// Bytes of the instruction that caused the last exit, if the processor saved them (decode assists).
-    fn instruction_bytes(&self) -> &[u8];
     /// The whole state.
     fn save(&self) -> VcpuState;
     /// Replaces the whole state.

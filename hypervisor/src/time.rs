@@ -5,13 +5,13 @@
 
 use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::layout::Layout;
+use trunnion_protocol::shared::SharedPage;
 use trunnion_protocol::shared_info::{RunState, Runstate, TimeInfo, vcpu::TIME};
 
 use crate::clock::{self, Account};
 use crate::memory;
 use crate::prelude::*;
 use crate::schedule::Activity;
-use crate::second_level::{Kind, Rights};
 
 /// Bytes of guest memory that the core writes later: one page, or the end of one and the start of the next.
 #[derive(Clone, Copy)]
@@ -36,22 +36,32 @@ impl Default for Areas {
 }
 
 impl Area {
+    /// The page that holds byte `at`, and where it is there.
+    fn place<'h, M: Machine>(&self, host: &'h Host<M>, at: usize) -> Option<(&'h SharedPage, usize)> {
+        let at = self.offset + at;
+        let (frame, at) = if at < PAGE_SIZE { (self.first, at) } else { (self.second?, at - PAGE_SIZE) };
+        Some((host.machine.page(frame)?, at))
+    }
+
     fn write<M: Machine>(&self, host: &Host<M>, at: usize, bytes: &[u8]) -> Result<(), Errno> {
-        let start = self.offset + at;
-        let room = PAGE_SIZE.saturating_sub(start).min(bytes.len());
+        let room = PAGE_SIZE.saturating_sub(self.offset + at).min(bytes.len());
         let (here, there) = bytes.split_at(room);
-        if !here.is_empty() {
-            host.machine
-                .page(self.first)
-                .ok_or(Errno::Fault)?
-                .copy_in(start, here)
-                .map_err(|_| Errno::Fault)?;
-        }
-        if !there.is_empty() {
-            let page = self.second.and_then(|mfn| host.machine.page(mfn)).ok_or(Errno::Fault)?;
-            page.copy_in(start.saturating_sub(PAGE_SIZE), there).map_err(|_| Errno::Fault)?;
+        for (at, part) in [(at, here), (at + room, there)] {
+            if !part.is_empty() {
+                let (page, at) = self.place(host, at).ok_or(Errno::Fault)?;
+                page.copy_in(at, part).map_err(|_| Errno::Fault)?;
+            }
         }
         Ok(())
+    }
+
+    /// Areas begin at a multiple of four bytes, so the version is one word wherever the rest is.
+    fn write_time<M: Machine>(&self, host: &Host<M>, time: &TimeInfo) {
+        if let Some((page, at)) = self.place(host, 0)
+            && let Some(version) = page.word_at(at)
+        {
+            let _ = clock::write_time(version, time, |body| self.write(host, 4, body));
+        }
     }
 
     fn release<M: Machine>(self, host: &Host<M>) {
@@ -86,33 +96,13 @@ fn time_now<M: Machine>(host: &Host<M>, domain: &Domain<M>) -> TimeInfo {
 /// Writes a vCPU's clock.
 pub fn update<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
     let time = time_now(host, &at.domain);
-    let (frame, offset) = vcpu.info_place();
-    if let Some(page) = host.machine.page(frame) {
-        let _ = clock::write_time(page, offset + TIME, &time);
-    }
+    let (first, offset) = vcpu.info_place();
+    let own = Area { first, second: None, offset: offset + TIME, width: Width::W64 };
+    own.write_time(host, &time);
     let area = vcpu.areas.lock().time;
     if let Some(area) = area {
-        write_time_area(host, &area, &time);
+        area.write_time(host, &time);
     }
-}
-
-/// The second copy of the clock may cross pages, so its version is written as bytes, in the same order.
-fn write_time_area<M: Machine>(host: &Host<M>, area: &Area, time: &TimeInfo) {
-    if area.second.is_none()
-        && let Some(page) = host.machine.page(area.first)
-    {
-        let _ = clock::write_time(page, area.offset, time);
-        return;
-    }
-    let mut bytes = TimeInfo::ZEROED;
-    let _ = time.encode(area.width, &mut bytes);
-    let (version, body) = bytes.split_at(4);
-    let _ = version;
-    let _ = area.write(host, 0, &1u32.to_le_bytes());
-    core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
-    let _ = area.write(host, 4, body);
-    core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
-    let _ = area.write(host, 0, &2u32.to_le_bytes());
 }
 
 /// A CPU has loaded the vCPU.
@@ -215,10 +205,7 @@ fn hold_area<M: Machine>(
 
 fn hold_page<M: Machine>(running: &mut Running<'_, M>, address: Gva) -> Result<Mfn, Errno> {
     let gpa = running.with_memory(|memory| memory.gpa(address, true)).map_err(|_| Errno::Fault)?;
-    let (held, leaf) = memory::lookup(running.host, running.domain, gpa.frame()).ok_or(Errno::Fault)?;
-    if leaf.kind != Kind::Ram || !leaf.rights.contains(Rights::WRITE) {
-        return Err(Errno::Fault);
-    }
+    let held = memory::writable(running.host, running.domain, gpa.frame()).ok_or(Errno::Fault)?;
     Ok(held.into_raw())
 }
 

@@ -11,7 +11,9 @@ const DEBUG_CONSOLE: u16 = 0xe9;
 
 pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
     if access.string {
-        return string(running, access);
+        // INS and OUTS need the emulator, which is not in the core.
+        let why = format_args!("string access to port {:#x}, which is not emulated", access.port);
+        return ends(running, why);
     }
     let mask = match access.size {
         1 => 0xff,
@@ -29,9 +31,4 @@ pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAcces
     }
     advance(running, access.length);
     Verdict::Resume
-}
-
-/// INS and OUTS need the emulator, which is not in the core.
-fn string<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
-    ends(running, format_args!("string access to port {:#x}, which is not emulated", access.port))
 }

@@ -27,32 +27,28 @@ impl<M: Machine> Drop for End<'_, M> {
     }
 }
 
-/// Where a copy begins or ends, as the call says it.
-struct Place {
-    by_grant: bool,
-    number: u64,
-    domain: DomainId,
-    access: Access,
-}
-
+/// Where a copy begins or ends: at an entry of `id`'s table, or at the caller's own frame.
 fn end<'h, M: Machine>(
     host: &'h Host<M>,
     domain: &Arc<Domain<M>>,
-    place: &Place,
+    by_grant: bool,
+    number: u64,
+    id: DomainId,
+    access: Access,
 ) -> Result<End<'h, M>, GrantStatus> {
-    let own = place.domain == DomainId::SELF || place.domain == domain.id;
-    if place.by_grant {
-        let granter = if own { domain.clone() } else { granter(host, place.domain)? };
+    let own = id == DomainId::SELF || id == domain.id;
+    if by_grant {
+        let granter = if own { domain.clone() } else { granter(host, id)? };
         // The upper half of the union is not part of a reference.
-        let reference = GrantRef(place.number as u32);
-        let frame = pin(host, &granter, reference, domain.id, place.access)?;
-        return Ok(End { host, frame, pin: Some((granter, reference, place.access)) });
+        let reference = GrantRef(number as u32);
+        let frame = pin(host, &granter, reference, domain.id, access)?;
+        return Ok(End { host, frame, pin: Some((granter, reference, access)) });
     }
     if !own {
         return Err(GrantStatus::PermissionDenied);
     }
-    let (frame, leaf) = memory::lookup(host, domain, Gfn(place.number)).ok_or(GrantStatus::BadPage)?;
-    if place.access == Access::ReadWrite && !leaf.rights.contains(Rights::WRITE) {
+    let (frame, leaf) = memory::lookup(host, domain, Gfn(number)).ok_or(GrantStatus::BadPage)?;
+    if access == Access::ReadWrite && !leaf.rights.contains(Rights::WRITE) {
         return Err(GrantStatus::PermissionDenied);
     }
     Ok(End { host, frame, pin: None })
@@ -65,26 +61,10 @@ pub fn copy<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, call: &Copy) ->
     if from + length > PAGE_SIZE || to + length > PAGE_SIZE {
         return Err(GrantStatus::BadCopyArg);
     }
-    let source = end(
-        host,
-        domain,
-        &Place {
-            by_grant: call.flags & COPY_SOURCE_GRANT != 0,
-            number: call.source,
-            domain: call.source_domain,
-            access: Access::ReadOnly,
-        },
-    )?;
-    let destination = end(
-        host,
-        domain,
-        &Place {
-            by_grant: call.flags & COPY_DESTINATION_GRANT != 0,
-            number: call.destination,
-            domain: call.destination_domain,
-            access: Access::ReadWrite,
-        },
-    )?;
+    let end = |flag, number, id, access| end(host, domain, call.flags & flag != 0, number, id, access);
+    let source = end(COPY_SOURCE_GRANT, call.source, call.source_domain, Access::ReadOnly)?;
+    let destination =
+        end(COPY_DESTINATION_GRANT, call.destination, call.destination_domain, Access::ReadWrite)?;
     let source_page = host.machine.page(source.frame.mfn()).ok_or(GrantStatus::BadPage)?;
     let page = host.machine.page(destination.frame.mfn()).ok_or(GrantStatus::BadPage)?;
     page.copy_between(to, source_page, from, length).map_err(|_| GrantStatus::BadCopyArg)

@@ -164,7 +164,7 @@ proptest! {
                 for (register, value) in registers.into_iter().zip(values) {
                     running.context.state.gpr[register as usize] = value;
                 }
-                if bits & 4 == 0 { running.context.bytes = code } else { let _ = running.write(Gva(0x2000), &code); }
+                let _ = running.write(Gva(0x2000), &code);
                 let _ = exit::handle(running, exit);
             });
             world.host.machine.advance(u64::from(bits) << 12);

@@ -20,21 +20,36 @@ const VERSION: u32 = 1;
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;
     let (width, at) = (arguments.width, arguments.pointer(1));
+    let (host, domain, tally) = (running.host, running.domain, &running.vcpu.tally);
     let count = arguments.get(2) & 0xffff_ffff;
-    let part = count.min(BATCH);
     match op {
         Op::Map => {
-            map(running, width, at, part)?;
-            rest::<Map>(arguments, part)
+            let mut mappings = domain.grants.mappings.lock();
+            each(running, arguments, |call: &mut Map| {
+                let result = granting::map(host, domain, &mut mappings, call);
+                call.status = status(result);
+                tally.mapped.add(u64::from(result.is_ok()));
+            })
         }
         Op::Unmap => {
-            unmap(running, width, at, part)?;
-            rest::<Unmap>(arguments, part)
+            let mut mappings = domain.grants.mappings.lock();
+            let mut unmapping = Unmapping::default();
+            let reply = each(running, arguments, |call: &mut Unmap| {
+                let result = unmapping.add(host, domain, &mut mappings, call);
+                call.status = status(result);
+                tally.unmapped.add(u64::from(result.is_ok()));
+            });
+            // Whatever was taken out is finished, also when a later element could not be read.
+            unmapping.finish(host, domain, &mut mappings);
+            drop(mappings);
+            crate::life::reap(host);
+            reply
         }
-        Op::Copy => {
-            copy(running, width, at, part)?;
-            rest::<Copy>(arguments, part)
-        }
+        Op::Copy => each(running, arguments, |call: &mut Copy| {
+            let result = granting::copy(host, domain, call);
+            call.status = status(result);
+            tally.copied.add(u64::from(result.is_ok()));
+        }),
         Op::SetupTable | Op::QuerySize | Op::SetVersion | Op::GetVersion if count != 1 => {
             Err(Errno::Inval.into())
         }
@@ -52,84 +67,30 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     }
 }
 
-/// Element `index` of an array.
-fn element<T: Layout>(width: Width, array: Gva, index: u64) -> Gva {
-    Gva(array.0.wrapping_add(index * T::size(width) as u64))
-}
-
-/// Ends the call, or goes on behind the elements that are done.
-fn rest<T: Layout>(arguments: &mut Arguments, done: u64) -> Reply {
+/// Does some elements of the array that the arguments name, then ends the call or goes on behind them.
+fn each<M: Machine, T: Layout>(
+    running: &mut Running<'_, M>,
+    arguments: &mut Arguments,
+    mut work: impl FnMut(&mut T),
+) -> Reply {
     let width = arguments.width;
-    let left = (arguments.get(2) & 0xffff_ffff) - done;
-    if left == 0 {
-        return Ok(0);
-    }
     let [_, pointer, count, ..] = &mut arguments.values;
-    *pointer = element::<T>(width, Gva(*pointer), done).0;
-    if width == Width::W32 {
-        *pointer &= 0xffff_ffff;
+    *count &= 0xffff_ffff;
+    for _ in 0..BATCH.min(*count) {
+        let mut call: T = running.get(width, Gva(*pointer))?;
+        work(&mut call);
+        running.put(width, Gva(*pointer), &call)?;
+        *pointer = pointer.wrapping_add(T::size(width) as u64);
+        if width == Width::W32 {
+            *pointer &= 0xffff_ffff;
+        }
+        *count -= 1;
     }
-    *count = left;
-    Err(Stop::Again)
+    if *count == 0 { Ok(0) } else { Err(Stop::Again) }
 }
 
 fn status(result: Result<(), GrantStatus>) -> i16 {
     result.err().unwrap_or(GrantStatus::Okay).number()
-}
-
-fn map<M: Machine>(running: &mut Running<'_, M>, width: Width, array: Gva, count: u64) -> Result<(), Errno> {
-    let domain = running.domain;
-    let mut mappings = domain.grants.mappings.lock();
-    for index in 0..count {
-        let at = element::<Map>(width, array, index);
-        let mut call: Map = running.get(width, at)?;
-        let result = granting::map(running.host, domain, &mut mappings, &mut call);
-        call.status = status(result);
-        running.vcpu.tally.mapped.add(u64::from(result.is_ok()));
-        running.put(width, at, &call)?;
-    }
-    Ok(())
-}
-
-fn unmap<M: Machine>(
-    running: &mut Running<'_, M>,
-    width: Width,
-    array: Gva,
-    count: u64,
-) -> Result<(), Errno> {
-    let domain = running.domain;
-    let mut mappings = domain.grants.mappings.lock();
-    let mut unmapping = Unmapping::default();
-    let mut result = Ok(());
-    for index in 0..count {
-        let at = element::<Unmap>(width, array, index);
-        result = running.get(width, at).and_then(|mut call: Unmap| {
-            let gone = unmapping.add(running.host, domain, &mut mappings, &call);
-            call.status = status(gone);
-            running.vcpu.tally.unmapped.add(u64::from(gone.is_ok()));
-            running.put(width, at, &call)
-        });
-        if result.is_err() {
-            break;
-        }
-    }
-    // Whatever was taken out is finished, also when a later element could not be read.
-    unmapping.finish(running.host, domain, &mut mappings);
-    drop(mappings);
-    crate::life::reap(running.host);
-    result
-}
-
-fn copy<M: Machine>(running: &mut Running<'_, M>, width: Width, array: Gva, count: u64) -> Result<(), Errno> {
-    for index in 0..count {
-        let at = element::<Copy>(width, array, index);
-        let mut call: Copy = running.get(width, at)?;
-        let result = granting::copy(running.host, running.domain, &call);
-        call.status = status(result);
-        running.vcpu.tally.copied.add(u64::from(result.is_ok()));
-        running.put(width, at, &call)?;
-    }
-    Ok(())
 }
 
 /// The domain that a call names, or the status that says why not.

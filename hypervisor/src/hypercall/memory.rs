@@ -59,7 +59,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         Op::RemoveFromPhysmap => {
             let remove: RemoveFromPhysmap = running.get(width, at)?;
             let domain = target(running, remove.domain)?;
-            memory::remove(running.host, &domain, remove.gfn, &[Kind::Ram, Kind::Special, Kind::Foreign])?;
+            memory::remove(running.host, &domain, remove.gfn, &[Kind::Ram, Kind::Special])?;
             Ok(0)
         }
         Op::MemoryMap => memory_map(running, width, at),

@@ -4,17 +4,13 @@ use trunnion_protocol::hypercall::page::{Opcode, STUB_SIZE, STUBS, stub};
 
 use crate::memory;
 use crate::prelude::*;
-use crate::second_level::{Kind, Rights};
 
 /// Fills the page that a guest named, which has to be memory it may write. False otherwise.
 pub fn write<M: Machine>(host: &Host<M>, domain: &Domain<M>, at: Gpa, opcode: Opcode) -> bool {
     if !at.is_page_aligned() {
         return false;
     }
-    let Some((held, leaf)) = memory::lookup(host, domain, at.frame()) else { return false };
-    if leaf.kind != Kind::Ram || !leaf.rights.contains(Rights::WRITE) {
-        return false;
-    }
+    let Some(held) = memory::writable(host, domain, at.frame()) else { return false };
     let Some(page) = host.machine.page(held.mfn()) else { return false };
     (0..STUBS).all(|number| page.copy_in(number * STUB_SIZE, &stub(number as u32, opcode)).is_ok())
 }

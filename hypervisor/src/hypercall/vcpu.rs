@@ -15,7 +15,6 @@ use crate::local;
 use crate::memory;
 use crate::prelude::*;
 use crate::schedule;
-use crate::second_level::{Kind, Rights};
 use crate::start;
 use crate::time;
 use crate::timers;
@@ -59,9 +58,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             if vcpu.info_registered.swap(true, Ordering::AcqRel) {
                 return Err(Errno::Busy.into());
             }
-            let found = memory::lookup(host, domain, place.gfn)
-                .filter(|(_, leaf)| matches!(leaf.kind, Kind::Ram) && leaf.rights.contains(Rights::WRITE));
-            let Some((held, _)) = found else {
+            let Some(held) = memory::writable(host, domain, place.gfn) else {
                 vcpu.info_registered.store(false, Ordering::Release);
                 return Err(Errno::Inval.into());
             };

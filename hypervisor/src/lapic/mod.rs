@@ -17,6 +17,8 @@ use timer::Timer;
 
 /// Guest-physical address of the registers.
 pub const BASE: u64 = 0xfee0_0000;
+/// Bytes of the page they are in.
+pub const SIZE: u64 = 0x1000;
 
 /// Offsets of registers. Each is 32 bits wide and aligned to 16 bytes.
 mod register {

@@ -47,7 +47,6 @@ pub fn next(cpu: &PerCpu) -> Option<HostInterrupt> {
     while let Some(vector) = cpu.take() {
         match vector {
             apic::TIMER => return Some(HostInterrupt::Timer),
-            apic::KICK => return Some(HostInterrupt::Kick),
             _ => {
                 if let Some(slot) = slot(vector) {
                     return Some(HostInterrupt::Device(slot));

@@ -67,14 +67,7 @@ impl Log for Logger {
 
 /// Starts the log; `level` is the `log=` word of the command line.
 pub fn init(level: Option<&str>) {
-    let filter = match level {
-        Some("trace") => LevelFilter::Trace,
-        Some("debug") => LevelFilter::Debug,
-        Some("warn") => LevelFilter::Warn,
-        Some("error") => LevelFilter::Error,
-        _ => LevelFilter::Info,
-    };
     // The only failure is that a logger is set already.
     let _ = log::set_logger(&LOGGER);
-    log::set_max_level(filter);
+    log::set_max_level(level.and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::Info));
 }

@@ -1,6 +1,6 @@
 //! The seam's machine on a PC, for either vendor.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 use trunnion_protocol::address::Mfn;
 use trunnion_protocol::hypercall::page::Opcode;
 use trunnion_protocol::shared::SharedPage;
@@ -24,9 +24,6 @@ pub struct Pc<V> {
     tsc_is_stable: bool,
 }
 
-/// APIC ids of the CPUs that run domains, by number.
-static APIC_IDS: [AtomicU32; 1] = [const { AtomicU32::new(0) }; 1];
-
 impl<V: Vendor> Pc<V> {
     /// The machine: `ram` holds what [`Machine::page`] may reach, as byte addresses.
     pub fn new(vendor: V, ram: Ranges) -> Self {
@@ -34,7 +31,6 @@ impl<V: Vendor> Pc<V> {
             cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0007 && cpu::cpuid(0x8000_0007, 0).edx & 1 << 8 != 0;
         let now = clock::now();
         let wall_clock_base = super::rtc::seconds().saturating_mul(1_000_000_000).saturating_sub(now);
-        APIC_IDS[0].store(apic::id(), Ordering::Relaxed);
         let (from, to) =
             ram.as_slice().iter().copied().max_by_key(|(from, to)| to - from).unwrap_or_default();
         let main = (from >> 12, (to - from) >> 12);
@@ -100,13 +96,8 @@ impl<V: Vendor> Machine for Pc<V> {
         self.wall_clock_base
     }
 
-    fn kick(&self, cpu: Cpu) {
-        if cpu != self.this_cpu()
-            && let Some(id) = APIC_IDS.get(cpu.0 as usize)
-        {
-            apic::send(id.load(Ordering::Relaxed), apic::KICK);
-        }
-    }
+    /// One CPU runs domains, and nobody kicks himself.
+    fn kick(&self, _: Cpu) {}
 
     #[inline]
     fn arm(&self, deadline: Option<HostTime>) {

@@ -21,30 +21,23 @@ pub fn init() {
     }
 }
 
-fn send(byte: u8) {
-    for _ in 0..PATIENCE {
-        if in8(LINE_STATUS) & CAN_SEND != 0 {
-            out8(COM1, byte);
-            return;
-        }
-    }
+fn waits_for(bit: u8) -> bool {
+    (0..PATIENCE).any(|_| in8(LINE_STATUS) & bit != 0)
 }
 
 /// Writes bytes as they are.
 pub fn write(bytes: &[u8]) {
     let _guard = LOCK.lock();
     for byte in bytes {
-        send(*byte);
+        if waits_for(CAN_SEND) {
+            out8(COM1, *byte);
+        }
     }
 }
 
 /// Waits until the last byte is on the wire.
 pub fn drain() {
-    for _ in 0..PATIENCE {
-        if in8(LINE_STATUS) & ALL_SENT != 0 {
-            return;
-        }
-    }
+    waits_for(ALL_SENT);
 }
 
 /// Takes the lock from whoever holds it: for the crash screen, after which nobody writes any more.

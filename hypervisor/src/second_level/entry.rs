@@ -34,9 +34,7 @@ pub enum Kind {
     Ram,
     /// A page that the hypervisor shares with the domain: shared info, a grant table.
     Special,
-    /// Another domain's page, mapped by authority.
-    Foreign,
-    /// Another domain's page, mapped by grant.
+    /// Another domain's page, mapped by grant or by dom0's authority.
     Grant,
     /// Device memory.
     Device,
@@ -47,9 +45,8 @@ impl Kind {
         (match self {
             Self::Ram => 0,
             Self::Special => 1,
-            Self::Foreign => 2,
-            Self::Grant => 3,
-            Self::Device => 4,
+            Self::Grant => 2,
+            Self::Device => 3,
         }) << KIND_SHIFT
     }
 
@@ -57,8 +54,7 @@ impl Kind {
         match (entry & KIND) >> KIND_SHIFT {
             0 => Self::Ram,
             1 => Self::Special,
-            2 => Self::Foreign,
-            3 => Self::Grant,
+            2 => Self::Grant,
             _ => Self::Device,
         }
     }

@@ -6,7 +6,6 @@ use trunnion_protocol::address::{Gfn, Gpa, Mfn, PAGE_SIZE};
 use trunnion_protocol::control::{CreateDomain, Gpr, Operation, VcpuState};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall;
-use trunnion_protocol::id::DomainId;
 use trunnion_protocol::layout::{Layout, Width};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

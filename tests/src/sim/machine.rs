@@ -361,11 +361,7 @@ impl Context for SimContext {
             4 => state.cr4 = value,
             _ => {}
         }
-    }
-    fn instruction_bytes(&self) -> &[u8] {
-        &[]
-    }
-    fn save(&self) -> VcpuState {
+    }    fn save(&self) -> VcpuState {
         self.get().state
     }
     fn load(&mut self, state: &VcpuState) {

@@ -2,12 +2,10 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{cpuid, msr, tsc};
+use super::{msr, tsc};
 
 /// The vector of the timer.
 pub const TIMER: u8 = 0xf0;
-/// The vector with which CPUs kick each other.
-pub const KICK: u8 = 0xf1;
 /// The vector of spurious interrupts.
 pub const SPURIOUS: u8 = 0xff;
 
@@ -15,8 +13,6 @@ const ID: u32 = 0x20;
 const TASK_PRIORITY: u32 = 0x80;
 const END_OF_INTERRUPT: u32 = 0xb0;
 const SPURIOUS_VECTOR: u32 = 0xf0;
-const COMMAND: u32 = 0x300;
-const COMMAND_HIGH: u32 = 0x310;
 const LVT_TIMER: u32 = 0x320;
 const LVT_LINT0: u32 = 0x350;
 const LVT_LINT1: u32 = 0x360;
@@ -89,29 +85,10 @@ pub fn is_x2() -> bool {
     X2.load(Ordering::Relaxed)
 }
 
-/// Whether the timer could be told a TSC value instead of a count.
-pub fn has_deadline() -> bool {
-    cpuid(1, 0).ecx & 1 << 24 != 0
-}
-
 /// Ends the interrupt in service.
 #[inline]
 pub fn end_of_interrupt() {
     write(END_OF_INTERRUPT, 0);
-}
-
-/// Sends `vector` to the CPU with APIC id `to`.
-pub fn send(to: u32, vector: u8) {
-    if X2.load(Ordering::Relaxed) {
-        // SAFETY: a fixed interrupt to a vector that the IDT serves.
-        unsafe { msr::write(msr::X2APIC + COMMAND / 16, (to as u64) << 32 | vector as u64) };
-    } else {
-        while read(COMMAND) & 1 << 12 != 0 {
-            core::hint::spin_loop();
-        }
-        write(COMMAND_HIGH, to << 24);
-        write(COMMAND, vector as u32);
-    }
 }
 
 /// Measures the timer against the TSC, of which `tsc_hz` is known.

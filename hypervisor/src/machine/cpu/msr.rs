@@ -18,8 +18,6 @@ pub const PAT: u32 = 0x277;
 pub const VMX_BASIC: u32 = 0x480;
 /// First register of the x2APIC.
 pub const X2APIC: u32 = 0x800;
-/// Extended state that XSAVES handles beside XCR0's.
-pub const XSS: u32 = 0xda0;
 /// Long mode, SYSCALL, no-execute, SVM.
 pub const EFER: u32 = 0xc000_0080;
 /// SYSCALL's segments.
@@ -43,8 +41,6 @@ pub const VM_CR: u32 = 0xc001_0114;
 /// The host save area (APM 15.30.4).
 pub const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-/// EFER: SYSCALL enable.
-pub const EFER_SCE: u64 = 1;
 /// EFER: long mode enable.
 pub const EFER_LME: u64 = 1 << 8;
 /// EFER: long mode active.

@@ -227,12 +227,6 @@ impl Context for SvmContext {
         }
     }
 
-    fn instruction_bytes(&self) -> &[u8] {
-        let count = usize::from(self.get(field::FETCHED) & 15);
-        // SAFETY: up to 15 bytes behind the counter are part of the block; nobody writes them while this borrow lives.
-        unsafe { core::slice::from_raw_parts(self.block.pointer().add(field::FETCHED.offset + 1), count) }
-    }
-
     fn save(&self) -> VcpuState {
         super::state::save(self)
     }

@@ -70,8 +70,6 @@ fields! {
     CLEAN: u64 = 0x0c0;
     /// The address behind the intercepted instruction.
     NEXT_RIP: u64 = 0x0c8;
-    /// How many instruction bytes were fetched, and the first of them behind it.
-    FETCHED: u8 = 0x0d0;
     /// Selector of ES, then attributes, limit and base; the other segments follow each other.
     ES: u16 = 0x400;
     /// Attributes of CS.

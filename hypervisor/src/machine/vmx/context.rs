@@ -312,10 +312,6 @@ impl Context for VmxContext {
         self.generation = 0;
     }
 
-    fn instruction_bytes(&self) -> &[u8] {
-        &[]
-    }
-
     fn save(&self) -> VcpuState {
         super::state::save(self)
     }
