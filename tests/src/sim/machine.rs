@@ -361,7 +361,8 @@ impl Context for SimContext {
             4 => state.cr4 = value,
             _ => {}
         }
-    }    fn save(&self) -> VcpuState {
+    }
+    fn save(&self) -> VcpuState {
         self.get().state
     }
     fn load(&mut self, state: &VcpuState) {
