@@ -13,7 +13,7 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 
 /// Most ports of a domain.
-const MOST: usize = 16;
+const MOST: u32 = 16;
 
 impl<P: Platform> Toolstack<P> {
     /// The ports of a domain.
@@ -34,18 +34,17 @@ impl<P: Platform> Toolstack<P> {
         let id = self.find_guest(name)?;
         self.check_alive(id)?;
         let taken: Vec<u32> = self.with_nics(id, |nics| nics.iter().map(|(number, _)| *number).collect())?;
-        let number = (0..).find(|number| !taken.contains(number)).unwrap_or(0);
-        if taken.len() >= MOST {
-            return Err(Failure::new(Code::Limit, format!("a domain has at most {MOST} network ports")));
-        }
+        let number = (0..MOST)
+            .find(|number| !taken.contains(number))
+            .ok_or_else(|| Failure::new(Code::Limit, format!("a domain has at most {MOST} network ports")))?;
         let called = self.state.borrow().entries.get(&id).map(|entry| String::from(entry.name()));
         let nic = config::nic(text, &called.unwrap_or_default(), number as usize).map_err(|found| {
             let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
             Failure::new(Code::Configuration, lines.join("\n"))
         })?;
-        // Noted first: whatever ends the domain meanwhile takes the port with it.
         self.platform.write_nodes(id, &network(id, number, &nic)).await.map_err(store)?;
         self.platform.attach_nic(id, number, &nic).await.map_err(store)?;
+        // A domain that ended meanwhile did not know of this port.
         if self.with_nics(id, |nics| nics.push((number, nic))).is_err() {
             self.platform.detach_nic(id, number).await;
             return Err(gone());

@@ -373,11 +373,10 @@ fn configure(interface: &mut Interface, sockets: &mut Sockets) {
                 let _ = interface.routes_mut().add_default_ipv4_route(router);
             }
         }
+        Some(dhcpv4::Event::Deconfigured) if interface.ip_addrs().is_empty() => {}
         Some(dhcpv4::Event::Deconfigured) => {
-            if interface.ip_addrs().iter().next().is_some() {
-                set_address(interface, None);
-                interface.routes_mut().remove_default_ipv4_route();
-            }
+            set_address(interface, None);
+            interface.routes_mut().remove_default_ipv4_route();
         }
     }
 }
