@@ -17,8 +17,8 @@ fn add(run: Run, name: &str, package: &str, bin: &str, more: &str) -> Run {
     run.domain(name, &text)
 }
 
-/// Runs two guests, and makes a device between them as soon as both are there.
-fn linked(run: Run, front: &str, class: &str, back: &str) -> Ended {
+/// Runs two guests, and makes a device between them as soon as both are there. With `unplug` it is taken away again.
+fn linked(run: Run, front: &str, class: &str, back: &str, unplug: bool) -> Ended {
     let instance = run.instance().to_string();
     let words = [format!("class={class}"), format!("backend={back}")];
     let (front, driver) = (front.to_string(), DRIVER.to_string());
@@ -28,6 +28,13 @@ fn linked(run: Run, front: &str, class: &str, back: &str) -> Ended {
             let verb = ["--instance", &instance, "xl", "device-attach", &front];
             let output = Command::new(&driver).args(verb).args(&words).output().expect("the tool starts");
             if output.status.success() {
+                if unplug {
+                    thread::sleep(Duration::from_secs(1));
+                    let verb = ["--instance", &instance, "xl", "device-detach", &front];
+                    let output =
+                        Command::new(&driver).args(verb).arg(&words[0]).output().expect("the tool starts");
+                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                }
                 return Ok(());
             }
             last = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -54,10 +61,23 @@ fn a_device_class_whose_back_end_is_a_guest() {
     let run = Run::new(DRIVER, QEMU_SVM);
     let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
     let run = add(run, "front", "trunnion-vrng", "vrng-front", "");
-    let ended = linked(run, "front", "vrng", "back");
+    let ended = linked(run, "front", "vrng", "back", false);
     assert_said(&ended, "front", "vrng: 65536 bytes");
     assert_said(&ended, "front", "vrng: done");
     assert_said(&ended, "back", "65536 bytes, 0 refused");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn a_device_is_taken_away_while_it_is_in_use() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
+    let run = add(run, "front", "trunnion-vrng", "vrng-front", "cmdline = \"bytes=0\"");
+    let ended = linked(run, "front", "vrng", "back", true);
+    assert_said(&ended, "front", "vrng: the back end is closed");
+    assert_said(&ended, "front", "vrng: done");
+    assert_said(&ended, "back", "0 refused");
     assert_eq!(ended.status, 0, "{}", ended.report());
     ended.assert_no_leaks();
 }
@@ -67,7 +87,7 @@ fn two_guests_share_memory() {
     let run = Run::new(DRIVER, QEMU_SVM);
     let run = add(run, "right", "trunnion-examples", "share", "cmdline = \"role=right\"");
     let run = add(run, "left", "trunnion-examples", "share", "cmdline = \"role=left\"");
-    let ended = linked(run, "left", "share", "right");
+    let ended = linked(run, "left", "share", "right", false);
     assert_said(&ended, "left", "share: 2000 turns");
     assert_said(&ended, "right", "share: 2000 turns");
     assert_eq!(ended.status, 0, "{}", ended.report());
