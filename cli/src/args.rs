@@ -62,13 +62,21 @@ pub(crate) fn read() -> Result<Arguments, Status> {
         let status = if error.use_stderr() { Status::Usage } else { Status::Done };
         let _ = error.print();
         if status == Status::Usage {
-            // The contract's last line is the message; clap ends with a hint.
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
-            crate::say::failure(&Failure::usage(first));
+            crate::say::failure(&Failure::usage(last_line(&error)));
         }
         status
     })
+}
+
+/// The contract's last line is the message; clap ends with a hint, or with the whole help.
+fn last_line(error: &clap::Error) -> String {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a verb is missing; those that there are stand above".into();
+    }
+    let text = error.to_string();
+    // What is missing is listed below the first line, one a line.
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    lines.join(" ").trim_start_matches("error: ").to_string()
 }
 
 /// Does what was asked.

@@ -7,3 +7,5 @@ pub mod house;
 pub mod sim;
 #[cfg(not(target_os = "none"))]
 pub mod system;
+#[cfg(not(target_os = "none"))]
+pub mod talk;

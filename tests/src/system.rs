@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use trunnion_cli::setup::{self, Permission, Tool};
 
+use crate::talk::Talk;
+
 /// The outer machines of the tests, with the processor models that Bochs is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outer {
@@ -143,6 +145,15 @@ impl Run {
         self
     }
 
+    /// The words of a command line that starts it at a terminal; the log folder is the run's own.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec![self.driver.display().to_string(), "--instance".into(), self.instance.clone()];
+        words.extend(self.arguments.iter().filter(|word| *word != "--headless").cloned());
+        words.extend(["--log".into(), self.folder.path().join("log").display().to_string()]);
+        words.extend(self.files.iter().map(|file| file.display().to_string()));
+        words
+    }
+
     /// Runs it to its end, with a limit in seconds of wall time.
     pub fn go(self, limit: u32) -> Ended {
         self.start(limit).end()
@@ -187,7 +198,8 @@ pub struct Live {
 }
 
 impl Live {
-    fn folder(&self) -> &Path {
+    /// The folder of the run's files.
+    pub fn folder(&self) -> &Path {
         self.folder.as_ref().map_or(Path::new(""), TempDir::path)
     }
 
@@ -221,9 +233,18 @@ impl Live {
 
     /// Another verb of the tool on this run.
     pub fn try_tool(&self, words: &[&str]) -> Output {
+        self.verb(words).stdin(Stdio::null()).output().expect("the tool starts")
+    }
+
+    /// Another verb of the tool on this run that goes on.
+    pub fn talk(&self, words: &[&str]) -> Talk {
+        Talk::start(&mut self.verb(words))
+    }
+
+    fn verb(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.driver);
-        command.args(["--instance", &self.instance]).args(words).stdin(Stdio::null());
-        command.output().expect("the tool starts")
+        command.args(["--instance", &self.instance]).args(words);
+        command
     }
 
     /// A command to QEMU's monitor; its arguments as JSON.

@@ -228,7 +228,13 @@ pub(crate) fn refusal(failure: &control::Failure) -> Failure {
         Code::Version | Code::Malformed => Status::Platform,
         _ => Status::Domain,
     };
-    Failure::new(status, failure.message.clone())
+    let next = match failure.code {
+        Code::NoMemory => {
+            "; `trunnion run` takes --memory MIB for the machine, and --dom0-memory MIB for dom0 with its RAM disks"
+        }
+        _ => "",
+    };
+    Failure::new(status, format!("{}{next}", failure.message))
 }
 
 #[cfg(test)]

@@ -35,11 +35,12 @@ case " $(cat /proc/cmdline) " in
 *" trunnion.demo=1 "*) ;;
 *)
     echo "This is a shell. Try: xenstore-ls; dd if=/dev/xvda of=/dev/null bs=1M; dmesg | grep -i xen; poweroff"
-    # In the background, so that the traps below are taken at once: `poweroff` and `reboot` in the shell are signals to process 1.
-    trap /sbin/poweroff USR2
-    trap /sbin/reboot TERM
-    setsid cttyhack sh -l &
-    wait $!
+    # busybox's own process 1 gives the shell a terminal of its own, with Ctrl-C, and takes `poweroff` and `reboot`, which are
+    # signals to it. When the shell ends, so does the domain.
+    shell="trap : INT; sh -l; exec /sbin/poweroff"
+    echo "$(cat /sys/class/tty/console/active)::once:/bin/sh -c '$shell'" >/etc/inittab
+    echo "::shutdown:/bin/mount -o remount,ro /" >>/etc/inittab
+    exec busybox init
     ;;
 esac
 # With its path: the shell's own `poweroff` would only send a signal to this very process.

@@ -6,7 +6,7 @@ mod modules;
 pub use linux::Parts;
 
 use crate::failure::{Failure, Result};
-use crate::setup::{Permission, Tool};
+use crate::setup::{Permission, Tool, debian};
 use crate::{images, say, workspace};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,6 +75,11 @@ fn write_linux(folder: &Path, mode: &str, permission: Permission) -> Result<Path
 pub fn linux_parts() -> Result<Parts> {
     let _lock = workspace::lock("demo.lock", "waiting for another process that makes the demo domains")?;
     linux::make(&workspace::target("demo")?.join("pristine"), Permission::Install)
+}
+
+/// Debian's GRUB for PVH guests, from its package: a kernel that reads `/boot/grub/grub.cfg` on the guest's disks.
+pub fn grub() -> Result<PathBuf> {
+    Ok(debian::unpacked("grub-xen-host", Permission::Install)?.join("usr/lib/grub-xen/grub-i386-xen_pvh.bin"))
 }
 
 /// What a person at a terminal is told before the consoles begin.

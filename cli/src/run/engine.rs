@@ -128,7 +128,12 @@ impl Engine {
                 Status::Interrupted,
                 "stopped by a signal; the domains were ended with the machine",
             )),
-            Cause::Left => Ok(Status::Done),
+            Cause::Left => {
+                say::progress(
+                    "the run is over: Ctrl-] was typed, and the domains were ended with the machine",
+                );
+                Ok(Status::Done)
+            }
             Cause::Ended if leaks != Leaks::default() => Err(Failure::platform(format!(
                 "the domains have ended, and not everything came back: {} frames, {} grants, {} ports and {} store nodes are missing",
                 leaks.frames, leaks.grants, leaks.ports, leaks.store_nodes

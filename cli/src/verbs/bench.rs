@@ -92,6 +92,11 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
     if arguments.html.is_some() {
         return not_yet("bench --html");
     }
+    // Minutes of measuring are not lost to a wrong path.
+    if let Some(path) = arguments.json.as_ref().filter(|path| path.as_os_str() != "-") {
+        let opened = std::fs::File::options().append(true).create(true).open(path);
+        opened.map_err(|e| Failure::file("write", path, &e))?;
+    }
     let report = match arguments.what {
         What::Micro => micro::measure(instance, arguments)?,
         What::Boot => startup::measure(instance, arguments)?,

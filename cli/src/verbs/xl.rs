@@ -3,6 +3,7 @@
 use crate::control::ask::{Ask, Row};
 use crate::control::client::Client;
 use crate::failure::{Failure, Result, Status};
+use crate::say;
 use crate::verbs::not_yet;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -168,7 +169,14 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
     match arguments.verb {
         Verb::Create { file, paused, console } => {
             let file = absolute(&file)?;
+            say::progress(&format!("creating the domain of {}", file.display()));
             let name: String = client.ask_for(&Ask::Create { file, paused })?;
+            if !console {
+                let how = if paused { "created, and is paused" } else { "created, and runs" };
+                say::progress(&format!(
+                    "domain {name} was {how}; `trunnion console {name}` shows its console"
+                ));
+            }
             if console {
                 return super::console::attach(client, &name, true);
             }

@@ -206,7 +206,12 @@ impl<P: Platform> Toolstack<P> {
                 state.entries.iter().find(|(_, entry)| entry.name() == *name).map(|(id, _)| *id)
             }
         };
-        found.ok_or_else(|| Failure::new(Code::NoSuchDomain, format!("there is no domain `{name}`")))
+        found.ok_or_else(|| match name {
+            DomainName::Name(name) if state.building.contains(name) => {
+                Failure::new(Code::State, format!("domain `{name}` is still being built"))
+            }
+            _ => Failure::new(Code::NoSuchDomain, format!("there is no domain `{name}`")),
+        })
     }
 
     /// The number of a domain other than dom0.

@@ -1,8 +1,11 @@
 //! Runs of the whole platform under emulators. One program, so that two processors are busy to the end.
 
+mod grub;
 mod guests;
 mod linux;
+mod terminal;
 mod trouble;
+mod verbs;
 
 /// The host tool, built from the same sources.
 const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");

@@ -1,0 +1,158 @@
+//! The verbs of a platform that is up, on living domains: one boot, many checks.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use trunnion_tests::system::{Live, QEMU_SVM, Run};
+use trunnion_tests::talk::until;
+
+use crate::DRIVER;
+
+/// Everything takes longer on a machine that does other things as well.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// A verb that has to be refused with a status; the reason.
+fn refused(live: &Live, words: &[&str], status: i32) -> String {
+    let output = live.try_tool(words);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{words:?}: {output:?}");
+    assert!(errors.starts_with("trunnion: "), "{words:?}: {errors}");
+    errors
+}
+
+fn json(live: &Live, words: &[&str]) -> Value {
+    serde_json::from_str(&live.tool(words)).expect("the answer is JSON")
+}
+
+/// Free memory of the machine in bytes.
+fn free(live: &Live) -> u64 {
+    json(live, &["xl", "info", "--json"])["free_bytes"].as_u64().expect("a number")
+}
+
+/// The id and the state of a domain, if there is one of that name.
+fn domain(live: &Live, name: &str) -> Option<(u64, String)> {
+    let rows = json(live, &["xl", "list", "--json"]);
+    let row = rows.as_array()?.iter().find(|row| row["name"] == name)?.clone();
+    Some((row["domid"].as_u64()?, row["state"].as_str()?.to_string()))
+}
+
+/// Writes a file that the run did not start with; its path.
+fn file(live: &Live, name: &str, text: &str) -> String {
+    let path = live.folder().join(name);
+    fs::write(&path, text).expect("the file can be written");
+    path.display().to_string()
+}
+
+/// A Linux domain with a shell and a root disk of its own.
+fn debian(live: &Live) -> String {
+    let parts = trunnion_cli::demo::linux_parts().unwrap_or_else(|failure| panic!("{failure:?}"));
+    let root = live.folder().join("root.ext4");
+    fs::copy(&parts.disk, &root).expect("the root disk can be copied");
+    format!(
+        "name = \"debian\"\ntype = \"pvh\"\nmemory = 160\nkernel = \"{}\"\nramdisk = \"{}\"\n\
+         cmdline = \"console=hvc0 root=/dev/xvda rw\"\ndisk = [ \"{},raw,xvda,rw\" ]\n",
+        parts.kernel.display(),
+        parts.ramdisk.display(),
+        root.display(),
+    )
+}
+
+#[test]
+fn verbs_on_living_domains() {
+    let mut live = Run::new(DRIVER, QEMU_SVM).option(&["--memory", "512"]).tiny("spin", "").start(600);
+    live.wait("the first domain runs", {
+        let log = live.folder().join("errors");
+        move || fs::read_to_string(&log).is_ok_and(|text| text.contains("domain spin (1) runs"))
+    });
+    refusals(&live);
+    store(&live);
+
+    live.tool(&["xl", "pause", "spin"]);
+    assert_eq!(domain(&live, "spin").unwrap().1, "paused");
+    live.tool(&["xl", "unpause", "spin"]);
+    assert_eq!(domain(&live, "spin").unwrap().1, "running");
+    assert_eq!(live.tool(&["xl", "domname", "1"]), "spin\n");
+    assert_eq!(live.tool(&["xl", "domid", "spin"]), "1\n");
+    // It never gives the processor away; others get their share, and it can be ended.
+    linux(&live);
+    live.tool(&["xl", "destroy", "spin"]);
+    // With its last domain the run ends.
+    let ended = live.end();
+    assert_eq!(ended.outcome("spin"), "destroyed", "{}", ended.report());
+    assert_eq!(ended.outcome("debian"), "reboot", "{}", ended.report());
+    assert_eq!(ended.status, 1, "it did not end by power-off: {}", ended.report());
+    ended.assert_no_leaks();
+}
+
+/// Wrong requests: each says what is wrong, and changes nothing.
+fn refusals(live: &Live) {
+    let before = free(live);
+    let kernel = file(live, "kernel", "no kernel");
+    let wrong = |text: &str| refused(live, &["xl", "create", &file(live, "wrong.cfg", text)], 2);
+    assert!(refused(live, &["xl", "create", "/nowhere.cfg"], 2).contains("/nowhere.cfg"));
+    assert!(wrong("name = 'a'\nmemory = 'much'\n").contains("wrong.cfg:2:"));
+    assert!(wrong("name = 'a'\nmemory = 16\nkernel = 'kernel'\n").contains(kernel.as_str()));
+    let spin = fs::read_to_string(live.folder().join("spin.cfg")).expect("the domain file is there");
+    assert!(wrong(&spin).contains("running already"));
+    let large = file(live, "large.cfg", &spin.replace("\"spin\"", "\"large\"").replace("= 16", "= 4096"));
+    let words = refused(live, &["xl", "create", &large], 1);
+    assert!(words.contains("not enough memory") && words.contains("MiB are free"), "{words}");
+    assert!(refused(live, &["xl", "pause", "nobody"], 1).contains("nobody"));
+    assert!(refused(live, &["xl", "destroy", "0"], 1).contains("dom0"));
+    assert!(refused(live, &["xl", "frobnicate"], 2).contains("frobnicate"));
+    assert!(refused(live, &["xl", "migrate", "spin"], 2).contains("not there yet"));
+    assert!(refused(live, &["console", "nobody"], 1).contains("nobody"));
+    assert_eq!(free(live), before);
+}
+
+fn store(live: &Live) {
+    assert_eq!(live.tool(&["xenstore", "read", "/local/domain/1/name"]), "spin\n");
+    let watch = live.talk(&["xenstore", "watch", "/test"]);
+    watch.wait_for("/test\n", LIMIT);
+    live.tool(&["xenstore", "write", "/test/a", "one"]);
+    watch.wait_for("/test/a\n", LIMIT);
+    assert_eq!(live.tool(&["xenstore", "read", "/test/a"]), "one\n");
+    assert_eq!(live.tool(&["xenstore", "list", "/test"]), "a\n");
+    assert!(live.tool(&["xenstore", "ls", "/test"]).contains("a = \"one\""));
+    assert_eq!(live.try_tool(&["xenstore", "exists", "/test/a"]).status.code(), Some(0));
+    live.tool(&["xenstore", "rm", "/test"]);
+    assert!(refused(live, &["xenstore", "read", "/test/a"], 1).contains("ENOENT"));
+    assert_ne!(live.try_tool(&["xenstore", "exists", "/test/a"]).status.code(), Some(0));
+}
+
+/// A Debian that is created at run time: its kernel goes from the host into its memory, its disk is plugged in.
+fn linux(live: &Live) {
+    let before = free(live);
+    let config = file(live, "debian.cfg", &debian(live));
+    live.tool(&["xl", "create", &config]);
+    let (first, _) = domain(live, "debian").expect("it was created");
+    let mut console = live.talk(&["console", "debian", "--replay"]);
+    console.wait_for("/ # ", LIMIT);
+    console.say("echo answer $((6 * 7)); touch /root/was-here; sync\n");
+    console.wait_for("answer 42", LIMIT);
+    assert!(live.tool(&["xl", "dmesg"]).contains("debian"));
+
+    live.tool(&["xl", "reboot", "--wait", "debian"]);
+    // It is listed, paused, while it is being built.
+    until("the domain is started again", LIMIT, || {
+        domain(live, "debian").is_some_and(|(id, state)| id > first && state != "paused")
+    });
+    let mut console = live.talk(&["console", "debian", "--replay"]);
+    // What is replayed begins with the domain's first life.
+    until("the shell of its second life", LIMIT, || {
+        console.heard().split_once("boot number 2").is_some_and(|(_, now)| now.contains("/ # "))
+    });
+    console.say("echo $((6 * 8)) /root/was-*\n");
+    console.wait_for("48 /root/was-here", LIMIT);
+    live.tool(&["xl", "shutdown", "--wait", "debian"]);
+    assert_eq!(domain(live, "debian"), None);
+    until("its memory is free again", LIMIT, || free(live) == before);
+
+    // A second time, paused and then ended before it ran.
+    live.tool(&["xl", "create", "--paused", &config]);
+    assert_eq!(domain(live, "debian").unwrap().1, "paused");
+    live.tool(&["xl", "destroy", "debian"]);
+    assert_eq!(domain(live, "debian"), None);
+    until("its memory is free again", LIMIT, || free(live) == before);
+}
