@@ -20,6 +20,8 @@ use trunnion_backends::ram::RamDisk;
 use trunnion_backends::share::Share;
 use trunnion_guest::clock;
 use trunnion_guest::executor::Spawner;
+use trunnion_guest::hypercall;
+use trunnion_protocol::control::{Audit, Operation};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::xenbus::State;
@@ -80,6 +82,8 @@ pub enum Media<'a> {
 pub struct Disks {
     stock: RefCell<Vec<Stock>>,
     vbds: RefCell<BTreeMap<(DomainId, u32), Vbd>>,
+    /// Ports that dom0 has bound for disks which were plugged in later, and keeps.
+    ports: Cell<u64>,
     /// Functions that were looked at.
     functions: RefCell<Vec<DeviceFunction>>,
     store: StoreHandle,
@@ -92,6 +96,7 @@ impl Disks {
         Self {
             stock: RefCell::default(),
             vbds: RefCell::default(),
+            ports: Cell::new(0),
             functions: RefCell::default(),
             store,
             spawner,
@@ -117,8 +122,21 @@ impl Disks {
         self.stock.borrow().iter().any(|disk| disk.name == name)
     }
 
+    /// Event channels that dom0 has more than at its start, for the interrupts of disks that came later.
+    pub fn later_ports(&self) -> u64 {
+        self.ports.get()
+    }
+
     /// Looks for disks that were plugged in after the start.
     fn find_new(&self) {
+        let before = ports_in_use();
+        self.open_new();
+        if let (Some(before), Some(now)) = (before, ports_in_use()) {
+            self.ports.set(self.ports.get() + now.saturating_sub(before));
+        }
+    }
+
+    fn open_new(&self) {
         let mut pci = Pci::new();
         let mut known = self.functions.borrow_mut();
         for found in pci.scan() {
@@ -290,4 +308,11 @@ pub(super) async fn wait_for(store: &StoreHandle, path: &str, wanted: &str) -> R
             return Err(Errno::TimedOut);
         }
     }
+}
+
+/// Event channels of the whole machine.
+fn ports_in_use() -> Option<u64> {
+    let mut audit = Audit::default();
+    hypercall::control(Operation::Audit, &mut audit).ok()?;
+    Some(audit.ports)
 }
