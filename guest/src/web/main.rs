@@ -11,7 +11,10 @@ extern crate alloc;
 mod server;
 
 #[cfg(target_os = "none")]
-trunnion_guest::entry!(server::main);
+use server::main;
+
+#[cfg(target_os = "none")]
+trunnion_guest::entry!(main);
 
 #[cfg(not(target_os = "none"))]
 fn main() {
