@@ -58,8 +58,8 @@ impl PerCpu {
         let address: u64;
         // SAFETY: `install` ran on this CPU before anything else, and the guest switch puts the base back.
         unsafe {
-            asm!("mov {}, gs:[0]", out(reg) address, options(nostack, preserves_flags, readonly, pure))
-        };
+            asm!("mov {}, gs:[0]", out(reg) address, options(nostack, preserves_flags, readonly, pure));
+        }
         // SAFETY: the word holds the address of a static of this type.
         unsafe { &*(address as *const Self) }
     }

@@ -7,8 +7,11 @@ use super::control::{self as field, Field, Place};
 use crate::machine::cpu::{debug, msr};
 use crate::seam::Context;
 
-/// Registers that the block holds as they are, and where the neutral state has them.
-const PLAIN: [(Field<u64>, fn(&mut VcpuState) -> &mut u64); 19] = [
+/// Where the neutral state has a register.
+type Register = fn(&mut VcpuState) -> &mut u64;
+
+/// Registers that the block holds as they are.
+const PLAIN: [(Field<u64>, Register); 19] = [
     (field::RAX, |s| &mut s.gpr[0]),
     (field::RSP, |s| &mut s.gpr[4]),
     (field::RIP, |s| &mut s.rip),
