@@ -1,6 +1,6 @@
 //! Hypercalls: the table, and the way in and out.
 //!
-//! A row of [`Table::ROWS`] is a call: its number, the authority it needs, and its handler. Dispatch indexes the rows by
+//! A row of `Table::ROWS` is a call: its number, the authority it needs, and its handler. Dispatch indexes the rows by
 //! number. Handlers get the five arguments and the caller's width, and answer with the result register or a [`Stop`].
 //!
 //! An operation whose length a guest chooses does a bounded part of it, notes in its arguments how far it is, and answers

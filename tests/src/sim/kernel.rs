@@ -1,6 +1,6 @@
 //! The kernel of a simulated domain: memory, hypercalls, event dispatch, the shipped executor.
 //!
-//! It stands where `trunnion-guest` stands on a real machine, and implements the front ends' [`Platform`]. Structures of
+//! It stands where `trunnion-guest` stands on a real machine, and implements the front ends' `Platform`. Structures of
 //! hypercalls lie in the domain's own memory behind page tables that the kernel has built there, registers are set as the
 //! convention wants, and the call goes through the core's exit handling.
 
