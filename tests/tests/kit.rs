@@ -24,7 +24,8 @@ fn linked(run: Run, front: &str, class: &str, back: &str, unplug: bool) -> Ended
     let (front, driver) = (front.to_string(), DRIVER.to_string());
     let attach = thread::spawn(move || {
         let mut last = String::new();
-        for _ in 0..600 {
+        // The images are built first, which takes as long as it takes.
+        for _ in 0..6000 {
             let verb = ["--instance", &instance, "xl", "device-attach", &front];
             let output = Command::new(&driver).args(verb).args(&words).output().expect("the tool starts");
             if output.status.success() {
