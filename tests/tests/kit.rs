@@ -25,9 +25,12 @@ fn linked(run: Run, front: &str, class: &str, back: &str, unplug: bool) -> Ended
     let attach = thread::spawn(move || {
         let mut last = String::new();
         // The images are built first, which takes as long as it takes.
-        for _ in 0..6000 {
+        for _ in 0..600 {
             let verb = ["--instance", &instance, "xl", "device-attach", &front];
-            let output = Command::new(&driver).args(verb).args(&words).output().expect("the tool starts");
+            // A verb that comes before dom0 listens is not answered: try again.
+            let mut command = Command::new("timeout");
+            let output =
+                command.arg("5").arg(&driver).args(verb).args(&words).output().expect("the tool starts");
             if output.status.success() {
                 if unplug {
                     thread::sleep(Duration::from_secs(1));
