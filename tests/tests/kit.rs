@@ -1,9 +1,6 @@
 //! The driver kit on the machine: example guests, and devices whose back end is a guest.
 
 use std::fs;
-use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
 use trunnion_tests::system::{Ended, QEMU_SVM, Run};
 
@@ -17,85 +14,10 @@ fn add(run: Run, name: &str, package: &str, bin: &str, more: &str) -> Run {
     run.domain(name, &text)
 }
 
-/// Runs two guests, and makes a device between them as soon as both are there. With `unplug` it is taken away again.
-fn linked(run: Run, front: &str, class: &str, back: &str, unplug: bool) -> Ended {
-    let instance = run.instance().to_string();
-    let words = [format!("class={class}"), format!("backend={back}")];
-    let (front, driver) = (front.to_string(), DRIVER.to_string());
-    let attach = thread::spawn(move || {
-        let mut last = String::new();
-        // The images are built first, which takes as long as it takes.
-        for _ in 0..600 {
-            let verb = ["--instance", &instance, "xl", "device-attach", &front];
-            // A verb that comes before dom0 listens is not answered: try again.
-            let mut command = Command::new("timeout");
-            let output =
-                command.arg("5").arg(&driver).args(verb).args(&words).output().expect("the tool starts");
-            if output.status.success() {
-                if unplug {
-                    thread::sleep(Duration::from_secs(1));
-                    let verb = ["--instance", &instance, "xl", "device-detach", &front];
-                    let output =
-                        Command::new(&driver).args(verb).arg(&words[0]).output().expect("the tool starts");
-                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                }
-                return Ok(());
-            }
-            last = String::from_utf8_lossy(&output.stderr).into_owned();
-            thread::sleep(Duration::from_millis(100));
-        }
-        Err(last)
-    });
-    let ended = run.go(120);
-    attach
-        .join()
-        .expect("the attaching thread ends")
-        .unwrap_or_else(|last| panic!("{last}\n{}", ended.report()));
-    ended
-}
-
 fn assert_said(ended: &Ended, name: &str, text: &str) {
     let console = ended.console(name);
     assert!(console.contains(text), "{name} did not say \"{text}\":\n{console}\n{}", ended.report());
     assert_eq!(ended.outcome(name), "poweroff", "{name}:\n{console}\n{}", ended.report());
-}
-
-#[test]
-fn a_device_class_whose_back_end_is_a_guest() {
-    let run = Run::new(DRIVER, QEMU_SVM);
-    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
-    let run = add(run, "front", "trunnion-vrng", "vrng-front", "");
-    let ended = linked(run, "front", "vrng", "back", false);
-    assert_said(&ended, "front", "vrng: 65536 bytes");
-    assert_said(&ended, "front", "vrng: done");
-    assert_said(&ended, "back", "65536 bytes, 0 refused");
-    assert_eq!(ended.status, 0, "{}", ended.report());
-    ended.assert_no_leaks();
-}
-
-#[test]
-fn a_device_is_taken_away_while_it_is_in_use() {
-    let run = Run::new(DRIVER, QEMU_SVM);
-    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
-    let run = add(run, "front", "trunnion-vrng", "vrng-front", "cmdline = \"bytes=0\"");
-    let ended = linked(run, "front", "vrng", "back", true);
-    assert_said(&ended, "front", "vrng: the back end is closed");
-    assert_said(&ended, "front", "vrng: done");
-    assert_said(&ended, "back", "0 refused");
-    assert_eq!(ended.status, 0, "{}", ended.report());
-    ended.assert_no_leaks();
-}
-
-#[test]
-fn two_guests_share_memory() {
-    let run = Run::new(DRIVER, QEMU_SVM);
-    let run = add(run, "right", "trunnion-examples", "share", "cmdline = \"role=right\"");
-    let run = add(run, "left", "trunnion-examples", "share", "cmdline = \"role=left\"");
-    let ended = linked(run, "left", "share", "right", false);
-    assert_said(&ended, "left", "share: 2000 turns");
-    assert_said(&ended, "right", "share: 2000 turns");
-    assert_eq!(ended.status, 0, "{}", ended.report());
-    ended.assert_no_leaks();
 }
 
 #[test]
