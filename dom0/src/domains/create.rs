@@ -55,7 +55,7 @@ impl<P: Platform> Toolstack<P> {
         self.reserve_name(&name).map_err(named)?;
         // One at a time: a plan counts on the memory that it saw free.
         while core::mem::replace(&mut self.state.borrow_mut().busy, true) {
-            self.platform.breathe().await;
+            self.platform.rest().await;
         }
         let built = self.build_named(wish, &config, begin).await;
         {

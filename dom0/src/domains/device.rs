@@ -31,8 +31,13 @@ impl Link {
         format!("/local/domain/{}/device/{}/{}", self.front, self.class, self.id)
     }
 
+    /// Below it are the back end's halves of all the front end's devices of the class.
+    fn back_folder(&self) -> String {
+        format!("/local/domain/{}/backend/{}/{}", self.back, self.class, self.front)
+    }
+
     fn back_path(&self) -> String {
-        format!("/local/domain/{}/backend/{}/{}/{}", self.back, self.class, self.front, self.id)
+        format!("{}/{}", self.back_folder(), self.id)
     }
 
     fn place(&self) -> (DomainId, &str, u32) {
@@ -89,7 +94,7 @@ impl<P: Platform> Toolstack<P> {
         let nodes = [
             (home.clone(), String::new(), folder(back)),
             (format!("{home}/{class}"), String::new(), folder(back)),
-            (format!("{home}/{class}/{front}"), String::new(), folder(back)),
+            (link.back_folder(), String::new(), folder(back)),
             (back_path.clone(), String::new(), ours.clone()),
             (format!("{back_path}/frontend"), front_path.clone(), ours.clone()),
             (format!("{back_path}/frontend-id"), front.to_string(), ours.clone()),
@@ -136,7 +141,7 @@ impl<P: Platform> Toolstack<P> {
                         link.back
                     )));
                 }
-                self.platform.breathe().await;
+                self.platform.rest().await;
             }
         }
         self.remove_link(&link);
@@ -145,11 +150,17 @@ impl<P: Platform> Toolstack<P> {
     }
 
     fn remove_link(&self, link: &Link) {
-        for path in [link.front_path(), link.back_path()] {
+        let folder = link.back_folder();
+        let last = {
+            let links = &mut self.state.borrow_mut().links;
+            links.retain(|other| other.place() != link.place());
+            !links.iter().any(|other| other.back_folder() == folder)
+        };
+        // Back ends read the list of these folders: an empty one would stay in it for as long as they run.
+        for path in [link.front_path(), if last { folder } else { link.back_path() }] {
             // Gone already where its domain is.
             let _ = self.platform.store(Kind::Rm, format!("{path}\0").as_bytes());
         }
-        self.state.borrow_mut().links.retain(|other| other.place() != link.place());
     }
 
     /// Takes the devices of a domain that has ended away from the other halves.

@@ -136,7 +136,7 @@ impl<P: Platform> Toolstack<P> {
         domain.drain(&self.platform).await;
         let until = self.platform.now_ns().saturating_add(WATCH_PATIENCE_NS);
         while self.platform.has_tool() && !self.platform.is_watched(id) && self.platform.now_ns() < until {
-            self.platform.breathe().await;
+            self.platform.rest().await;
         }
         self.platform.flush_console(id).await;
     }

@@ -42,11 +42,21 @@ impl<P: Platform> Toolstack<P> {
             let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
             Failure::new(Code::Configuration, lines.join("\n"))
         })?;
-        self.platform.write_nodes(id, &network(id, number, &nic)).await.map_err(store)?;
-        self.platform.attach_nic(id, number, &nic).await.map_err(store)?;
-        // A domain that ended meanwhile did not know of this port.
-        if self.with_nics(id, |nics| nics.push((number, nic))).is_err() {
+        // Taken before anything is waited for: the next request may come meanwhile.
+        self.with_nics(id, |nics| nics.push((number, nic.clone())))?;
+        let attached = match self.platform.write_nodes(id, &network(id, number, &nic)).await {
+            Ok(()) => self.platform.attach_nic(id, number, &nic).await,
+            Err(errno) => Err(errno),
+        };
+        if let Err(errno) = attached {
+            let _ = self.with_nics(id, |nics| nics.retain(|(known, _)| *known != number));
+            let _ = self.remove_nodes(id, number).await;
+            return Err(store(errno));
+        }
+        // A domain that ended meanwhile may have done so before there was anything to let go of.
+        if self.with_nics(id, |_| ()).is_err() {
             self.platform.detach_nic(id, number).await;
+            let _ = self.remove_nodes(id, number).await;
             return Err(gone());
         }
         Ok(Reply::Nics(self.platform.nics(id).into_iter().filter(|nic| nic.number == number).collect()))
@@ -69,10 +79,13 @@ impl<P: Platform> Toolstack<P> {
             return Ok(Reply::Done);
         }
         self.platform.detach_nic(id, number).await;
-        for path in [backend_nic(id, number), frontend_nic(id, number)] {
-            self.platform.remove_node(&path).await.map_err(store)?;
-        }
+        self.remove_nodes(id, number).await.map_err(store)?;
         Ok(Reply::Done)
+    }
+
+    async fn remove_nodes(&self, id: DomainId, number: u32) -> Result<(), Errno> {
+        let back = self.platform.remove_node(&backend_nic(id, number)).await;
+        self.platform.remove_node(&frontend_nic(id, number)).await.and(back)
     }
 }
 

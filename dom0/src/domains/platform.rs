@@ -33,6 +33,8 @@ pub trait Platform: Host {
     fn power_off(&self);
     /// Returns when some domain may have ended since the last call (`VIRQ_DOM_EXC`).
     async fn exception(&self);
+    /// Rests for about a millisecond: for who waits for something of which nobody tells, so that dom0 does not spin meanwhile.
+    async fn rest(&self);
 
     /// Tells tools.
     fn event(&self, event: Event);

@@ -4,12 +4,13 @@ use super::*;
 use crate::build::fake::{FakeHost, run};
 use crate::control::manifest::{Placed, Source};
 use crate::control::reply::DeviceInfo;
-use crate::control::request::{ShutdownKind, StoreRequest};
+use crate::control::request::{DeviceRequest, ShutdownKind, StoreRequest};
 use crate::control::summary::{Leaks, Outcome};
 use crate::control::{Channel, Reply, Request};
 use crate::image;
 use crate::plan::PlannedDisk;
 use alloc::vec;
+use core::task::{Context, Waker};
 use trunnion_protocol::control::{Audit, DomainCounters, HostInfo, domain_state};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::store::Kind;
@@ -79,6 +80,11 @@ impl Platform for FakeHost {
         }
     }
 
+    async fn rest(&self) {
+        // Whoever waits is told by the clock when to give up.
+        self.now.set(self.now.get() + 1_000_000);
+    }
+
     fn event(&self, event: Event) {
         self.events.borrow_mut().push(event);
     }
@@ -125,7 +131,15 @@ impl Platform for FakeHost {
             }
             // Folders that are always there are not of interest here.
             Kind::Mkdir => Ok(b"OK\0".to_vec()),
-            Kind::Rm => nodes.remove(path).map(|_| Vec::new()).ok_or(Errno::NoEnt),
+            Kind::SetPerms => {
+                nodes.entry(path.into()).or_default();
+                Ok(b"OK\0".to_vec())
+            }
+            Kind::Rm => {
+                let (before, below) = (nodes.len(), format!("{path}/"));
+                nodes.retain(|node, _| node != path && !node.starts_with(&below));
+                if nodes.len() == before { Err(Errno::NoEnt) } else { Ok(Vec::new()) }
+            }
             _ => Err(Errno::NoSys),
         }
     }
@@ -484,4 +498,71 @@ fn a_long_tree_comes_in_parts() {
     }
     assert_eq!(paths.len(), 1000);
     assert!(paths.is_sorted());
+}
+
+#[test]
+fn ports_that_are_asked_for_at_once_get_numbers_of_their_own() {
+    let toolstack = toolstack();
+    run(toolstack.start(manifest(false, vec![wish("a", "vif = ['']")])));
+    let attach = || Request::NicAttach { domain: DomainName::parse("a"), specification: String::new() };
+    let mut first = Box::pin(toolstack.answer(attach()));
+    assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    ask(&toolstack, attach()).unwrap();
+    run(first).unwrap();
+    assert_eq!(
+        toolstack.platform.nics.borrow().iter().copied().collect::<Vec<_>>(),
+        [(1, 0), (1, 1), (1, 2)]
+    );
+    end(&toolstack, 1, 0);
+    assert!(is_empty(&toolstack));
+}
+
+#[test]
+fn a_port_that_cannot_be_attached_leaves_nothing() {
+    for step in 0..2 {
+        let toolstack = toolstack();
+        run(toolstack.start(manifest(false, vec![wish("a", "")])));
+        let before = toolstack.platform.nodes.borrow().clone();
+        toolstack.platform.fail.set(Some(toolstack.platform.calls.get() + step));
+        let attach = || Request::NicAttach { domain: DomainName::parse("a"), specification: String::new() };
+        assert_eq!(ask(&toolstack, attach()).unwrap_err().code, Code::Store);
+        let mut after = toolstack.platform.nodes.borrow().clone();
+        // The folder of the class stays.
+        after.remove("/local/domain/1/device/vif");
+        assert_eq!(after, before, "{step}");
+        ask(&toolstack, attach()).unwrap();
+        assert!(toolstack.platform.nics.borrow().contains(&(1, 0)));
+        end(&toolstack, 1, 0);
+        assert!(is_empty(&toolstack));
+    }
+}
+
+#[test]
+fn devices_between_guests_leave_nothing_in_the_list_of_the_back_end() {
+    let toolstack = toolstack();
+    run(toolstack.start(manifest(false, vec![wish("front", ""), wish("back", "")])));
+    let (front, back) = (|| DomainName::parse("front"), || DomainName::parse("back"));
+    let attach = |id| {
+        let class = String::from("vrng");
+        ask(&toolstack, Request::Device(DeviceRequest::Attach { front: front(), back: back(), class, id }))
+    };
+    let detach = |id, force| {
+        let class = String::from("vrng");
+        ask(&toolstack, Request::Device(DeviceRequest::Detach { front: front(), class, id, force }))
+    };
+    let list = || toolstack.platform.store_list("/local/domain/2/backend/vrng").unwrap();
+    attach(0).unwrap();
+    attach(1).unwrap();
+    assert_eq!(attach(1).unwrap_err().code, Code::State);
+    assert_eq!(toolstack.platform.nodes.borrow()["/local/domain/1/device/vrng/1/backend-id"], "2");
+    detach(0, false).unwrap();
+    assert_eq!(list(), ["1"]);
+    // A back end that does not let go keeps its device until it is taken by force.
+    toolstack.platform.nodes.borrow_mut().insert("/local/domain/2/backend/vrng/1/1/state".into(), "4".into());
+    assert_eq!(detach(1, false).unwrap_err().code, Code::State);
+    detach(1, true).unwrap();
+    assert_eq!(list(), Vec::<String>::new());
+    attach(2).unwrap();
+    end(&toolstack, 1, 0);
+    assert_eq!(list(), Vec::<String>::new());
 }

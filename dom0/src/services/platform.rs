@@ -314,6 +314,10 @@ impl Platform for Dom0 {
         }
     }
 
+    async fn rest(&self) {
+        clock::sleep(TURN).await;
+    }
+
     fn event(&self, event: Event) {
         let last = event == Event::AllEnded;
         self.wire.event(event);
@@ -362,7 +366,7 @@ impl Platform for Dom0 {
             if (waiting == 0 && self.consoles.is_flushed(domain)) || clock::now() > deadline {
                 return;
             }
-            clock::sleep(TURN).await;
+            self.rest().await;
         }
     }
 
