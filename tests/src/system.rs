@@ -83,11 +83,6 @@ impl Run {
         self.folder.path()
     }
 
-    /// The run's name, for the other verbs.
-    pub fn instance(&self) -> &str {
-        self.arguments.get(1).map_or("", String::as_str)
-    }
-
     /// Adds an option of `trunnion run`.
     #[must_use]
     pub fn option(mut self, words: &[&str]) -> Self {
@@ -203,12 +198,43 @@ impl Live {
         self.folder.as_ref().map_or(Path::new(""), TempDir::path)
     }
 
+    /// The run's name, for the other verbs.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Waits until a domain's console shows `text`; panics when the run ends before.
     pub fn wait_for(&mut self, name: &str, text: &str) {
         let console = self.folder().join(format!("log/{name}.console.log"));
         self.wait(&format!("{name} says {text:?}"), || {
             fs::read(&console).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
         });
+    }
+
+    /// Waits until a domain runs for the first time; panics when the run ends before.
+    pub fn wait_running(&mut self, name: &str) {
+        let errors = self.folder().join("errors");
+        self.wait(&format!("{name} runs"), || {
+            let runs = |line: &str| line.contains(&format!("domain {name} (")) && line.contains(") runs");
+            fs::read_to_string(&errors).is_ok_and(|text| text.lines().any(runs))
+        });
+    }
+
+    /// Waits until a domain has ended; panics when the run ends before.
+    pub fn wait_ended(&mut self, name: &str) {
+        let errors = self.folder().join("errors");
+        self.wait(&format!("{name} ends"), || {
+            let ends = |line: &str| line.contains(&format!("domain {name} (")) && line.contains(") ended");
+            fs::read_to_string(&errors).is_ok_and(|text| text.lines().any(ends))
+        });
+    }
+
+    /// The emulator's process.
+    pub fn emulator(&self) -> Pid {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        let child = children.split_ascii_whitespace().next().and_then(|pid| pid.parse().ok());
+        Pid::from_raw(child.expect("the run has an emulator"))
     }
 
     /// Waits until something is true; panics when the run ends before, which its own limit sees to.

@@ -1,6 +1,8 @@
 //! The driver kit on the machine: example guests, and devices whose back end is a guest.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use trunnion_tests::system::{Ended, QEMU_SVM, Run};
 
@@ -14,10 +16,62 @@ fn add(run: Run, name: &str, package: &str, bin: &str, more: &str) -> Run {
     run.domain(name, &text)
 }
 
+/// Runs two guests, and makes a device between them as soon as both are there. With `unplug` it is taken away again.
+fn linked(run: Run, front: &str, class: &str, back: &str, unplug: bool) -> Ended {
+    let mut live = run.start(240);
+    live.wait_running(front);
+    live.wait_running(back);
+    let (class, backend) = (format!("class={class}"), format!("backend={back}"));
+    live.tool(&["xl", "device-attach", front, &class, &backend]);
+    if unplug {
+        thread::sleep(Duration::from_secs(1));
+        live.tool(&["xl", "device-detach", front, &class]);
+    }
+    live.end()
+}
+
 fn assert_said(ended: &Ended, name: &str, text: &str) {
     let console = ended.console(name);
     assert!(console.contains(text), "{name} did not say \"{text}\":\n{console}\n{}", ended.report());
     assert_eq!(ended.outcome(name), "poweroff", "{name}:\n{console}\n{}", ended.report());
+}
+
+#[test]
+fn a_device_class_whose_back_end_is_a_guest() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
+    let run = add(run, "front", "trunnion-vrng", "vrng-front", "");
+    let ended = linked(run, "front", "vrng", "back", false);
+    assert_said(&ended, "front", "vrng: 65536 bytes");
+    assert_said(&ended, "front", "vrng: done");
+    assert_said(&ended, "back", "65536 bytes, 0 refused");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn a_device_is_taken_away_while_it_is_in_use() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
+    let run = add(run, "front", "trunnion-vrng", "vrng-front", "cmdline = \"bytes=0\"");
+    let ended = linked(run, "front", "vrng", "back", true);
+    assert_said(&ended, "front", "vrng: the back end is closed");
+    assert_said(&ended, "front", "vrng: done");
+    assert_said(&ended, "back", "0 refused");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn two_guests_share_memory() {
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let run = add(run, "right", "trunnion-examples", "share", "cmdline = \"role=right\"");
+    let run = add(run, "left", "trunnion-examples", "share", "cmdline = \"role=left\"");
+    let ended = linked(run, "left", "share", "right", false);
+    assert_said(&ended, "left", "share: 2000 turns");
+    assert_said(&ended, "right", "share: 2000 turns");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
 }
 
 #[test]

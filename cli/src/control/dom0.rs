@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use trunnion_dom0::control::frame::Decoder;
 use trunnion_dom0::control::{
     self, CONSOLE_CHUNK, Channel, Code, DATA_CHUNK, Down, Event, Reply, Request, Up, WINDOW,
@@ -29,8 +30,8 @@ pub(crate) struct Dom0 {
 
 struct Shared {
     state: Mutex<State>,
-    /// Signalled when a reply makes room in the window.
-    room: Condvar,
+    /// Signalled when dom0 is ready, when a reply makes room in the window, and at the end.
+    change: Condvar,
     out: Sender<Vec<u8>>,
 }
 
@@ -42,6 +43,7 @@ struct State {
     /// Files that dom0 may ask for pieces of, by number.
     files: HashMap<u32, Arc<Vec<u8>>>,
     file: u32,
+    ready: bool,
     closed: bool,
 }
 
@@ -55,7 +57,7 @@ impl Dom0 {
         said: impl Fn(Said) + Send + 'static,
     ) -> Self {
         let (out, frames) = mpsc::channel();
-        let shared = Arc::new(Shared { state: Mutex::default(), room: Condvar::new(), out });
+        let shared = Arc::new(Shared { state: Mutex::default(), change: Condvar::new(), out });
         let reader = Arc::clone(&shared);
         std::thread::spawn(move || {
             read(from, &reader, &said);
@@ -64,6 +66,23 @@ impl Dom0 {
         });
         std::thread::spawn(move || write(to, &frames));
         Self { shared }
+    }
+
+    /// Waits until dom0 has said that it is ready: what is sent before may be lost with a receiver that is not set up yet, and would
+    /// never be answered. Fails as a usage error after `patience`, and when the platform ends meanwhile.
+    pub(crate) fn wait_ready(&self, patience: Duration) -> Result<()> {
+        let state = self.shared.lock();
+        let waits = |state: &mut State| !state.ready && !state.closed;
+        let waited = self.shared.change.wait_timeout_while(state, patience, waits);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        match (state.closed, state.ready) {
+            (true, _) => Err(gone()),
+            (false, true) => Ok(()),
+            (false, false) => Err(Failure::usage(format!(
+                "the platform is still starting: dom0 was not ready within {} s; try again in a moment",
+                patience.as_secs()
+            ))),
+        }
     }
 
     /// Asks, and waits for the reply. A refusal of dom0 becomes a failure with its words.
@@ -81,7 +100,7 @@ impl Dom0 {
         let (sender, receiver) = mpsc::channel();
         let mut state = self.shared.lock();
         while state.waiting.len() >= WINDOW && !state.closed {
-            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.change.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.closed {
             return Err(gone());
@@ -163,7 +182,7 @@ impl Shared {
         state.closed = true;
         state.waiting.clear();
         state.watchers.clear();
-        self.room.notify_all();
+        self.change.notify_all();
     }
 }
 
@@ -183,7 +202,7 @@ fn read(mut from: Box<dyn Read + Send>, shared: &Shared, said: &impl Fn(Said)) {
                     if let Some(sender) = shared.lock().waiting.remove(&id) {
                         let _ = sender.send(result);
                     }
-                    shared.room.notify_all();
+                    shared.change.notify_all();
                 }
                 Ok(Up::Event(Event::Store { watch, path })) => {
                     let mut state = shared.lock();
@@ -195,7 +214,13 @@ fn read(mut from: Box<dyn Read + Send>, shared: &Shared, said: &impl Fn(Said)) {
                     shared.send(ticket, file, offset, length);
                 }
                 Ok(Up::Event(Event::Forget { file })) => drop(shared.lock().files.remove(&file)),
-                Ok(Up::Event(event)) => said(Said::Event(event)),
+                Ok(Up::Event(event)) => {
+                    if matches!(event, Event::Ready { .. }) {
+                        shared.lock().ready = true;
+                        shared.change.notify_all();
+                    }
+                    said(Said::Event(event));
+                }
                 Ok(Up::Console { channel, data }) => said(Said::Console(channel, data)),
                 Ok(Up::Unknown) | Err(_) => {}
             }
@@ -294,6 +319,34 @@ mod tests {
             thread.join().unwrap();
         }
         assert!(matches!(said.recv().unwrap(), Said::Event(Event::AllEnded)));
+    }
+
+    #[test]
+    fn who_comes_early_waits_for_dom0_and_not_for_ever() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let dom0 = Dom0::connect(Box::new(near.try_clone().unwrap()), Box::new(near), |_| ());
+        let early = dom0.wait_ready(Duration::from_millis(20)).unwrap_err();
+        assert_eq!(early.status(), Status::Usage);
+        assert!(early.message().contains("still starting"), "{early}");
+        let waiter = || {
+            let dom0 = dom0.clone();
+            std::thread::spawn(move || dom0.wait_ready(Duration::from_mins(10)))
+        };
+        let waits = waiter();
+        let ready = Up::Event(Event::Ready { hypervisor_ready_ns: 1, dom0_ready_ns: 2 });
+        far.write_all(&ready.to_frame().unwrap()).unwrap();
+        waits.join().unwrap().unwrap();
+        dom0.wait_ready(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_a_platform_that_dies_is_told() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let dom0 = Dom0::connect(Box::new(near.try_clone().unwrap()), Box::new(near), |_| ());
+        let waits = std::thread::spawn(move || dom0.wait_ready(Duration::from_mins(10)));
+        std::thread::sleep(Duration::from_millis(20));
+        drop(far);
+        assert_eq!(waits.join().unwrap().unwrap_err().status(), Status::Platform);
     }
 
     #[test]

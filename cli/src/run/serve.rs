@@ -19,6 +19,9 @@ use trunnion_dom0::control::reply::DomainState;
 use trunnion_dom0::control::request::{DeviceRequest, DomainName, ShutdownKind, StoreRequest};
 use trunnion_dom0::control::{Reply, Request};
 
+/// How long a verb that comes while the platform starts waits for dom0.
+const START: Duration = Duration::from_mins(1);
+
 /// What every client's thread works with.
 #[derive(Clone)]
 pub(crate) struct Server {
@@ -60,6 +63,11 @@ impl Server {
                     return;
                 }
             };
+            if let Err(failure) = self.dom0.wait_ready(START) {
+                answer(&client, Err(failure));
+                line.clear();
+                continue;
+            }
             match ask {
                 // Both take the connection over.
                 Ask::Console { domain, replay } => return self.console(client, &domain, replay),

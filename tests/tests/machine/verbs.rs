@@ -61,10 +61,11 @@ fn debian(live: &Live) -> String {
 #[test]
 fn verbs_on_living_domains() {
     let mut live = Run::new(DRIVER, QEMU_SVM).option(&["--memory", "512"]).tiny("spin", "").start(600);
-    live.wait("the first domain runs", {
-        let log = live.folder().join("errors");
-        move || fs::read_to_string(&log).is_ok_and(|text| text.contains("domain spin (1) runs"))
-    });
+    // A verb that comes before dom0 listens waits for it.
+    let socket = trunnion_cli::instance::control_socket(live.instance()).expect("a name that fits");
+    live.wait("the tool listens", || socket.exists());
+    assert!(live.tool(&["xl", "list"]).contains("Domain-0"));
+    live.wait_running("spin");
     refusals(&live);
     store(&live);
 

@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -12,7 +13,7 @@ use trunnion_frontends::console::Console;
 use trunnion_frontends::error::Error;
 use trunnion_frontends::mapping::Window;
 use trunnion_frontends::store::Store;
-use trunnion_frontends::xenbus::clients;
+use trunnion_frontends::xenbus::{Client, clients};
 use trunnion_guest::clock;
 use trunnion_guest::executor::Spawner;
 use trunnion_guest::platform::Kernel;
@@ -37,36 +38,41 @@ impl Source for Noise {
     }
 }
 
+/// Serves one client to its end, and says what was done.
+async fn attend(
+    store: &Store<'static, Kernel>,
+    window: &Window<'static, Kernel>,
+    client: Client,
+    console: &Console<'static, Kernel>,
+) {
+    let line = match serve(store, window, client, &mut Noise(clock::now().as_nanos() as u64)).await {
+        Ok(figures) => format!("{} bytes, {} refused", figures.bytes, figures.refused),
+        Err(error) => format!("{error}"),
+    };
+    console.write(format!("vrng-back: client {}: {line}\r\n", client.domain).as_bytes()).await;
+}
+
 async fn run(spawner: &Spawner, once: bool, console: &'static Console<'static, Kernel>) -> Result<(), Error> {
-    let store: &'static Store<'static, Kernel> =
-        alloc::boxed::Box::leak(alloc::boxed::Box::new(Store::new(&KERNEL)?));
-    let window: &'static Window<'static, Kernel> =
-        alloc::boxed::Box::leak(alloc::boxed::Box::new(Window::new(&KERNEL, 16)?));
+    let store: &'static Store<'static, Kernel> = Box::leak(Box::new(Store::new(&KERNEL)?));
+    let window: &'static Window<'static, Kernel> = Box::leak(Box::new(Window::new(&KERNEL, 16)?));
     let served = Rc::new(RefCell::new(Vec::new()));
-    let ended = Rc::new(RefCell::new(false));
     console.write(b"vrng-back: waiting for clients\r\n").await;
-    // Told of every change below, also of a client's end: `serve` removes nothing, so the list is looked at again.
     let mut watch = store.watch("backend").await?;
     loop {
         for client in clients::<8, _>(store, CLASS).await?.into_iter().flatten() {
+            if once {
+                attend(store, window, client, console).await;
+                return Ok(());
+            }
             if served.borrow().contains(&client) {
                 continue;
             }
             served.borrow_mut().push(client);
-            let (served, ended) = (Rc::clone(&served), Rc::clone(&ended));
+            let served = Rc::clone(&served);
             spawner.spawn(async move {
-                let outcome = serve(store, window, client, &mut Noise(clock::now().as_nanos() as u64)).await;
-                let line = match outcome {
-                    Ok(figures) => format!("{} bytes, {} refused", figures.bytes, figures.refused),
-                    Err(error) => format!("{error}"),
-                };
-                console.write(format!("vrng-back: client {}: {line}\r\n", client.domain).as_bytes()).await;
+                attend(store, window, client, console).await;
                 served.borrow_mut().retain(|other| *other != client);
-                *ended.borrow_mut() = true;
             });
-        }
-        if once && *ended.borrow() {
-            return Ok(());
         }
         watch.changed().await?;
     }
@@ -74,7 +80,7 @@ async fn run(spawner: &Spawner, once: bool, console: &'static Console<'static, K
 
 async fn guest(spawner: Spawner, start: StartInfo) -> ShutdownReason {
     let Ok(console) = Console::primary(&KERNEL) else { return ShutdownReason::Crash };
-    let console = alloc::boxed::Box::leak(alloc::boxed::Box::new(console));
+    let console = Box::leak(Box::new(console));
     let ended = run(&spawner, start.has_option("once"), console).await;
     if let Err(error) = &ended {
         console.write(format!("vrng-back: failed: {error}\r\n").as_bytes()).await;
