@@ -2,10 +2,7 @@
 
 use trunnion_protocol::control::Audit;
 
-use crate::frames::FrameKind;
-use crate::granting;
 use crate::prelude::*;
-use crate::second_level::Kind;
 
 /// Where an audit goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

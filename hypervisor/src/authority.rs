@@ -1,6 +1,6 @@
 //! Authority is a value: a privileged call asks for it in its signature.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use crate::prelude::*;
 
 /// The right to make dom0's control calls. There is one for each host, and the domain that has it cannot give it away.
 pub struct Control(());

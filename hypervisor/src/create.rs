@@ -1,28 +1,20 @@
 //! Making a domain: paused, with no memory, its vCPUs down.
 
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-
 use trunnion_protocol::control::{CreateDomain, NAME_BYTES};
 use trunnion_protocol::hypercall::hvm::Param;
-use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::shared_info;
 
 use crate::debug::DebugLine;
 use crate::domain::stop;
 use crate::events::Ports;
-use crate::frames::{DOMAINS, FrameKind};
-use crate::granting;
+use crate::frames::DOMAINS;
 use crate::life::Life;
-use crate::lock::{Lock, Rank};
 use crate::memory::Memory;
 use crate::policy::control;
 use crate::policy::cpuid::{Cpuid, Shape};
 use crate::prelude::*;
 use crate::schedule::DEFAULT_WEIGHT;
-use crate::seam::Cpu;
 use crate::second_level::SecondLevel;
-use crate::time;
 
 /// Most vCPUs of a domain: those with a place in the shared info page.
 pub const VCPUS: u32 = shared_info::VCPUS;

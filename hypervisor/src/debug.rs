@@ -1,7 +1,7 @@
 //! What a guest prints through the hypervisor (port 0xE9, `console_io`): gathered to lines, and limited in rate, so that a
 //! guest cannot flood the log or the wire.
 
-use crate::seam::HostTime;
+use crate::prelude::*;
 
 /// Longest line; longer ones are broken.
 const LINE: usize = 120;

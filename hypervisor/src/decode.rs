@@ -1,6 +1,6 @@
 //! What every instruction begins with: prefixes, and how long a ModRM operand is (SDM volume 2, chapter 2).
 
-use crate::seam::CodeMode;
+use crate::prelude::*;
 
 /// No instruction is longer (SDM 2.3.11).
 pub const LONGEST: usize = 15;

@@ -5,11 +5,8 @@
 
 mod image;
 
-use alloc::vec::Vec;
 use core::fmt;
 
-use trunnion_protocol::address::PAGE_SIZE;
-use trunnion_protocol::control::VcpuState;
 use trunnion_protocol::hypercall::memory::{Region, RegionKind};
 use trunnion_protocol::start_info::{
     FLAG_INITIAL_DOMAIN, FLAG_PRIVILEGED, MAGIC, MEMORY_MAP_LIMIT, MapEntry, Module, StartInfo, VERSION,
@@ -17,12 +14,10 @@ use trunnion_protocol::start_info::{
 use zerocopy::IntoBytes;
 
 use crate::create;
-use crate::frames::{FrameKind, Run as Frames};
-use crate::life;
+use crate::frames::Run as Frames;
 use crate::prelude::*;
-use crate::seam::{BootInfo, FrameRange};
-use crate::second_level::{Kind, Rights, Run};
-use crate::start;
+use crate::seam::BootInfo;
+use crate::second_level::Run;
 use image::Image;
 
 /// dom0's memory when the command line does not say.
@@ -35,8 +30,6 @@ const ALIGN_ORDER: u32 = 9;
 const LOW: Mfn = Mfn(1 << 20);
 /// Pages for what dom0 reads at its start: start info with modules and memory map, and the command line.
 const START_PAGES: u64 = 2;
-/// Frames of the interrupt controllers, which belong to the hypervisor.
-const CONTROLLERS: [u64; 2] = [0xfec00, 0xfee00];
 /// Its weight: back ends serve everybody.
 const WEIGHT: u32 = 1024;
 
@@ -79,7 +72,9 @@ pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Fail
     let runs = give_memory(host, &domain, wanted)?;
     host.dom0_bytes.store(runs.iter().map(|run| (PAGE_SIZE as u64) << run.order).sum(), Ordering::Relaxed);
     map(host, &domain, boot.bundle, Kind::Ram)?;
-    map_devices(host, &domain, boot)?;
+    for &window in boot.device_windows {
+        map(host, &domain, window, Kind::Device)?;
+    }
     let first = runs.first().ok_or(Failure::Image("no memory for it"))?;
     let first = FrameRange { start: first.start, end: Mfn(first.start.0 + (1 << first.order)) };
     let room = FrameRange { start: first.start, end: Mfn(first.end.0 - START_PAGES) };
@@ -143,33 +138,6 @@ fn map<M: Machine>(
     let run = Run { gfn: Gfn(frames.start.0), mfn: frames.start, count, rights, kind };
     memory.tables.map(&pool, run).map_err(|partial| Errno::from(partial.error))?;
     memory.highest = memory.highest.max(Gfn(frames.end.0.saturating_sub(1)));
-    Ok(())
-}
-
-/// Maps the device windows, without RAM and without the interrupt controllers.
-fn map_devices<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    boot: &BootInfo<'_>,
-) -> Result<(), Errno> {
-    for window in boot.device_windows {
-        let mut at = window.start.0;
-        while at < window.end.0 {
-            // Up to the next thing that is in the way.
-            let obstacle = boot
-                .ram
-                .iter()
-                .copied()
-                .chain(CONTROLLERS.map(|frame| FrameRange { start: Mfn(frame), end: Mfn(frame + 1) }))
-                .filter(|range| range.end.0 > at)
-                .min_by_key(|range| range.start.0);
-            let end = obstacle.map_or(window.end.0, |range| range.start.0.clamp(at, window.end.0));
-            if at < end {
-                map(host, domain, FrameRange { start: Mfn(at), end: Mfn(end) }, Kind::Device)?;
-            }
-            at = obstacle.map_or(end, |range| range.end.0.max(end)).max(at + 1);
-        }
-    }
     Ok(())
 }
 

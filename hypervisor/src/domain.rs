@@ -1,18 +1,13 @@
 //! A domain: its vCPUs, memory, ports, grants and state.
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-
 use trunnion_protocol::control::NAME_BYTES;
 use trunnion_protocol::hypercall::hvm::Param;
-use trunnion_protocol::hypercall::sched::ShutdownReason;
 
 use crate::authority::Control;
 use crate::debug::DebugLine;
 use crate::events::Ports;
 use crate::granting::Grants;
 use crate::life::Life;
-use crate::lock::Lock;
 use crate::memory::Memory;
 use crate::policy::cpuid::Cpuid;
 use crate::prelude::*;
@@ -86,7 +81,6 @@ pub mod stop {
 
 impl<M: Machine> Domain<M> {
     /// The form of the shared info page and the vCPU info structures.
-    #[inline]
     pub fn width(&self) -> Width {
         if self.narrow.load(Ordering::Relaxed) { Width::W32 } else { Width::W64 }
     }

@@ -11,12 +11,7 @@ mod channel;
 mod deliver;
 mod pirq;
 
-pub use bind::{
-    alloc_unbound, bind_interdomain, bind_ipi, bind_pirq, bind_vcpu, bind_virq, close, close_all, reset,
-    status,
-};
+pub use bind::*;
 pub use channel::{Channel, Ports};
-pub use deliver::{
-    deliver_upcall, is_pending, notify, place_info, raise_global, raise_virq, send, unmask, upcall_waits,
-};
+pub use deliver::*;
 pub use pirq::Pirqs;

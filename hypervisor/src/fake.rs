@@ -3,6 +3,9 @@
 //! Guest code is a Rust closure, a [`Script`]: each entry calls it with the vCPU's registers, and it returns the exit. Time
 //! stands still unless a test moves it.
 
+pub mod faults;
+pub(crate) mod order;
+
 use core::cell::Cell;
 use std::boxed::Box;
 use std::collections::VecDeque;

@@ -10,12 +10,9 @@
 
 mod buddy;
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use trunnion_protocol::closed;
 
-use crate::lock::{Lock, Rank};
 use crate::prelude::*;
-use crate::seam::{FrameRange, OutOfHeap, boxed};
 use buddy::Buddies;
 
 /// log2 of the pages in a run: 0 is 4 KiB, 9 is 2 MiB, 18 is 1 GiB.
@@ -23,10 +20,9 @@ pub const LARGEST_ORDER: u32 = 18;
 /// Domains that exist at one time, zombies included.
 pub const DOMAINS: usize = 1024;
 
+closed! {
 /// What a frame is used for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum FrameKind {
+pub enum FrameKind: u32 {
     /// No RAM, or not the core's to give: the hypervisor's image, heap, firmware.
     Reserved = 0,
     /// Free.
@@ -40,21 +36,10 @@ pub enum FrameKind {
     /// The boot bundle: readable by dom0, owned by nobody ([`DomainId::XEN`]).
     Bundle = 5,
 }
-
-impl FrameKind {
-    const fn from_bits(bits: u32) -> Self {
-        match bits & KIND {
-            1 => Self::Free,
-            2 => Self::Ram,
-            3 => Self::Table,
-            4 => Self::Shared,
-            5 => Self::Bundle,
-            _ => Self::Reserved,
-        }
-    }
 }
 
 const KIND: u32 = 0xff;
+const FREE: u32 = FrameKind::Free.number();
 /// The frame may hold what a former owner wrote.
 const DIRTY: u32 = 1 << 8;
 /// A remembered walk may use the frame.
@@ -75,7 +60,7 @@ struct Frame {
 
 impl Frame {
     fn kind(&self) -> FrameKind {
-        FrameKind::from_bits(self.state.load(Ordering::Relaxed))
+        FrameKind::from_number(self.state.load(Ordering::Relaxed) & KIND).unwrap_or(FrameKind::Reserved)
     }
 
     fn owner(&self) -> DomainId {
@@ -102,9 +87,6 @@ pub struct FrameTable {
     /// Frames by owner; the last entry counts those whose owner is no guest.
     owned: Box<[Owned]>,
     scrub_at: AtomicU64,
-    /// The allocation that fails, counted down; 0 is none.
-    #[cfg(feature = "sim")]
-    fails: AtomicU32,
 }
 
 /// A run of frames that was just allocated, each with one reference.
@@ -135,8 +117,6 @@ impl FrameTable {
             free: AtomicU64::new(0),
             owned: boxed(DOMAINS + 1, Owned::default)?,
             scrub_at: AtomicU64::new(0),
-            #[cfg(feature = "sim")]
-            fails: AtomicU32::new(0),
         };
         for range in free {
             table.release_range(*range);
@@ -152,7 +132,7 @@ impl FrameTable {
         while at < end {
             let order = (at.trailing_zeros()).min((end - at).ilog2()).min(LARGEST_ORDER);
             for frame in self.run(at, order) {
-                frame.state.store(FrameKind::Free as u32 | DIRTY, Ordering::Relaxed);
+                frame.state.store(FREE | DIRTY, Ordering::Relaxed);
             }
             buddies.insert(&self.frames, at as u32, order);
             self.free.fetch_add(1 << order, Ordering::Relaxed);
@@ -176,8 +156,8 @@ impl FrameTable {
     /// Allocates 2^`order` frames, aligned to their size, each with one reference. They hold zeroes only after
     /// [`FrameTable::scrub_run`]; allocate through `Host::allocate`, which does that.
     pub fn allocate(&self, order: u32, owner: DomainId, kind: FrameKind) -> Option<Run> {
-        #[cfg(feature = "sim")]
-        if self.is_to_fail() {
+        #[cfg(any(test, feature = "sim"))]
+        if crate::fake::faults::is_to_fail() {
             return None;
         }
         self.allocate_below(order, Mfn(u64::MAX), owner, kind)
@@ -193,19 +173,6 @@ impl FrameTable {
         }
         self.count(owner, kind, 1 << order);
         Some(Run { start: Mfn(start), order })
-    }
-
-    /// Makes the allocation that is the `count`th from now fail; 0 makes none fail. For the simulation.
-    #[cfg(feature = "sim")]
-    pub fn fail_after(&self, count: u32) {
-        self.fails.store(count, Ordering::Relaxed);
-    }
-
-    #[cfg(feature = "sim")]
-    fn is_to_fail(&self) -> bool {
-        let left = self.fails.load(Ordering::Relaxed);
-        self.fails.store(left.saturating_sub(1), Ordering::Relaxed);
-        left == 1
     }
 
     /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first. At most `budget`
@@ -237,7 +204,7 @@ impl FrameTable {
             // The lock keeps the frame free while it is scrubbed; one page is a short time.
             let _buddies = self.buddies.lock();
             if let Some(frame) = self.frames.get(at as usize)
-                && frame.state.load(Ordering::Relaxed) & (KIND | DIRTY) == FrameKind::Free as u32 | DIRTY
+                && frame.state.load(Ordering::Relaxed) & (KIND | DIRTY) == FREE | DIRTY
             {
                 scrub(Mfn(at));
                 frame.state.fetch_and(!DIRTY, Ordering::Relaxed);
@@ -248,34 +215,18 @@ impl FrameTable {
     }
 
     /// One more reference to a frame in use; `None` for a frame that is free, reserved or does not exist.
-    #[inline]
     pub fn hold(&self, mfn: Mfn) -> Option<Held<'_>> {
-        let frame = self.frames.get(usize::try_from(mfn.0).ok()?)?;
-        let mut count = frame.references.load(Ordering::Relaxed);
-        loop {
-            if count == 0 || count == u32::MAX {
-                return None;
-            }
-            match frame.references.compare_exchange_weak(
-                count,
-                count + 1,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Some(Held { table: self, mfn }),
-                Err(now) => count = now,
-            }
-        }
+        let more = |count: u32| if count == 0 { None } else { count.checked_add(1) };
+        let held = self.get(mfn)?.references.fetch_update(Ordering::Acquire, Ordering::Relaxed, more);
+        held.is_ok().then_some(Held { table: self, mfn })
     }
 
     /// Takes a stored reference back into a guard. The caller's table gives its reference up by this.
-    #[inline]
     pub fn adopt(&self, mfn: Mfn) -> Held<'_> {
         Held { table: self, mfn }
     }
 
     /// Gives a stored reference up; the frame is freed if it was the last.
-    #[inline]
     pub fn put(&self, mfn: Mfn) {
         let Some(frame) = self.frames.get(mfn.0 as usize) else { return };
         if frame.references.fetch_sub(1, Ordering::Release) == 1 {
@@ -310,7 +261,7 @@ impl FrameTable {
             self.count(frame.owner(), frame.kind(), 1u32.wrapping_neg());
             frame.references.store(0, Ordering::Release);
             let mark = mark | frame.state.load(Ordering::Relaxed) & DIRTY;
-            frame.state.store(FrameKind::Free as u32 | mark, Ordering::Relaxed);
+            frame.state.store(FREE | mark, Ordering::Relaxed);
         }
         self.buddies.lock().free(&self.frames, run.start.0 as u32, run.order);
         self.free.fetch_add(1 << run.order, Ordering::Relaxed);
@@ -322,14 +273,14 @@ impl FrameTable {
 
     /// Notes that a remembered walk uses a frame. The mark stays until the frame is free.
     pub fn mark_walked(&self, mfn: Mfn) {
-        if let Some(frame) = self.frames.get(mfn.0 as usize) {
+        if let Some(frame) = self.get(mfn) {
             frame.state.fetch_or(WALKED, Ordering::Relaxed);
         }
     }
 
     /// Whether a remembered walk may use a frame.
     pub fn is_walked(&self, mfn: Mfn) -> bool {
-        self.frames.get(mfn.0 as usize).is_none_or(|frame| frame.state.load(Ordering::Relaxed) & WALKED != 0)
+        self.get(mfn).is_none_or(|frame| frame.state.load(Ordering::Relaxed) & WALKED != 0)
     }
 
     /// What a frame is used for.
@@ -392,7 +343,7 @@ impl FrameTable {
 
     fn begin(&self, frame: &Frame, owner: DomainId, kind: FrameKind) {
         let dirty = frame.state.load(Ordering::Relaxed) & DIRTY;
-        frame.state.store(kind as u32 | dirty | u32::from(owner.0) << OWNER_SHIFT, Ordering::Relaxed);
+        frame.state.store(kind.number() | dirty | u32::from(owner.0) << OWNER_SHIFT, Ordering::Relaxed);
         frame.a.store(0, Ordering::Relaxed);
         frame.b.store(0, Ordering::Relaxed);
         frame.references.store(1, Ordering::Release);

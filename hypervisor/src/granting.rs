@@ -13,23 +13,13 @@ mod tests;
 
 pub use copy::copy;
 
-use alloc::sync::Arc;
-
-use trunnion_protocol::address::{Gfn, Gpa, MachineAddress, Mfn};
-use trunnion_protocol::errno::{Errno, GrantStatus};
-use trunnion_protocol::grant::{Access, DEFAULT_MAX_FRAMES, INITIAL_FRAMES};
+use trunnion_protocol::address::MachineAddress;
+use trunnion_protocol::grant::{DEFAULT_MAX_FRAMES, INITIAL_FRAMES};
 use trunnion_protocol::hypercall::grant::{MAP_HOST, MAP_READONLY, Map, Unmap};
-use trunnion_protocol::id::{DomainId, GrantRef};
 
-use crate::domain::Domain;
-use crate::frames::{FrameKind, Held};
 use crate::grants::{GUEST_LIMIT, HARDWARE_LIMIT, Mapping, Mappings, Table, Wanted};
-use crate::host::Host;
-use crate::life;
-use crate::lock::{Lock, Rank};
-use crate::memory;
-use crate::seam::Machine;
-use crate::second_level::{GFN_LIMIT, Kind, Rights, Stale};
+use crate::prelude::*;
+use crate::second_level::{GFN_LIMIT, Stale};
 
 /// Mappings that are taken away with one flush.
 pub const UNMAP_BATCH: usize = 32;
@@ -202,18 +192,13 @@ fn enter<M: Machine>(
 }
 
 /// Mappings that were taken out of a domain's tables and wait for the flush.
+#[derive(Default)]
 pub struct Unmapping {
     handles: [u32; UNMAP_BATCH],
     count: usize,
     stale: Stale,
     /// A remembered walk may use one of the frames.
     walked: bool,
-}
-
-impl Default for Unmapping {
-    fn default() -> Self {
-        Self { handles: [0; UNMAP_BATCH], count: 0, stale: Stale::NONE, walked: false }
-    }
 }
 
 impl Unmapping {
@@ -255,7 +240,7 @@ impl Unmapping {
             unmapped.map(|(_, stale)| stale).map_err(Errno::from)
         };
         let stale = stale.map_err(|_| GrantStatus::GeneralError)?;
-        let before = core::mem::replace(&mut self.stale, Stale::NONE);
+        let before = core::mem::take(&mut self.stale);
         self.stale = before.join(&host.machine, &stale);
         self.walked |= host.frames.is_walked(mapping.mfn);
         mappings.leave(handle);

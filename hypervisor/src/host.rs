@@ -1,21 +1,16 @@
 //! The host: everything the core knows, under one roof. There is one in an image, and as many as a test wants.
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64};
-
-use trunnion_protocol::id::Virq;
-use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::publish;
+use trunnion_protocol::shared_info::TimeInfo;
 
 use crate::authority::Mint;
-use crate::clock::Scale;
 use crate::events::Pirqs;
-use crate::frames::{DOMAINS, FrameKind, FrameTable, Run};
+use crate::frames::{DOMAINS, FrameTable, Run};
 use crate::journal::Journal;
-use crate::lock::{Lock, Rank};
 use crate::pages::{Pages, TablePool};
 use crate::prelude::*;
 use crate::schedule::Queue;
-use crate::seam::{BootInfo, Cpu, OutOfHeap, boxed};
+use crate::seam::BootInfo;
 use crate::timers::Deadlines;
 
 /// What belongs to one physical CPU.
@@ -30,16 +25,6 @@ pub struct PerCpu<M: Machine> {
     pub(crate) crossings: AtomicU64,
 }
 
-/// What does not change after boot.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Facts {
-    /// Bytes of RAM in the machine.
-    pub memory_bytes: u64,
-    /// Bytes of the hypervisor's image, heap and boot tables.
-    pub hypervisor_bytes: u64,
-}
-
-/// A place in the list of domains.
 type Slot<M> = Option<Arc<Domain<M>>>;
 
 /// The host.
@@ -60,8 +45,10 @@ pub struct Host<M: Machine> {
     pub(crate) mint: Mint,
     /// The hypervisor's log.
     pub journal: Journal,
-    /// What does not change.
-    pub facts: Facts,
+    /// Bytes of RAM in the machine.
+    pub memory_bytes: u64,
+    /// Of them, bytes that the hypervisor took at boot: image, heap, its own page tables.
+    pub hypervisor_bytes: u64,
     /// Domains that are dead but have frames that others hold.
     pub(crate) zombies: AtomicU32,
     /// When the hypervisor was ready to start dom0.
@@ -69,7 +56,7 @@ pub struct Host<M: Machine> {
     /// Bytes given to dom0, without the bundle.
     pub dom0_bytes: AtomicU64,
     /// How the TSC's ticks become nanoseconds, for guests' clocks.
-    pub(crate) scale: Scale,
+    pub(crate) clock: TimeInfo,
 }
 
 impl<M: Machine> Host<M> {
@@ -87,11 +74,10 @@ impl<M: Machine> Host<M> {
             }
         })?;
         let pages: u64 = boot.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum();
-        let scale = Scale::new(machine.tsc_khz(), machine.tsc_is_stable());
         let journal = Journal::new()?;
         journal.keep(boot.log);
         Ok(Self {
-            scale,
+            clock: publish::clock(machine.tsc_khz(), machine.tsc_is_stable()),
             machine,
             frames,
             list: spin::RwLock::new(boxed(DOMAINS, || None)?),
@@ -101,7 +87,8 @@ impl<M: Machine> Host<M> {
             pirqs: Lock::new(Rank::Interrupts, Pirqs::new()),
             mint: Mint::new(),
             journal,
-            facts: Facts { memory_bytes: pages << 12, hypervisor_bytes: boot.hypervisor_bytes },
+            memory_bytes: pages << 12,
+            hypervisor_bytes: boot.hypervisor_bytes,
             zombies: AtomicU32::new(0),
             ready: AtomicU64::new(0),
             dom0_bytes: AtomicU64::new(0),
@@ -135,7 +122,6 @@ impl<M: Machine> Host<M> {
     }
 
     /// A physical CPU's part; CPU 0's for a number that does not exist.
-    #[inline]
     pub fn cpu(&self, cpu: Cpu) -> &PerCpu<M> {
         // There is always a CPU 0.
         self.cpus.get(cpu.0 as usize).unwrap_or(&self.cpus[0])
@@ -255,7 +241,6 @@ pub struct HostTables<'h, M: Machine> {
 }
 
 impl<M: Machine> Pages for HostTables<'_, M> {
-    #[inline]
     fn page(&self, frame: Mfn) -> Option<&SharedPage> {
         self.host.machine.page(frame)
     }

@@ -9,7 +9,8 @@
 //! 4. An interrupt needs RFLAGS.IF and no shadow of STI or MOV SS.
 //! 5. Whatever waits and was not injected gets a window, also when something else was injected.
 
-use crate::seam::{Event, Interruptibility};
+use crate::prelude::*;
+use crate::seam::Interruptibility;
 
 /// What waits for a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,7 +56,6 @@ pub struct Decision {
 }
 
 /// Decides.
-#[inline]
 pub const fn decide(now: Interruptibility, pending: Pending) -> Decision {
     let interrupt = match (pending.upcall, pending.lapic) {
         (Some(vector), _) => Some(Source::Upcall(vector)),

@@ -1,10 +1,7 @@
 //! The hypervisor's log: a ring of bytes with positions counted from power-on, copied to the machine's console.
 
-use alloc::boxed::Box;
+use crate::prelude::*;
 use core::fmt::{self, Write};
-
-use crate::lock::{Lock, Rank};
-use crate::seam::{Machine, OutOfHeap, boxed};
 
 /// Bytes that are kept.
 const KEPT: usize = 64 << 10;

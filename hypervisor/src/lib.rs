@@ -3,9 +3,9 @@
 
 extern crate alloc;
 
+pub mod account;
 pub mod audit;
 pub mod authority;
-pub mod clock;
 pub mod create;
 pub mod debug;
 pub mod decode;
@@ -29,9 +29,12 @@ pub mod journal;
 pub mod lapic;
 pub mod length;
 pub mod life;
+pub mod loader;
 pub mod local;
 pub mod lock;
+#[cfg(target_os = "none")]
 pub mod machine;
+pub mod manual;
 pub mod memory;
 pub mod mov;
 pub mod pages;

@@ -5,17 +5,10 @@
 
 use core::fmt;
 
-use trunnion_protocol::hypercall::sched::ShutdownReason;
-use trunnion_protocol::id::Virq;
-use trunnion_protocol::planted::{self, Bug};
-
 use crate::domain::stop;
-use crate::events;
-use crate::granting;
-use crate::memory;
 use crate::prelude::*;
 use crate::report::{self, Text};
-use crate::schedule::{self, Activity};
+use crate::schedule::Activity;
 
 /// How far the destruction of a domain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -218,7 +211,6 @@ fn release_specials<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
 }
 
 /// Removes zombies whose last frame has come back. Cheap when there are none.
-#[inline]
 pub fn reap<M: Machine>(host: &Host<M>) {
     if host.zombies.load(Ordering::Relaxed) != 0 {
         reap_zombies(host);

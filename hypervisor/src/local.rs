@@ -20,7 +20,7 @@ pub struct Local {
 
 impl Local {
     /// After reset.
-    pub const fn new(id: VcpuId) -> Self {
+    pub fn new(id: VcpuId) -> Self {
         Self { nmi: false, lapic: Lapic::new(policy::apic_id(id.0) as u8) }
     }
 }

@@ -6,6 +6,9 @@
 
 use core::ops::{Deref, DerefMut};
 
+#[cfg(any(test, feature = "sim"))]
+use crate::fake::order;
+
 /// Order of the locks, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -53,7 +56,6 @@ impl<T> Lock<T> {
     }
 
     /// Waits for the lock.
-    #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
         order::enter(self.rank);
         Guard { rank: self.rank, inner: self.inner.lock() }
@@ -80,35 +82,8 @@ impl<T> DerefMut for Guard<'_, T> {
 }
 
 impl<T> Drop for Guard<'_, T> {
-    #[inline]
     fn drop(&mut self) {
         order::leave(self.rank);
-    }
-}
-
-/// The check of the order: a bit for each rank this thread holds.
-#[cfg(any(test, feature = "sim"))]
-mod order {
-    use super::Rank;
-    use core::cell::Cell;
-
-    std::thread_local! {
-        static HELD: Cell<u32> = const { Cell::new(0) };
-    }
-
-    pub(super) fn enter(rank: Rank) {
-        HELD.with(|held| {
-            assert!(
-                held.get() >> (rank as u32) == 0,
-                "lock {rank:?} taken out of order: held {:#x}",
-                held.get()
-            );
-        });
-        HELD.with(|held| held.set(held.get() | 1 << (rank as u32)));
-    }
-
-    pub(super) fn leave(rank: Rank) {
-        HELD.with(|held| held.set(held.get() & !(1 << (rank as u32))));
     }
 }
 
@@ -116,9 +91,7 @@ mod order {
 #[cfg(not(any(test, feature = "sim")))]
 mod order {
     use super::Rank;
-    #[inline]
     pub(super) const fn enter(_: Rank) {}
-    #[inline]
     pub(super) const fn leave(_: Rank) {}
 }
 

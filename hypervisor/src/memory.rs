@@ -10,16 +10,11 @@ mod direct;
 
 pub use direct::{map_direct, unmap_direct};
 
-use alloc::vec::Vec;
-
 use trunnion_protocol::hypercall::memory::Region;
-use trunnion_protocol::planted::{self, Bug};
 
-use crate::frames::{FrameKind, Held};
-use crate::life;
 use crate::pages::TablePool;
 use crate::prelude::*;
-use crate::second_level::{GFN_LIMIT, Kind, Leaf, MapError, Rights, Run, SecondLevel, Stale};
+use crate::second_level::{GFN_LIMIT, Leaf, MapError, Run, SecondLevel, Stale};
 
 /// Pages of the largest leaf that is taken out of a dying domain's map at once.
 const BATCH: u64 = 512;

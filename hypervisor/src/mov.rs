@@ -3,10 +3,8 @@
 //! The core carries out nothing else on memory: a register or an immediate to memory, memory to a register. Where the
 //! memory is, the second-level fault has said. Checked against a full decoder by property tests.
 
-use trunnion_protocol::control::Gpr;
-
 use crate::decode::{LONGEST, modrm, prefixes};
-use crate::seam::CodeMode;
+use crate::prelude::*;
 
 /// A register, or one of the four second-lowest bytes that old encodings can name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,6 @@
 //! Access to frames of the host by number, which is all that table code needs of a machine.
 
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::shared::SharedPage;
-
-use crate::seam::Machine;
+use crate::prelude::*;
 
 /// Frames of the host, reached by number.
 pub trait Pages {

@@ -1,14 +1,30 @@
-//! The nouns of the core, which nearly every module speaks of.
+//! The nouns that every module of the core speaks of, for one `use`: addresses and names of the ABI, atomic words, the seam's types, a domain and
+//! its vCPUs, and the modules that work on them.
 
+pub use alloc::boxed::Box;
 pub use alloc::sync::Arc;
-pub use core::sync::atomic::Ordering;
+pub use alloc::vec::Vec;
+pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-pub use trunnion_protocol::address::{Gfn, Gpa, Gva, Mfn};
-pub use trunnion_protocol::errno::Errno;
-pub use trunnion_protocol::id::{DomainId, Port, VcpuId};
-pub use trunnion_protocol::layout::Width;
+pub use trunnion_protocol::address::{Gfn, Gpa, Gva, Mfn, PAGE_SIZE};
+pub use trunnion_protocol::control::{Gpr, VcpuState};
+pub use trunnion_protocol::errno::{Errno, GrantStatus};
+pub use trunnion_protocol::grant::Access;
+pub use trunnion_protocol::hypercall::page::Opcode;
+pub use trunnion_protocol::hypercall::sched::ShutdownReason;
+pub use trunnion_protocol::id::{DomainId, GrantRef, Pirq, Port, VcpuId, Virq, VirqScope};
+pub use trunnion_protocol::layout::{Layout, Width};
+pub use trunnion_protocol::planted::{self, Bug};
+pub use trunnion_protocol::shared::SharedPage;
 
 pub use crate::domain::Domain;
+pub use crate::frames::{FrameKind, Held};
 pub use crate::host::Host;
-pub use crate::seam::{HostTime, Machine};
+pub use crate::lock::{Lock, Rank};
+pub use crate::seam::{
+    CodeMode, Context, Cpu, EntryFormat, Event, Exit, FrameRange, HostTime, Instruction, Machine, OutOfHeap,
+    Verdict, boxed,
+};
+pub use crate::second_level::{Kind, Rights};
 pub use crate::vcpu::{Running, Vcpu, VcpuRef};
+pub use crate::{events, exit, granting, life, local, memory, schedule, start, time, timers};

@@ -1,14 +1,10 @@
 //! Crash reports: what a domain was doing when it died, as text for people.
 
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::AtomicU64;
 
 use trunnion_protocol::control::ExitKind;
 
-use crate::exit;
 use crate::prelude::*;
-use crate::seam::Context;
 
 /// Bytes of a report at most.
 pub const REPORT_BYTES: usize = 4096;
@@ -19,7 +15,6 @@ pub struct Trail(AtomicU64);
 
 impl Trail {
     /// Notes an exit.
-    #[inline]
     pub fn note(&self, kind: ExitKind) {
         self.0.store(self.0.load(Ordering::Relaxed) << 8 | u64::from(kind.number() + 1), Ordering::Relaxed);
     }

@@ -7,14 +7,8 @@
 //! A context belongs to the physical CPU that runs it, from the moment it is taken from its vCPU until it is put back; no
 //! lock is held in between.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
-use trunnion_protocol::address::{Gpa, Gva, Mfn};
-use trunnion_protocol::control::{ExitKind, Gpr, VcpuState};
-use trunnion_protocol::errno::Errno;
-use trunnion_protocol::hypercall::page::Opcode;
-use trunnion_protocol::shared::SharedPage;
+use crate::prelude::*;
+use trunnion_protocol::control::ExitKind;
 
 /// A physical CPU, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -465,8 +459,7 @@ pub struct BootInfo<'a> {
     pub free: &'a [FrameRange],
     /// All RAM of the host, for dom0's view of bus addresses and for statistics. Page aligned, ascending.
     pub ram: &'a [FrameRange],
-    /// The machine-address range below which everything that is not RAM may be device memory of dom0 (4 GiB), and windows
-    /// above it.
+    /// What may be device memory, for dom0: neither RAM nor an interrupt controller is in it.
     pub device_windows: &'a [FrameRange],
     /// The bundle: the module the boot loader gave us.
     pub bundle: FrameRange,

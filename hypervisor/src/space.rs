@@ -1,9 +1,6 @@
 //! A domain's guest-physical space as the page walk sees it.
 
-use trunnion_protocol::shared::SharedPage;
-
 use crate::prelude::*;
-use crate::second_level::{Kind, Rights};
 use crate::walk::Space;
 
 /// A domain's guest-physical space.

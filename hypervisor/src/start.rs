@@ -1,10 +1,6 @@
 //! Starting a vCPU: at the state dom0 or the guest gives, or by INIT and a start-up IPI.
 
-use trunnion_protocol::control::VcpuState;
-
 use crate::prelude::*;
-use crate::schedule;
-use crate::seam::Context;
 
 /// Replaces the registers of a vCPU that does not run; `up` also starts it. `EEXIST` when it is up already.
 pub fn load<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, state: &VcpuState, up: bool) -> Result<(), Errno> {

@@ -3,13 +3,10 @@
 //! Areas that a guest names by virtual address are translated once, when they are registered, and their pages are held;
 //! guests do not move them. An area may cross into a second page.
 
-use trunnion_protocol::address::PAGE_SIZE;
-use trunnion_protocol::layout::Layout;
-use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::publish;
 use trunnion_protocol::shared_info::{RunState, Runstate, TimeInfo, vcpu::TIME};
 
-use crate::clock::{self, Account};
-use crate::memory;
+use crate::account::Account;
 use crate::prelude::*;
 use crate::schedule::Activity;
 
@@ -60,7 +57,7 @@ impl Area {
         if let Some((page, at)) = self.place(host, 0)
             && let Some(version) = page.word_at(at)
         {
-            let _ = clock::write_time(version, time, |body| self.write(host, 4, body));
+            let _ = publish::write_time(version, time, |body| self.write(host, 4, body));
         }
     }
 
@@ -85,17 +82,14 @@ pub fn new_domain<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) {
 /// Writes the wall clock in the form that the domain uses now.
 pub fn write_wall_clock<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
     if let Some(page) = host.machine.page(domain.shared_info) {
-        clock::write_wall_clock(page, domain.width(), host.machine.wall_clock_base());
+        publish::write_wall_clock(page, domain.width(), host.machine.wall_clock_base());
     }
-}
-
-fn time_now<M: Machine>(host: &Host<M>, domain: &Domain<M>) -> TimeInfo {
-    host.scale.at(host.machine.tsc().wrapping_add(domain.tsc_offset), host.now())
 }
 
 /// Writes a vCPU's clock.
 pub fn update<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
-    let time = time_now(host, &at.domain);
+    let tsc_timestamp = host.machine.tsc().wrapping_add(at.domain.tsc_offset);
+    let time = TimeInfo { tsc_timestamp, system_time: host.now().0, ..host.clock };
     let (first, offset) = vcpu.info_place();
     let own = Area { first, second: None, offset: offset + TIME, width: Width::W64 };
     own.write_time(host, &time);
@@ -127,16 +121,16 @@ pub fn run_state<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, ac
     // stolen.
     if state == RunState::Running
         && let Some(woken) = vcpu.state.ready_since()
-        && areas.account.state() == RunState::Blocked
+        && areas.account.state == RunState::Blocked
     {
         areas.account.enter(RunState::Runnable, woken.min(now));
     }
     areas.account.enter(state, now);
     if let Some(area) = areas.runstate {
-        let flagged = at.domain.runstate_flag.load(core::sync::atomic::Ordering::Relaxed);
+        let flagged = at.domain.runstate_flag.load(Ordering::Relaxed);
         let shown = areas.account.area();
         drop(areas);
-        let _ = clock::write_runstate(area.width, &shown, flagged, |offset, bytes| {
+        let _ = publish::write_runstate(area.width, &shown, flagged, |offset, bytes| {
             area.write(host, offset, bytes)
         });
     }
@@ -170,9 +164,9 @@ pub fn register_area<M: Machine>(
     if time {
         update(host, at, vcpu);
     } else if let Some(area) = area {
-        let flagged = at.domain.runstate_flag.load(core::sync::atomic::Ordering::Relaxed);
+        let flagged = at.domain.runstate_flag.load(Ordering::Relaxed);
         let shown = vcpu.areas.lock().account.area();
-        clock::write_runstate(width, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
+        publish::write_runstate(width, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
     }
     Ok(())
 }

@@ -3,18 +3,7 @@
 //! The queue has at most one entry for a vCPU and room for all of them, so setting a timer allocates nothing. The machine's
 //! one timer is armed by the run loop, for the head of the queue or the end of a time slice.
 
-use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
-
-use trunnion_protocol::hypercall::sched::ShutdownReason;
-use trunnion_protocol::id::Virq;
-
-use crate::events;
-use crate::life;
-use crate::lock::{Lock, Rank};
 use crate::prelude::*;
-use crate::schedule;
-use crate::seam::OutOfHeap;
 
 /// Timers of one vCPU. All are points of system time; `None` is off.
 #[derive(Clone, Copy, Default)]
@@ -57,7 +46,6 @@ impl<M: Machine> Deadlines<M> {
     }
 
     /// The earliest deadline.
-    #[inline]
     pub fn head(&self) -> HostTime {
         HostTime(self.head.load(Ordering::Acquire))
     }

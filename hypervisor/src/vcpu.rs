@@ -1,16 +1,10 @@
 //! A virtual CPU as the core knows it, and [`Running`], the handle of code that works for one right now.
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-
 use trunnion_protocol::address::PAGE_SHIFT;
 use trunnion_protocol::control::{DomainCounters, ExitKind};
-use trunnion_protocol::id::Virq;
-use trunnion_protocol::layout::Layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::local::Local;
-use crate::lock::{Lock, Rank};
 use crate::prelude::*;
 use crate::report::Trail;
 use crate::schedule::State;
@@ -97,7 +91,6 @@ impl<M: Machine> Vcpu<M> {
     }
 
     /// Frame and offset of its info structure.
-    #[inline]
     pub fn info_place(&self) -> (Mfn, usize) {
         let address = self.info.load(Ordering::Acquire);
         (Mfn(address >> PAGE_SHIFT), address as usize & ((1 << PAGE_SHIFT) - 1))
@@ -135,7 +128,6 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds.
-    #[inline]
     pub fn add(&self, count: u64) {
         bump(&self.0, count);
     }
@@ -146,14 +138,12 @@ impl Counter {
     }
 }
 
-#[inline]
 fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
 impl Tally {
     /// Notes an exit that took `cycles` in the hypervisor.
-    #[inline]
     pub fn exit(&self, kind: ExitKind, cycles: u64) {
         if let Some([count, sum, longest]) = self.exits.get(kind.number() as usize) {
             bump(count, 1);
@@ -165,7 +155,6 @@ impl Tally {
     }
 
     /// Notes a hypercall.
-    #[inline]
     pub fn hypercall(&self, number: u64) {
         if let Some(counter) = self.hypercalls.as_flattened().get(number as usize) {
             bump(counter, 1);
@@ -243,7 +232,6 @@ impl<M: Machine> Running<'_, M> {
     }
 
     /// The guest's memory as its present paging mode shows it to a supervisor, for `work`.
-    #[inline]
     pub fn with_memory<R>(&mut self, work: impl FnOnce(&mut walk::Memory<'_, DomainSpace<'_, M>>) -> R) -> R {
         let space = DomainSpace { host: self.host, domain: self.domain };
         let paging = Paging::of(self.context);

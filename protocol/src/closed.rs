@@ -1,6 +1,7 @@
 //! Closed lists of numbers: an enumeration with its numbers, both ways.
 
 /// Defines an enumeration whose values are numbers of the ABI, with conversions that cannot invent a value.
+#[macro_export]
 macro_rules! closed {
     ($(#[$meta:meta])* pub enum $name:ident: $int:ty {
         $($(#[$variant_meta:meta])* $variant:ident = $number:literal,)*

@@ -98,6 +98,7 @@ pub mod layout;
 pub mod netif;
 #[doc(hidden)]
 pub mod planted;
+pub mod publish;
 pub mod ring;
 // Not inside the module: the test of all interleavings compiles that by itself.
 #[cfg(test)]

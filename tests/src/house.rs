@@ -55,7 +55,10 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
 /// True for a file that only tests compile.
 fn is_test_file(path: &Path) -> bool {
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    name == "tests" || name == "fake" || name.ends_with("_tests") || path.iter().any(|part| part == "tests")
+    name == "tests"
+        || name == "fake"
+        || name.ends_with("_tests")
+        || path.iter().any(|part| part == "tests" || part == "fake")
 }
 
 fn measure(path: PathBuf, text: &str) -> Source {

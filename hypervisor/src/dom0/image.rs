@@ -7,11 +7,11 @@ use elf::endian::LittleEndian;
 use elf::note::Note as Found;
 use elf::segment::ProgramHeader;
 use elf::{ElfBytes, ParseError};
-use trunnion_protocol::address::{Mfn, PAGE_SHIFT, PAGE_SIZE};
+use trunnion_protocol::address::PAGE_SHIFT;
 use trunnion_protocol::elfnote::{self, Note, Relocation};
 
 use super::Failure;
-use crate::seam::{FrameRange, Machine};
+use crate::prelude::*;
 
 /// dom0's image.
 pub(super) struct Image<'a> {

@@ -2,8 +2,6 @@
 
 use trunnion_protocol::event;
 use trunnion_protocol::hypercall::event::{PortState, Status};
-use trunnion_protocol::id::{Pirq, Virq, VirqScope};
-use trunnion_protocol::planted::{self, Bug};
 
 use super::channel::Channel;
 use super::deliver::{clear_pending, set_pending};

@@ -1,14 +1,8 @@
 //! The word of a port, and a domain's ports.
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64};
-
 use trunnion_protocol::event;
-use trunnion_protocol::id::{Pirq, Virq};
 
-use crate::lock::{Lock, Rank};
 use crate::prelude::*;
-use crate::seam::boxed;
 
 /// What a port is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +38,6 @@ impl Channel {
         kind | (vcpu.0 as u64 & 0xfff) << VCPU_SHIFT | (domain as u64) << 16 | (value as u64) << 32
     }
 
-    #[inline]
     const fn decode(word: u64) -> (Self, VcpuId) {
         let (domain, value) = (DomainId((word >> 16) as u16), (word >> 32) as u32);
         let channel = match word & 0xf {
@@ -84,14 +77,12 @@ impl Ports {
         }
     }
 
-    #[inline]
     fn word(&self, port: Port) -> Option<&AtomicU64> {
         let index = port.0 as usize;
         self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)
     }
 
     /// What a port is, and which vCPU receives it. A port that never was is free.
-    #[inline]
     pub fn get(&self, port: Port) -> (Channel, VcpuId) {
         self.word(port)
             .map_or((Channel::Free, VcpuId(0)), |word| Channel::decode(word.load(Ordering::Acquire)))

@@ -3,8 +3,6 @@
 //! A PIRQ's number is its slot at the machine ([`Machine::message`], [`Machine::route_line`]). dom0 maps one by a control
 //! call, binds it to a port, and unmasks it after each event when it comes by line.
 
-use trunnion_protocol::id::Pirq;
-
 use super::channel::Channel;
 use super::deliver::set_pending;
 use crate::prelude::*;

@@ -1,9 +1,8 @@
 //! Free runs of frames, in lists by size. The links are in the frames' records: a free run's first frame links it, and its
 //! `b` word says where its predecessor is; other frames of a run are marked as such.
 
-use core::sync::atomic::Ordering;
-
-use super::{Frame, FrameKind, KIND, LARGEST_ORDER};
+use super::{Frame, KIND, LARGEST_ORDER};
+use crate::prelude::*;
 
 /// End of a list.
 const NONE: u32 = u32::MAX;

@@ -1,16 +1,9 @@
 //! Copies between pages, each of them a grant or the caller's own.
 
-use trunnion_protocol::address::PAGE_SIZE;
-use trunnion_protocol::errno::GrantStatus;
-use trunnion_protocol::grant::Access;
 use trunnion_protocol::hypercall::grant::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy};
-use trunnion_protocol::id::GrantRef;
 
 use super::{granter, pin};
-use crate::frames::Held;
-use crate::memory;
 use crate::prelude::*;
-use crate::second_level::Rights;
 
 /// One end of a copy: a held frame, and the pin on the entry it came by.
 struct End<'h, M: Machine> {

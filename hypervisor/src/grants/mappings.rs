@@ -1,12 +1,5 @@
 //! What a domain has mapped of others' grants: one record for each handle.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
-use trunnion_protocol::errno::GrantStatus;
-use trunnion_protocol::grant::Access;
-use trunnion_protocol::id::GrantRef;
-
 use crate::prelude::*;
 
 /// Mappings that a guest may have at one time.

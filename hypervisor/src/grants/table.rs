@@ -4,18 +4,10 @@
 //! record of its own here, which the guest cannot reach: how many use it, how many of them for writing, and the frame.
 //! The frame is the one the entry named when the first use began; what the guest writes there later is not looked at.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
-use trunnion_protocol::errno::GrantStatus;
-use trunnion_protocol::grant::{self, Access, ENTRIES_PER_FRAME, READING, WRITING, place};
-use trunnion_protocol::id::GrantRef;
-use trunnion_protocol::planted::{self, Bug};
-use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::grant::{self, ENTRIES_PER_FRAME, READING, WRITING, place};
 
 use crate::pages::Pages;
 use crate::prelude::*;
-use crate::seam::boxed;
 
 /// How often an access word is tried while the guest changes it.
 const TRIES: u32 = 5;

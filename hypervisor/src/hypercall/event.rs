@@ -5,7 +5,6 @@ use trunnion_protocol::hypercall::event::{
 };
 
 use super::{Arguments, Reply, Stop, target};
-use crate::events;
 use crate::prelude::*;
 
 /// Ports that one exit closes.

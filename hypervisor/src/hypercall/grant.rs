@@ -4,12 +4,10 @@
 //! guest executes the instruction again. Each element carries its own status, and the call fails only when an element
 //! cannot be read or written.
 
-use trunnion_protocol::errno::GrantStatus;
 use trunnion_protocol::hypercall::grant::{Copy, GetVersion, Map, Op, QuerySize, SetupTable, Unmap, Version};
-use trunnion_protocol::layout::Layout;
 
 use super::{Arguments, Reply, Stop, target};
-use crate::granting::{self, UNMAP_BATCH, Unmapping};
+use crate::granting::{UNMAP_BATCH, Unmapping};
 use crate::prelude::*;
 
 /// Elements that are done before interrupts and others get their turn.
@@ -25,7 +23,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     match op {
         Op::Map => {
             let mut mappings = domain.grants.mappings.lock();
-            each(running, arguments, |call: &mut Map| {
+            running.each_call(arguments, |call: &mut Map| {
                 let result = granting::map(host, domain, &mut mappings, call);
                 call.status = status(result);
                 tally.mapped.add(u64::from(result.is_ok()));
@@ -34,7 +32,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         Op::Unmap => {
             let mut mappings = domain.grants.mappings.lock();
             let mut unmapping = Unmapping::default();
-            let reply = each(running, arguments, |call: &mut Unmap| {
+            let reply = running.each_call(arguments, |call: &mut Unmap| {
                 let result = unmapping.add(host, domain, &mut mappings, call);
                 call.status = status(result);
                 tally.unmapped.add(u64::from(result.is_ok()));
@@ -45,7 +43,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             crate::life::reap(host);
             reply
         }
-        Op::Copy => each(running, arguments, |call: &mut Copy| {
+        Op::Copy => running.each_call(arguments, |call: &mut Copy| {
             let result = granting::copy(host, domain, call);
             call.status = status(result);
             tally.copied.add(u64::from(result.is_ok()));
@@ -53,10 +51,10 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         Op::SetupTable | Op::QuerySize | Op::SetVersion | Op::GetVersion if count != 1 => {
             Err(Errno::Inval.into())
         }
-        Op::SetupTable => setup_table(running, width, at),
-        Op::QuerySize => query_size(running, width, at),
-        Op::SetVersion => set_version(running, width, at),
-        Op::GetVersion => get_version(running, width, at),
+        Op::SetupTable => running.setup_table(width, at),
+        Op::QuerySize => running.query_size(width, at),
+        Op::SetVersion => running.set_version(width, at),
+        Op::GetVersion => running.get_version(width, at),
         // Printing, version 2, and what is only for domains without nested paging.
         Op::DumpTable
         | Op::Transfer
@@ -67,93 +65,88 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     }
 }
 
-/// Does some elements of the array that the arguments name, then ends the call or goes on behind them.
-fn each<M: Machine, T: Layout>(
-    running: &mut Running<'_, M>,
-    arguments: &mut Arguments,
-    mut work: impl FnMut(&mut T),
-) -> Reply {
-    let width = arguments.width;
-    let [_, pointer, count, ..] = &mut arguments.values;
-    *count &= 0xffff_ffff;
-    for _ in 0..BATCH.min(*count) {
-        let mut call: T = running.get(width, Gva(*pointer))?;
-        work(&mut call);
-        running.put(width, Gva(*pointer), &call)?;
-        *pointer = pointer.wrapping_add(T::size(width) as u64);
-        if width == Width::W32 {
-            *pointer &= 0xffff_ffff;
+impl<M: Machine> Running<'_, M> {
+    /// Does some elements of the array that the arguments name, then ends the call or goes on behind them.
+    fn each_call<T: Layout>(&mut self, arguments: &mut Arguments, mut work: impl FnMut(&mut T)) -> Reply {
+        let width = arguments.width;
+        let [_, pointer, count, ..] = &mut arguments.values;
+        *count &= 0xffff_ffff;
+        for _ in 0..BATCH.min(*count) {
+            let mut call: T = self.get(width, Gva(*pointer))?;
+            work(&mut call);
+            self.put(width, Gva(*pointer), &call)?;
+            *pointer = pointer.wrapping_add(T::size(width) as u64);
+            if width == Width::W32 {
+                *pointer &= 0xffff_ffff;
+            }
+            *count -= 1;
         }
-        *count -= 1;
+        if *count == 0 { Ok(0) } else { Err(Stop::Again) }
     }
-    if *count == 0 { Ok(0) } else { Err(Stop::Again) }
+
+    /// The domain that a call names, or the status that says why not.
+    fn granter(&self, id: DomainId) -> Result<alloc::sync::Arc<crate::domain::Domain<M>>, GrantStatus> {
+        target(self, id).map_err(|errno| match errno {
+            Errno::Perm => GrantStatus::PermissionDenied,
+            _ => GrantStatus::BadDomain,
+        })
+    }
+
+    /// Grows the table and lists where the domain has its frames. Guests with nested paging place the frames themselves, so
+    /// a frame that is nowhere yet is listed as all ones.
+    fn setup_table(&mut self, width: Width, at: Gva) -> Reply {
+        let mut call: SetupTable = self.get(width, at)?;
+        let domain = self.granter(call.domain).and_then(|domain| {
+            granting::grow_to(self.host, &domain, call.frames).map_err(|_| GrantStatus::GeneralError)?;
+            Ok(domain)
+        });
+        call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
+        if let Ok(domain) = domain {
+            for index in 0..call.frames {
+                let place = domain.grants.table.lock().frame(index).and_then(|(_, place)| place);
+                let entry = Gva(call.list.0.wrapping_add(u64::from(index) * width.word() as u64));
+                let value = place.map_or(u64::MAX, |gfn| gfn.0);
+                self.with_memory(|memory| memory.put_word(width, entry, value)).map_err(Errno::from)?;
+            }
+        }
+        self.put(width, at, &call)?;
+        Ok(0)
+    }
+
+    fn query_size(&mut self, width: Width, at: Gva) -> Reply {
+        let mut call: QuerySize = self.get(width, at)?;
+        let domain = self.granter(call.domain);
+        call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
+        if let Ok(domain) = domain {
+            let table = domain.grants.table.lock();
+            call.frames = table.frames();
+            call.limit = table.limit();
+        }
+        self.put(width, at, &call)?;
+        Ok(0)
+    }
+
+    fn set_version(&mut self, width: Width, at: Gva) -> Reply {
+        let mut call: Version = self.get(width, at)?;
+        let result = match call.version {
+            VERSION => Ok(0),
+            2 => Err(Errno::NoSys.into()),
+            _ => Err(Errno::Inval.into()),
+        };
+        call.version = VERSION;
+        self.put(width, at, &call)?;
+        result
+    }
+
+    fn get_version(&mut self, width: Width, at: Gva) -> Reply {
+        let mut call: GetVersion = self.get(width, at)?;
+        target(self, call.domain)?;
+        call.version = VERSION;
+        self.put(width, at, &call)?;
+        Ok(0)
+    }
 }
 
 fn status(result: Result<(), GrantStatus>) -> i16 {
     result.err().unwrap_or(GrantStatus::Okay).number()
-}
-
-/// The domain that a call names, or the status that says why not.
-fn named<M: Machine>(
-    running: &Running<'_, M>,
-    id: DomainId,
-) -> Result<alloc::sync::Arc<crate::domain::Domain<M>>, GrantStatus> {
-    target(running, id).map_err(|errno| match errno {
-        Errno::Perm => GrantStatus::PermissionDenied,
-        _ => GrantStatus::BadDomain,
-    })
-}
-
-/// Grows the table and lists where the domain has its frames. Guests with nested paging place the frames themselves, so
-/// a frame that is nowhere yet is listed as all ones.
-fn setup_table<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
-    let mut call: SetupTable = running.get(width, at)?;
-    let domain = named(running, call.domain).and_then(|domain| {
-        granting::grow_to(running.host, &domain, call.frames).map_err(|_| GrantStatus::GeneralError)?;
-        Ok(domain)
-    });
-    call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
-    if let Ok(domain) = domain {
-        for index in 0..call.frames {
-            let place = domain.grants.table.lock().frame(index).and_then(|(_, place)| place);
-            let entry = Gva(call.list.0.wrapping_add(u64::from(index) * width.word() as u64));
-            let value = place.map_or(u64::MAX, |gfn| gfn.0);
-            running.with_memory(|memory| memory.put_word(width, entry, value)).map_err(Errno::from)?;
-        }
-    }
-    running.put(width, at, &call)?;
-    Ok(0)
-}
-
-fn query_size<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
-    let mut call: QuerySize = running.get(width, at)?;
-    let domain = named(running, call.domain);
-    call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
-    if let Ok(domain) = domain {
-        let table = domain.grants.table.lock();
-        call.frames = table.frames();
-        call.limit = table.limit();
-    }
-    running.put(width, at, &call)?;
-    Ok(0)
-}
-
-fn set_version<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
-    let mut call: Version = running.get(width, at)?;
-    let result = match call.version {
-        VERSION => Ok(0),
-        2 => Err(Errno::NoSys.into()),
-        _ => Err(Errno::Inval.into()),
-    };
-    call.version = VERSION;
-    running.put(width, at, &call)?;
-    result
-}
-
-fn get_version<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
-    let mut call: GetVersion = running.get(width, at)?;
-    target(running, call.domain)?;
-    call.version = VERSION;
-    running.put(width, at, &call)?;
-    Ok(0)
 }

@@ -5,10 +5,7 @@ use trunnion_protocol::hypercall::hvm::{
 };
 
 use super::{Arguments, Reply, target};
-use crate::events;
 use crate::prelude::*;
-use crate::second_level::{Kind, Rights};
-use crate::time;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;

@@ -11,10 +11,7 @@ use trunnion_protocol::start_info::MEMORY_MAP_LIMIT;
 
 use super::{Arguments, Reply, Stop, target};
 use crate::frames::LARGEST_ORDER;
-use crate::granting;
-use crate::memory;
 use crate::prelude::*;
-use crate::second_level::Kind;
 
 /// Extents that are populated or freed in one go, and pages that are moved.
 const BUDGET: u64 = 48;
@@ -26,22 +23,22 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     let done = arguments.get(0) >> EXTENT_SHIFT;
     let (width, at) = (arguments.width, arguments.pointer(1));
     match op {
-        Op::PopulatePhysmap | Op::DecreaseReservation => extents(running, arguments, op, done),
+        Op::PopulatePhysmap | Op::DecreaseReservation => running.extents(arguments, op, done),
         // Memory without a place has no use for a guest with nested paging.
         Op::IncreaseReservation => Ok(0),
         Op::MaximumRamPage => Ok(running.host.frames.end_frame().0.saturating_sub(1)),
         Op::CurrentReservation => {
-            let domain = of_pointer(running, at)?;
+            let domain = running.of_pointer(at)?;
             Ok(u64::from(running.host.frames.owned(domain.id)))
         }
-        Op::MaximumReservation => Ok(of_pointer(running, at)?.max_pages),
-        Op::MaximumGpfn => Ok(of_pointer(running, at)?.memory.lock().highest.0),
+        Op::MaximumReservation => Ok(running.of_pointer(at)?.max_pages),
+        Op::MaximumGpfn => Ok(running.of_pointer(at)?.memory.lock().highest.0),
         Op::AddToPhysmap => {
             let add: AddToPhysmap = running.get(width, at)?;
             let domain = target(running, add.domain)?;
             let space = Space::from_number(add.space).ok_or(Errno::Inval)?;
             if space != Space::GmfnRange {
-                add_one(running, &domain, space, add.index, add.gfn)?;
+                running.add_one(&domain, space, add.index, add.gfn)?;
                 return Ok(0);
             }
             let end = (done + BUDGET).min(u64::from(add.size));
@@ -54,7 +51,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         }
         Op::AddToPhysmapBatch => {
             let batch: AddToPhysmapBatch = running.get(width, at)?;
-            add_batch(running, arguments, batch, done)
+            running.add_batch(arguments, batch, done)
         }
         Op::RemoveFromPhysmap => {
             let remove: RemoveFromPhysmap = running.get(width, at)?;
@@ -62,10 +59,10 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             memory::remove(running.host, &domain, remove.gfn, &[Kind::Ram, Kind::Special])?;
             Ok(0)
         }
-        Op::MemoryMap => memory_map(running, width, at),
+        Op::MemoryMap => running.memory_map(width, at),
         Op::SetMemoryMap => {
             let map: SetMemoryMap = running.get(width, at)?;
-            set_memory_map(running, map)
+            running.set_memory_map(map)
         }
         Op::SetPodTarget | Op::GetPodTarget | Op::AcquireResource => Err(Errno::NoSys.into()),
     }
@@ -78,147 +75,137 @@ fn again(arguments: &mut Arguments, position: u64) -> Reply {
     Err(Stop::Again)
 }
 
-fn of_pointer<M: Machine>(
-    running: &mut Running<'_, M>,
-    at: Gva,
-) -> Result<alloc::sync::Arc<Domain<M>>, Errno> {
-    let mut id = [0; 2];
-    running.read(at, &mut id)?;
-    target(running, DomainId(u16::from_le_bytes(id)))
-}
-
-/// Populates or frees the extents of a reservation from `done` on.
-fn extents<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments, op: Op, done: u64) -> Reply {
-    let width = arguments.width;
-    let wanted: Reservation = running.get(width, arguments.pointer(1))?;
-    let domain = target(running, wanted.domain)?;
-    let largest = if running.domain.is_privileged() { LARGEST_ORDER } else { GUEST_ORDER };
-    // A position has to fit in argument 1.
-    let limit = (1u64 << (width.word() as u32 * 8 - EXTENT_SHIFT)) - 1;
-    if wanted.order > largest || wanted.count > limit || done > wanted.count {
-        return Ok(done.min(wanted.count));
+impl<M: Machine> Running<'_, M> {
+    fn of_pointer(&mut self, at: Gva) -> Result<alloc::sync::Arc<Domain<M>>, Errno> {
+        let mut id = [0; 2];
+        self.read(at, &mut id)?;
+        target(self, DomainId(u16::from_le_bytes(id)))
     }
-    let pages = 1u64 << wanted.order;
-    // A large extent is populated as one, and freed page by page.
-    let cost = if op == Op::PopulatePhysmap { 1 + pages / 32 } else { pages };
-    let mut budget = BUDGET;
-    for position in done..wanted.count {
-        // At least one extent each time, so that it gets on.
-        if budget < cost && position != done {
-            return again(arguments, position);
+
+    /// Populates or frees the extents of a reservation from `done` on.
+    fn extents(&mut self, arguments: &mut Arguments, op: Op, done: u64) -> Reply {
+        let width = arguments.width;
+        let wanted: Reservation = self.get(width, arguments.pointer(1))?;
+        let domain = target(self, wanted.domain)?;
+        let largest = if self.domain.is_privileged() { LARGEST_ORDER } else { GUEST_ORDER };
+        // A position has to fit in argument 1.
+        let limit = (1u64 << (width.word() as u32 * 8 - EXTENT_SHIFT)) - 1;
+        if wanted.order > largest || wanted.count > limit || done > wanted.count {
+            return Ok(done.min(wanted.count));
         }
-        budget = budget.saturating_sub(cost);
-        let entry = Gva(wanted.extents.0.wrapping_add(position * width.word() as u64));
-        let Ok(gfn) = running.get_word(width, entry) else { return Ok(position) };
-        let result = if op == Op::PopulatePhysmap {
-            memory::populate(running.host, &domain, Gfn(gfn), wanted.order)
-        } else {
-            decrease(running, &domain, Gfn(gfn), pages)
+        let pages = 1u64 << wanted.order;
+        // A large extent is populated as one, and freed page by page.
+        let cost = if op == Op::PopulatePhysmap { 1 + pages / 32 } else { pages };
+        let mut budget = BUDGET;
+        for position in done..wanted.count {
+            // At least one extent each time, so that it gets on.
+            if budget < cost && position != done {
+                return again(arguments, position);
+            }
+            budget = budget.saturating_sub(cost);
+            let entry = Gva(wanted.extents.0.wrapping_add(position * width.word() as u64));
+            let Ok(gfn) = self.get_word(width, entry) else { return Ok(position) };
+            let result = if op == Op::PopulatePhysmap {
+                memory::populate(self.host, &domain, Gfn(gfn), wanted.order)
+            } else {
+                self.decrease(&domain, Gfn(gfn), pages)
+            };
+            match result {
+                Ok(()) => {}
+                Err(Errno::Restart) => return again(arguments, position),
+                Err(_) => return Ok(position),
+            }
+        }
+        Ok(wanted.count)
+    }
+
+    fn decrease(&self, domain: &Domain<M>, gfn: Gfn, pages: u64) -> Result<(), Errno> {
+        for page in 0..pages {
+            let gfn = gfn.checked_add(page).ok_or(Errno::Inval)?;
+            memory::remove(self.host, domain, gfn, &[Kind::Ram])?;
+        }
+        Ok(())
+    }
+
+    fn add_one(
+        &self,
+        domain: &alloc::sync::Arc<Domain<M>>,
+        space: Space,
+        index: u64,
+        gfn: Gfn,
+    ) -> Result<(), Errno> {
+        match space {
+            Space::SharedInfo if index == 0 => {
+                let mut place = domain.shared_place.lock();
+                memory::place_special(self.host, domain, domain.shared_info, &mut place, gfn)
+            }
+            Space::GrantTable if index & INDEX_GRANT_STATUS == 0 => {
+                granting::place_frame(self.host, domain, u32::try_from(index).map_err(|_| Errno::Inval)?, gfn)
+            }
+            Space::Gmfn => memory::move_page(self.host, domain, Gfn(index), gfn),
+            Space::SharedInfo | Space::GrantTable | Space::GmfnRange => Err(Errno::Inval),
+            // Another domain's frames are mapped by grant, or by dom0's control call.
+            Space::GmfnForeign | Space::DeviceMemory => Err(Errno::OpNotSupp),
+        }
+    }
+
+    fn add_batch(&mut self, arguments: &mut Arguments, batch: AddToPhysmapBatch, done: u64) -> Reply {
+        let width = arguments.width;
+        let domain = target(self, batch.domain)?;
+        let space = Space::from_number(u32::from(batch.space)).ok_or(Errno::Inval)?;
+        let count = u64::from(batch.count);
+        let end = (done + BUDGET).min(count);
+        for entry in done..end {
+            let word = entry * width.word() as u64;
+            let index = self.get_word(width, Gva(batch.indices.0.wrapping_add(word)))?;
+            let gfn = self.get_word(width, Gva(batch.gfns.0.wrapping_add(word)))?;
+            let result = self.add_one(&domain, space, index, Gfn(gfn));
+            let errno = result.err().map_or(0, |errno| i64::from(errno) as i32);
+            self.write(Gva(batch.errors.0.wrapping_add(entry * 4)), &errno.to_le_bytes())?;
+        }
+        if end < count { again(arguments, end) } else { Ok(0) }
+    }
+
+    fn memory_map(&mut self, width: Width, at: Gva) -> Reply {
+        let mut map: MemoryMap = self.get(width, at)?;
+        let mut regions =
+            [Region { address: Default::default(), length: 0, kind: 0 }; MEMORY_MAP_LIMIT as usize];
+        let count = {
+            let memory = self.domain.memory.lock();
+            for (to, from) in regions.iter_mut().zip(&memory.regions) {
+                *to = *from;
+            }
+            memory.regions.len()
         };
-        match result {
-            Ok(()) => {}
-            Err(Errno::Restart) => return again(arguments, position),
-            Err(_) => return Ok(position),
+        if count == 0 {
+            return Err(Errno::NoSys.into());
         }
-    }
-    Ok(wanted.count)
-}
-
-fn decrease<M: Machine>(
-    running: &Running<'_, M>,
-    domain: &Domain<M>,
-    gfn: Gfn,
-    pages: u64,
-) -> Result<(), Errno> {
-    for page in 0..pages {
-        let gfn = gfn.checked_add(page).ok_or(Errno::Inval)?;
-        memory::remove(running.host, domain, gfn, &[Kind::Ram])?;
-    }
-    Ok(())
-}
-
-fn add_one<M: Machine>(
-    running: &Running<'_, M>,
-    domain: &alloc::sync::Arc<Domain<M>>,
-    space: Space,
-    index: u64,
-    gfn: Gfn,
-) -> Result<(), Errno> {
-    match space {
-        Space::SharedInfo if index == 0 => {
-            let mut place = domain.shared_place.lock();
-            memory::place_special(running.host, domain, domain.shared_info, &mut place, gfn)
+        let count = count.min(map.count as usize).min(regions.len());
+        for (index, region) in regions.iter().take(count).enumerate() {
+            let to = Gva(map.buffer.0.wrapping_add((index * REGION_SIZE) as u64));
+            self.write(to, &region.to_bytes())?;
         }
-        Space::GrantTable if index & INDEX_GRANT_STATUS == 0 => {
-            granting::place_frame(running.host, domain, u32::try_from(index).map_err(|_| Errno::Inval)?, gfn)
+        map.count = count as u32;
+        self.put(width, at, &map)?;
+        Ok(0)
+    }
+
+    fn set_memory_map(&mut self, map: SetMemoryMap) -> Reply {
+        if !self.domain.is_privileged() {
+            return Err(Errno::Perm.into());
         }
-        Space::Gmfn => memory::move_page(running.host, domain, Gfn(index), gfn),
-        Space::SharedInfo | Space::GrantTable | Space::GmfnRange => Err(Errno::Inval),
-        // Another domain's frames are mapped by grant, or by dom0's control call.
-        Space::GmfnForeign | Space::DeviceMemory => Err(Errno::OpNotSupp),
-    }
-}
-
-fn add_batch<M: Machine>(
-    running: &mut Running<'_, M>,
-    arguments: &mut Arguments,
-    batch: AddToPhysmapBatch,
-    done: u64,
-) -> Reply {
-    let width = arguments.width;
-    let domain = target(running, batch.domain)?;
-    let space = Space::from_number(u32::from(batch.space)).ok_or(Errno::Inval)?;
-    let count = u64::from(batch.count);
-    let end = (done + BUDGET).min(count);
-    for entry in done..end {
-        let word = entry * width.word() as u64;
-        let index = running.get_word(width, Gva(batch.indices.0.wrapping_add(word)))?;
-        let gfn = running.get_word(width, Gva(batch.gfns.0.wrapping_add(word)))?;
-        let result = add_one(running, &domain, space, index, Gfn(gfn));
-        let errno = result.err().map_or(0, |errno| i64::from(errno) as i32);
-        running.write(Gva(batch.errors.0.wrapping_add(entry * 4)), &errno.to_le_bytes())?;
-    }
-    if end < count { again(arguments, end) } else { Ok(0) }
-}
-
-fn memory_map<M: Machine>(running: &mut Running<'_, M>, width: Width, at: Gva) -> Reply {
-    let mut map: MemoryMap = running.get(width, at)?;
-    let mut regions = [Region { address: Default::default(), length: 0, kind: 0 }; MEMORY_MAP_LIMIT as usize];
-    let count = {
-        let memory = running.domain.memory.lock();
-        for (to, from) in regions.iter_mut().zip(&memory.regions) {
-            *to = *from;
+        let domain = target(self, map.domain)?;
+        if map.count > MEMORY_MAP_LIMIT {
+            return Err(Errno::Inval.into());
         }
-        memory.regions.len()
-    };
-    if count == 0 {
-        return Err(Errno::NoSys.into());
+        let mut regions = alloc::vec::Vec::new();
+        regions.try_reserve_exact(map.count as usize).map_err(|_| Errno::NoMem)?;
+        for index in 0..map.count as usize {
+            let mut bytes = [0; REGION_SIZE];
+            self.read(Gva(map.buffer.0.wrapping_add((index * REGION_SIZE) as u64)), &mut bytes)?;
+            regions.push(Region::from_bytes(&bytes));
+        }
+        domain.memory.lock().regions = regions;
+        Ok(0)
     }
-    let count = count.min(map.count as usize).min(regions.len());
-    for (index, region) in regions.iter().take(count).enumerate() {
-        let to = Gva(map.buffer.0.wrapping_add((index * REGION_SIZE) as u64));
-        running.write(to, &region.to_bytes())?;
-    }
-    map.count = count as u32;
-    running.put(width, at, &map)?;
-    Ok(0)
-}
-
-fn set_memory_map<M: Machine>(running: &mut Running<'_, M>, map: SetMemoryMap) -> Reply {
-    if !running.domain.is_privileged() {
-        return Err(Errno::Perm.into());
-    }
-    let domain = target(running, map.domain)?;
-    if map.count > MEMORY_MAP_LIMIT {
-        return Err(Errno::Inval.into());
-    }
-    let mut regions = alloc::vec::Vec::new();
-    regions.try_reserve_exact(map.count as usize).map_err(|_| Errno::NoMem)?;
-    for index in 0..map.count as usize {
-        let mut bytes = [0; REGION_SIZE];
-        running.read(Gva(map.buffer.0.wrapping_add((index * REGION_SIZE) as u64)), &mut bytes)?;
-        regions.push(Region::from_bytes(&bytes));
-    }
-    domain.memory.lock().regions = regions;
-    Ok(0)
 }

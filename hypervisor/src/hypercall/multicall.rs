@@ -2,7 +2,6 @@
 
 use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::hypercall::misc::MulticallEntry;
-use trunnion_protocol::layout::Layout;
 
 use super::{Arguments, Reply, Stop, perform};
 use crate::prelude::*;

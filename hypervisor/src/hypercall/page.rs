@@ -1,8 +1,7 @@
 //! The hypercall page.
 
-use trunnion_protocol::hypercall::page::{Opcode, STUB_SIZE, STUBS, stub};
+use trunnion_protocol::hypercall::page::{STUB_SIZE, STUBS, stub};
 
-use crate::memory;
 use crate::prelude::*;
 
 /// Fills the page that a guest named, which has to be memory it may write. False otherwise.

@@ -1,16 +1,9 @@
 //! `sched_op`.
 
-use trunnion_protocol::hypercall::sched::{
-    Op, POLL_LIMIT, Poll, RemoteShutdown, Shutdown, ShutdownReason, Watchdog,
-};
+use trunnion_protocol::hypercall::sched::{Op, POLL_LIMIT, Poll, RemoteShutdown, Shutdown, Watchdog};
 
 use super::{Arguments, Reply, Stop, target};
-use crate::events;
-use crate::life;
-use crate::local;
 use crate::prelude::*;
-use crate::schedule;
-use crate::timers;
 use crate::vcpu::POLL_MANY;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {

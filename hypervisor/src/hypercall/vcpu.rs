@@ -1,6 +1,5 @@
 //! `vcpu_op`, `set_timer_op`, `vm_assist`.
 
-use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::hypercall::misc::{Assist, AssistOp};
 use trunnion_protocol::hypercall::vcpu::{
     AreaVirtual, HvmContext32, HvmContext64, MODE_32, MODE_64, Op, PeriodicTimer, RegisterVcpuInfo,
@@ -9,15 +8,7 @@ use trunnion_protocol::hypercall::vcpu::{
 use trunnion_protocol::shared_info::VCPU_INFO_SIZE;
 
 use super::{Arguments, Reply, Stop};
-use crate::events;
-use crate::life;
-use crate::local;
-use crate::memory;
 use crate::prelude::*;
-use crate::schedule;
-use crate::start;
-use crate::time;
-use crate::timers;
 
 /// Shortest period of a periodic timer.
 const SHORTEST_PERIOD_NS: u64 = 1_000_000;

@@ -1,6 +1,5 @@
 //! `xen_version`.
 
-use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::hypercall::version::{
     CAPABILITIES_SIZE, CHANGESET_SIZE, COMMANDLINE_SIZE, CompileInfo, EXTRAVERSION_SIZE, Feature,
     FeatureInfo, Op, PlatformParameters, VarBuf,

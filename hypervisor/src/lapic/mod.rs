@@ -12,7 +12,7 @@ mod timer;
 pub use icr::{Delivery, Destination, Ipi};
 pub use timer::TICK_NS;
 
-use crate::seam::HostTime;
+use crate::prelude::*;
 use timer::Timer;
 
 /// Guest-physical address of the registers.
@@ -92,7 +92,6 @@ impl Vectors {
         self.0[usize::from(vector >> 5)] &= !(1 << (vector & 31));
     }
 
-    #[inline]
     fn highest(&self) -> Option<u8> {
         self.0
             .iter()
@@ -108,7 +107,7 @@ impl Vectors {
 }
 
 /// One local APIC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Lapic {
     id: u8,
     task_priority: u8,
@@ -126,25 +125,12 @@ pub struct Lapic {
 
 impl Lapic {
     /// After reset (SDM 11.4.7.1): disabled by software, everything masked.
-    pub const fn new(id: u8) -> Self {
-        Self {
-            id,
-            task_priority: 0,
-            logical: 0,
-            format: u32::MAX,
-            spurious: 0xff,
-            error: 0,
-            error_noted: 0,
-            icr: [0; 2],
-            lvt: [MASKED; 6],
-            timer: Timer::new(),
-            in_service: Vectors([0; 8]),
-            requested: Vectors([0; 8]),
-        }
+    pub fn new(id: u8) -> Self {
+        Self { id, format: u32::MAX, spurious: 0xff, lvt: [MASKED; 6], ..Self::default() }
     }
 
     /// INIT: as after reset, with the same number. The core takes the timer back.
-    pub const fn reset(&mut self) {
+    pub fn reset(&mut self) {
         *self = Self::new(self.id);
     }
 
@@ -173,9 +159,9 @@ impl Lapic {
             register::ICR_LOW => self.icr[0],
             register::ICR_HIGH => self.icr[1],
             register::LVT..=register::LVT_LAST if offset & 15 == 0 => self.lvt[lvt_index(offset)],
-            register::TIMER_INITIAL => self.timer.initial(),
+            register::TIMER_INITIAL => self.timer.initial,
             register::TIMER_CURRENT => self.timer.current(now),
-            register::TIMER_DIVIDE => self.timer.divide(),
+            register::TIMER_DIVIDE => self.timer.divide,
             _ => {
                 self.note_error(NO_REGISTER);
                 0
@@ -203,17 +189,17 @@ impl Lapic {
                 let masked = if self.is_enabled() { 0 } else { MASKED };
                 self.lvt[index] = value & LVT_KNOWN[index] | masked;
                 if index == TIMER {
-                    self.timer.set_periodic(value & PERIODIC != 0);
-                    return Action::Timer(self.timer.deadline());
+                    self.timer.periodic = value & PERIODIC != 0;
+                    return Action::Timer(self.timer.end);
                 }
             }
             register::TIMER_INITIAL => {
                 self.timer.start(value, now);
-                return Action::Timer(self.timer.deadline());
+                return Action::Timer(self.timer.end);
             }
             register::TIMER_DIVIDE => {
                 self.timer.set_divide(value, now);
-                return Action::Timer(self.timer.deadline());
+                return Action::Timer(self.timer.end);
             }
             // Read-only registers ignore writes.
             register::ID
@@ -275,14 +261,12 @@ impl Lapic {
     }
 
     /// The processor priority (SDM 11.8.3.1).
-    #[inline]
     fn priority(&self) -> u8 {
         let service = self.in_service.highest().unwrap_or(0) & 0xf0;
         if self.task_priority & 0xf0 >= service { self.task_priority } else { service }
     }
 
     /// The vector that the processor would be interrupted with now.
-    #[inline]
     pub fn pending(&self) -> Option<u8> {
         let vector = self.requested.highest()?;
         (self.is_enabled() && vector & 0xf0 > self.priority() & 0xf0).then_some(vector)
@@ -299,7 +283,7 @@ impl Lapic {
         if self.timer.expire(now) && self.lvt[TIMER] & MASKED == 0 {
             self.post(self.lvt[TIMER] as u8);
         }
-        self.timer.deadline()
+        self.timer.end
     }
 
     /// The task priority as CR8 shows it.

@@ -1,34 +1,22 @@
 //! The timer of a local APIC (SDM 11.5.4): counts down from the initial count, once or again and again.
 
-use crate::seam::HostTime;
+use crate::prelude::*;
 
 /// Nanoseconds of a tick before division: a bus of 100 MHz, as Xen has it.
 pub const TICK_NS: u64 = 10;
 /// Shortest period, so that a guest cannot keep a processor busy with its timer alone.
 const SHORTEST_NS: u64 = 100_000;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timer {
-    initial: u32,
-    divide: u32,
-    periodic: bool,
+    pub(super) initial: u32,
+    pub(super) divide: u32,
+    pub(super) periodic: bool,
     /// When the count was, or will be, 0; `None` when it is not running.
-    end: Option<HostTime>,
+    pub(super) end: Option<HostTime>,
 }
 
 impl Timer {
-    pub(super) const fn new() -> Self {
-        Self { initial: 0, divide: 0, periodic: false, end: None }
-    }
-
-    pub(super) const fn initial(&self) -> u32 {
-        self.initial
-    }
-
-    pub(super) const fn divide(&self) -> u32 {
-        self.divide
-    }
-
     /// Nanoseconds of a tick. Bits 3, 1 and 0 are the power of two less one; 7 divides by 1.
     const fn tick(&self) -> u64 {
         let code = self.divide >> 1 & 4 | self.divide & 3;
@@ -45,10 +33,6 @@ impl Timer {
         self.end = (initial != 0).then(|| HostTime(now.0.saturating_add(self.period())));
     }
 
-    pub(super) const fn set_periodic(&mut self, periodic: bool) {
-        self.periodic = periodic;
-    }
-
     /// The count goes on from where it is, at the new rate.
     pub(super) fn set_divide(&mut self, divide: u32, now: HostTime) {
         let left = self.current(now);
@@ -61,10 +45,6 @@ impl Timer {
     pub(super) fn current(&self, now: HostTime) -> u32 {
         let left = self.end.map_or(0, |end| end.0.saturating_sub(now.0));
         left.div_ceil(self.tick()).min(u64::from(self.initial)) as u32
-    }
-
-    pub(super) const fn deadline(&self) -> Option<HostTime> {
-        self.end
     }
 
     /// True when the count has come to its end. Periods that were missed are one.

@@ -1,10 +1,9 @@
 //! Interrupts of the host: which vector means what, and what is done at once when one comes.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use super::acpi::Madt;
 use super::cpu::percpu::PerCpu;
 use super::cpu::{apic, ioapic};
+use crate::loader::acpi::Madt;
+use crate::prelude::*;
 use crate::seam::{DEVICE_SLOTS, HostInterrupt, Message, NoSuchLine};
 
 /// The vector of device slot 0.
@@ -27,7 +26,6 @@ fn slot(vector: u8) -> Option<u8> {
 }
 
 /// An interrupt was taken: quietens its source, ends it at the local APIC, notes it for the core.
-#[inline]
 pub fn take(cpu: &PerCpu, vector: u8) {
     if vector == apic::SPURIOUS {
         return;

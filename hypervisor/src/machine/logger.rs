@@ -1,12 +1,12 @@
 //! The log on COM1: one event a line, `seconds level subsystem message key=value…`.
 
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
 use super::cpu::clock;
 use super::serial;
+use crate::prelude::*;
 
 struct Logger;
 

@@ -1,9 +1,8 @@
 //! Pages that hardware reads by address: control blocks, bitmaps, save areas.
 
+use crate::prelude::*;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::ptr::NonNull;
-
-use crate::seam::OutOfHeap;
 
 /// A piece of zeroed heap with an alignment, given back when dropped. Its address is its machine address: the heap is mapped
 /// one to one.

@@ -1,8 +1,8 @@
 //! The host's page tables: all RAM one to one, the image with separate rights for code, constants and data, the interrupt
 //! controllers uncached. Built once at boot and never changed.
 
-use super::boot::ranges::Ranges;
 use super::cpu;
+use crate::loader::ranges::Ranges;
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;

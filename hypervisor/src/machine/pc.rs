@@ -1,18 +1,12 @@
 //! The seam's machine on a PC, for either vendor.
 
-use core::sync::atomic::Ordering;
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::hypercall::page::Opcode;
-use trunnion_protocol::shared::SharedPage;
-
-use super::boot::ranges::Ranges;
 use super::cpu::percpu::PerCpu;
 use super::cpu::{self, apic, clock};
 use super::vendor::Vendor;
 use super::{crash, irq, serial};
-use crate::seam::{
-    Cpu, CpuidResult, EntryFormat, Exit, HostInterrupt, HostTime, Machine, Message, NoSuchLine, OutOfHeap,
-};
+use crate::loader::ranges::Ranges;
+use crate::prelude::*;
+use crate::seam::{CpuidResult, HostInterrupt, Message, NoSuchLine};
 
 /// A PC whose processors run guests the way of `V`.
 pub struct Pc<V> {
@@ -49,7 +43,6 @@ impl<V: Vendor> Pc<V> {
 impl<V: Vendor> Machine for Pc<V> {
     type Context = V::Context;
 
-    #[inline]
     fn page(&self, frame: Mfn) -> Option<&SharedPage> {
         if frame.0.wrapping_sub(self.main.0) >= self.main.1 && !self.is_elsewhere(frame) {
             return None;
@@ -99,7 +92,6 @@ impl<V: Vendor> Machine for Pc<V> {
     /// One CPU runs domains, and nobody kicks himself.
     fn kick(&self, _: Cpu) {}
 
-    #[inline]
     fn arm(&self, deadline: Option<HostTime>) {
         apic::arm(deadline.map(|at| at.0.saturating_sub(clock::now())));
     }
@@ -113,13 +105,11 @@ impl<V: Vendor> Machine for Pc<V> {
         }
     }
 
-    #[inline]
     fn take_interrupt(&self) -> Option<HostInterrupt> {
         let cpu = PerCpu::get();
         if cpu.has_noted() { irq::next(cpu) } else { None }
     }
 
-    #[inline]
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         let answer = cpu::cpuid(leaf, subleaf);
         CpuidResult { eax: answer.eax, ebx: answer.ebx, ecx: answer.ecx, edx: answer.edx }

@@ -1,20 +1,15 @@
 //! From the entry code to the core: the machine is found, set up, and handed over to the core, which keeps it.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
-use trunnion_protocol::address::Mfn;
-
-use super::boot::ranges::Ranges;
-use super::boot::source::Physical;
-use super::boot::{self, BootInfo, Module, bundle};
 use super::cpu::percpu::{self, PerCpu};
 use super::cpu::{apic, clock, ioapic, pic};
 use super::pc::Pc;
+use super::physical::Physical;
 use super::vendor::{Refusal, Vendor};
-use super::{acpi, crash, heap, irq, logger, paging, serial, svm, vmx, xstate};
-use crate::host::Host;
-use crate::seam::{BootInfo as Handover, FrameRange, Machine};
+use super::{crash, heap, irq, logger, paging, serial, svm, vmx, xstate};
+use crate::loader::ranges::Ranges;
+use crate::loader::{self, BootInfo, acpi, bundle};
+use crate::prelude::*;
+use crate::seam::BootInfo as Handover;
 
 /// The lowest address that is given away: what the firmware keeps below 1 MiB stays as it is.
 const LOW: u64 = 1 << 20;
@@ -30,8 +25,8 @@ struct Memory {
     ram: Ranges,
     /// RAM that is free.
     free: Ranges,
-    /// The bundle.
-    bundle: Module,
+    /// The bundle: its address and bytes.
+    bundle: (u64, u64),
     /// The root pointer of ACPI, or 0.
     rsdp: u64,
     /// Bytes of image, heap and tables.
@@ -50,7 +45,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
     pic::disable();
     let hz = clock::init();
     let memory = Physical;
-    let info = match boot::parse(&memory, magic, pointer) {
+    let info = match loader::parse(&memory, magic, pointer) {
         Ok(info) => info,
         Err(error) => {
             logger::init(None);
@@ -58,7 +53,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
             crash::end()
         }
     };
-    logger::init(boot::value(info.command_line, "log"));
+    logger::init(loader::value(info.command_line, "log"));
     log::info!(
         "Trunnion {} loader={} command-line=\"{}\"",
         env!("CARGO_PKG_VERSION"),
@@ -91,7 +86,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
         plan.ram.total(),
         plan.free.total(),
         heap::size(plan.ram.end()),
-        plan.bundle.size,
+        plan.bundle.1,
         image.1 - image.0
     );
     log::info!(
@@ -124,20 +119,16 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u6
     ram.remove(0, 4096);
     // QEMU places the bundle by the size of memory, and SeaBIOS may have kept the last pages of that place for itself: it is
     // RAM, whatever the map says.
-    let bundle = info.modules().first().copied().unwrap_or_default();
-    let mut module = Ranges::default();
-    module.add(bundle.address, bundle.address.saturating_add(bundle.size));
-    for &(from, to) in module.pages_around(4096).as_slice() {
-        ram.add(from, to);
-    }
+    let (bundle, end) = (info.module.0, info.module.0.saturating_add(info.module.1));
+    let (bundle, end) = (bundle & !4095, end.checked_next_multiple_of(4096).unwrap_or(bundle));
+    ram.add(bundle, end);
     let mut free = ram.clone();
     free.remove(0, LOW);
     let (image_begin, image_end) = paging::image();
     free.remove(image_begin, image_end);
-    let mut busy = info.busy.clone();
-    busy.add(bundle.address, bundle.address.saturating_add(bundle.size));
+    free.remove(bundle, end);
     let mut spare = free.clone();
-    spare.remove_all(&busy.pages_around(4096));
+    spare.remove_all(&info.busy.pages_around(4096));
     let tables = paging::table_bytes(&ram);
     let heap_size = heap::size(ram.end());
     let place = |spare: &mut Ranges, size: u64| {
@@ -150,12 +141,11 @@ fn lay_out(info: &BootInfo<'_>, rsdp: u64, controllers: [u64; 2]) -> (Memory, u6
     };
     let heap_at = place(&mut spare, heap_size);
     let tables_at = place(&mut spare, tables);
-    // The loader's small tables are free from here on; the bundle has a place of its own in the core's account.
+    // The loader's small tables are free from here on; the bundle had a place of its own all the time.
     free.remove(heap_at, heap_at + heap_size);
     free.remove(tables_at, tables_at + tables);
-    free.remove_all(&module.pages_around(4096));
     let own_bytes = image_end - image_begin + heap_size + tables;
-    (Memory { ram, free, bundle, rsdp, own_bytes, controllers }, heap_at, tables_at)
+    (Memory { ram, free, bundle: info.module, rsdp, own_bytes, controllers }, heap_at, tables_at)
 }
 
 fn frames(ranges: &Ranges) -> Vec<FrameRange> {
@@ -163,13 +153,14 @@ fn frames(ranges: &Ranges) -> Vec<FrameRange> {
     ranges.as_slice().iter().map(range).collect()
 }
 
-/// Where devices' memory may be: everywhere below 4 GiB and in a window above RAM, but for RAM itself, which the core leaves
-/// out, and the interrupt controllers.
+/// Where devices' memory may be: everywhere below 4 GiB and in a window above RAM, but for RAM itself and the interrupt
+/// controllers.
 fn device_windows(plan: &Memory) -> Ranges {
     let mut windows = Ranges::default();
     windows.add(0, FOUR_GIB);
     let high = plan.ram.end().max(FOUR_GIB).next_multiple_of(GIB);
     windows.add(high, high + HIGH_WINDOW);
+    windows.remove_all(&plan.ram);
     for page in plan.controllers {
         windows.remove(page, page + 4096);
     }
@@ -183,19 +174,19 @@ fn give_up(why: core::fmt::Arguments<'_>) -> ! {
 
 /// dom0's ELF inside the bundle.
 fn dom0_image(plan: &Memory) -> &'static [u8] {
-    let module = plan.bundle;
-    if module.size == 0 {
+    let (address, size) = plan.bundle;
+    if size == 0 {
         give_up(format_args!("no module: the hypervisor is started with one, the bundle"));
     }
-    if !module.address.is_multiple_of(4096) {
-        give_up(format_args!("the bundle does not start on a page boundary address={:#x}", module.address));
+    if !address.is_multiple_of(4096) {
+        give_up(format_args!("the bundle does not start on a page boundary address={address:#x}"));
     }
     // SAFETY: the loader filled the module, all RAM is mapped one to one, and the range was taken out of what is given away; it is
     // only read, before any domain runs.
-    let bytes = unsafe { core::slice::from_raw_parts(module.address as *const u8, module.size as usize) };
+    let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, size as usize) };
     match bundle::member(bytes, "dom0") {
         Some(image) => image,
-        None => give_up(format_args!("the module is no bundle with a member dom0 bytes={}", module.size)),
+        None => give_up(format_args!("the module is no bundle with a member dom0 bytes={size}")),
     }
 }
 
@@ -206,22 +197,20 @@ fn run<V: Vendor>(vendor: Result<V, Refusal>, plan: &Memory, command_line: &'sta
         Err(refusal) => refuse(refusal),
     };
     let dom0_mib: u64 =
-        boot::value(command_line, "dom0-memory").and_then(|mib| mib.parse().ok()).unwrap_or(0);
+        loader::value(command_line, "dom0-memory").and_then(|mib| mib.parse().ok()).unwrap_or(0);
     let (free, ram, windows) = (frames(&plan.free), frames(&plan.ram), frames(&device_windows(plan)));
-    let dom0_image = dom0_image(plan);
-    let end = (plan.bundle.address + plan.bundle.size).div_ceil(4096);
-    let log = logger::kept();
+    let end = Mfn((plan.bundle.0 + plan.bundle.1).div_ceil(4096));
     let boot = Handover {
         free: &free,
         ram: &ram,
         device_windows: &windows,
-        bundle: FrameRange { start: Mfn(plan.bundle.address >> 12), end: Mfn(end) },
-        bundle_bytes: plan.bundle.size,
-        dom0_image,
+        bundle: FrameRange { start: Mfn(plan.bundle.0 >> 12), end },
+        bundle_bytes: plan.bundle.1,
+        dom0_image: dom0_image(plan),
         dom0_memory: dom0_mib << 20,
         command_line,
         rsdp: plan.rsdp,
-        log: &log,
+        log: &logger::kept(),
         hypervisor_bytes: plan.own_bytes,
     };
     let host = match Host::new(machine, &boot) {

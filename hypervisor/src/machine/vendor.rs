@@ -1,12 +1,10 @@
 //! What the two vendor folders have in common: the closed set of operations that the rest of `machine` uses.
 
 use core::fmt;
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::hypercall::page::Opcode;
 
 use super::cpu::percpu::PerCpu;
 use super::page::Block;
-use crate::seam::{Context, EntryFormat, Exit, OutOfHeap};
+use crate::prelude::*;
 
 /// A processor's way to run guests.
 pub trait Vendor: Sync + Sized + 'static {

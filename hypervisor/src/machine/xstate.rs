@@ -3,13 +3,12 @@
 //! ones.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::registers::control::{Cr0, Cr4};
 use x86_64::registers::xcontrol::XCr0;
 
 use super::cpu;
 use super::page::Block;
-use crate::seam::OutOfHeap;
+use crate::prelude::*;
 
 /// Components that are switched: x87, SSE, AVX, MPX, AVX-512, PKRU (SDM 1 section 13.1).
 const KNOWN: u64 = 0x2ff;
@@ -39,7 +38,6 @@ pub fn init() -> u64 {
     components
 }
 
-#[inline]
 fn set_xcr0(value: u64) {
     // SAFETY: CR4.OSXSAVE is set, and the value consists of components of this host with x87 among them.
     unsafe { XCr0::write_raw(value) };

@@ -1,9 +1,8 @@
 //! Other domains' frames in the one-to-one map of dom0.
 
 use super::{Memory, flush};
-use crate::frames::{FrameKind, Held};
 use crate::prelude::*;
-use crate::second_level::{Kind, Rights, Stale};
+use crate::second_level::Stale;
 
 /// Readers in the low half of the note, writers in the high half. A writer is a reader as well.
 const READER: u32 = 1;

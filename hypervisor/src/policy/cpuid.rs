@@ -8,7 +8,6 @@
 //! its APIC number is twice its own.
 
 use trunnion_protocol::cpuid as leaves;
-use trunnion_protocol::id::DomainId;
 use trunnion_protocol::shared_info::TimeInfo;
 
 use super::features::{
@@ -16,6 +15,7 @@ use super::features::{
     LEAF_7_EDX, LEAF_D_EAX, REPEATED, mask,
 };
 use super::{VERSION, apic_id};
+use crate::prelude::*;
 use crate::seam::CpuidResult;
 
 /// Leaf 1 ECX: XSAVE.
@@ -124,7 +124,6 @@ impl Cpuid {
     }
 
     /// The answer to a vCPU.
-    #[inline]
     pub fn answer(&self, leaf: u32, subleaf: u32, now: Now) -> CpuidResult {
         match leaf {
             1 => {

@@ -1,11 +1,10 @@
 //! Entries of second-level tables: what a leaf says, and how an entry is read and replaced under a processor's eyes.
 
 use bitflags::bitflags;
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::closed;
 
 use super::span;
-use crate::seam::EntryFormat;
+use crate::prelude::*;
 
 /// Bits 12 to 51: the frame's address.
 pub(super) const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -27,37 +26,18 @@ bitflags! {
     }
 }
 
+closed! {
 /// What a leaf stands for. The entry remembers it, so that tables can be audited on their own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum Kind: u64 {
     /// The domain's own memory.
-    Ram,
+    Ram = 0,
     /// A page that the hypervisor shares with the domain: shared info, a grant table.
-    Special,
+    Special = 1,
     /// Another domain's page, mapped by grant or by dom0's authority.
-    Grant,
+    Grant = 2,
     /// Device memory.
-    Device,
+    Device = 3,
 }
-
-impl Kind {
-    const fn bits(self) -> u64 {
-        (match self {
-            Self::Ram => 0,
-            Self::Special => 1,
-            Self::Grant => 2,
-            Self::Device => 3,
-        }) << KIND_SHIFT
-    }
-
-    const fn of(entry: u64) -> Self {
-        match (entry & KIND) >> KIND_SHIFT {
-            0 => Self::Ram,
-            1 => Self::Special,
-            2 => Self::Grant,
-            _ => Self::Device,
-        }
-    }
 }
 
 /// One translation.
@@ -71,16 +51,6 @@ pub struct Leaf {
     pub kind: Kind,
     /// Pages that the entry covers: 1, 512 or 262144.
     pub pages: u64,
-}
-
-#[inline]
-pub(super) fn get(page: &SharedPage, index: usize) -> u64 {
-    page.entry(index)
-}
-
-#[inline]
-pub(super) fn put(page: &SharedPage, index: usize, entry: u64) {
-    page.set_entry(index, entry);
 }
 
 pub(super) const fn frame(entry: u64) -> Mfn {
@@ -101,7 +71,7 @@ pub(super) const fn encode(format: &EntryFormat, mfn: Mfn, rights: Rights, kind:
         _ => format.leaf,
     };
     base | mfn.address().0 & FRAME
-        | kind.bits()
+        | kind.number() << KIND_SHIFT
         | if rights.contains(Rights::WRITE) { format.write } else { 0 }
         | if rights.contains(Rights::EXECUTE) { format.execute } else { format.no_execute }
         | if level > 1 { format.large } else { 0 }
@@ -114,5 +84,10 @@ pub(super) fn decode(format: &EntryFormat, entry: u64, level: u8) -> Leaf {
         Rights::EXECUTE,
         (format.execute == 0 || entry & format.execute != 0) && entry & format.no_execute == 0,
     );
-    Leaf { mfn: frame(entry), rights, kind: Kind::of(entry), pages: span(level) }
+    Leaf {
+        mfn: frame(entry),
+        rights,
+        kind: Kind::from_number((entry & KIND) >> KIND_SHIFT).unwrap_or(Kind::Device),
+        pages: span(level),
+    }
 }

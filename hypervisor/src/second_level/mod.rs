@@ -18,11 +18,10 @@ mod stale;
 pub use entry::{Kind, Leaf, Rights};
 pub use stale::Stale;
 
-use entry::{COUNT, COUNT_SHIFT, FRAME, decode, encode, frame, get, is_leaf, present, put};
-use trunnion_protocol::address::{Gfn, Mfn};
+use entry::{COUNT, COUNT_SHIFT, FRAME, decode, encode, frame, is_leaf, present};
 
 use crate::pages::{Pages, TablePool};
-use crate::seam::EntryFormat;
+use crate::prelude::*;
 
 /// Levels of tables; the root is at this level, 4 KiB leaves are at level 1.
 const TOP: u8 = 4;
@@ -107,7 +106,7 @@ impl SecondLevel {
         let mut table = self.root;
         let mut level = TOP;
         loop {
-            let entry = get(pages.page(table)?, slot(gfn, level));
+            let entry = pages.page(table)?.entry(slot(gfn, level));
             if !present(self.format, entry) {
                 return None;
             }
@@ -120,7 +119,6 @@ impl SecondLevel {
     }
 
     /// The frame behind a guest frame number: `mfn` is that of `gfn` itself, `pages` that of the whole entry.
-    #[inline]
     pub fn lookup(&self, pages: &impl Pages, gfn: Gfn) -> Option<Leaf> {
         let (entry, level) = self.find(pages, gfn.0)?;
         let mut leaf = decode(self.format, entry, level);
@@ -134,7 +132,7 @@ impl SecondLevel {
         let mut path = [self.root; TOP as usize + 1];
         let mut level = TOP;
         while gfn < GFN_LIMIT {
-            let entry = get(pages.page(path[level as usize])?, slot(gfn, level));
+            let entry = pages.page(path[level as usize])?.entry(slot(gfn, level));
             if present(self.format, entry) {
                 if is_leaf(self.format, entry, level) {
                     return Some((Gfn(gfn & !(span(level) - 1)), decode(self.format, entry, level)));
@@ -158,13 +156,13 @@ impl SecondLevel {
         let mut at = TOP;
         while at > level {
             let page = pool.page(path[at as usize])?;
-            let mut entry = get(page, slot(gfn, at));
+            let mut entry = page.entry(slot(gfn, at));
             if !present(self.format, entry) {
                 if !make {
                     break;
                 }
                 entry = pool.take()?.address().0 | self.format.table;
-                put(page, slot(gfn, at), entry);
+                page.set_entry(slot(gfn, at), entry);
                 self.tables += 1;
                 count(pool, &path, gfn, at, 1);
             } else if is_leaf(self.format, entry, at) {
@@ -208,9 +206,9 @@ impl SecondLevel {
                 return Err(MapError::Occupied);
             }
             let page = pool.page(path[at as usize]).ok_or(MapError::NoTable)?;
-            let entry = get(page, slot(gfn, at));
+            let entry = page.entry(slot(gfn, at));
             if !present(self.format, entry) {
-                put(page, slot(gfn, at), encode(self.format, run.mfn, run.rights, run.kind, at));
+                page.set_entry(slot(gfn, at), encode(self.format, run.mfn, run.rights, run.kind, at));
                 count(pool, &path, gfn, at, 1);
                 return Ok(span(at));
             }
@@ -226,9 +224,9 @@ impl SecondLevel {
 fn count(pages: &impl Pages, path: &Path, gfn: u64, level: u8, change: i64) -> Option<u64> {
     let above = level + 1;
     let page = pages.page(*path.get(above as usize)?)?;
-    let entry = get(page, slot(gfn, above));
+    let entry = page.entry(slot(gfn, above));
     let count = ((entry & COUNT) >> COUNT_SHIFT).wrapping_add_signed(change);
-    put(page, slot(gfn, above), entry & !COUNT | count << COUNT_SHIFT & COUNT);
+    page.set_entry(slot(gfn, above), entry & !COUNT | count << COUNT_SHIFT & COUNT);
     Some(count)
 }
 

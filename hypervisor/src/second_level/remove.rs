@@ -1,11 +1,10 @@
 //! Taking translations away, changing them, and giving the tables back.
 
-use trunnion_protocol::address::{Gfn, Mfn};
-
-use super::entry::{COUNT_SHIFT, Leaf, Rights, decode, encode, frame, get, is_leaf, present, put};
+use super::entry::{COUNT_SHIFT, Leaf, Rights, decode, encode, frame, is_leaf, present};
 use super::stale::Stale;
 use super::{GFN_LIMIT, MapError, Path, SecondLevel, TOP, count, slot, span};
 use crate::pages::{Pages, TablePool};
+use crate::prelude::*;
 
 /// A leaf that was found: the tables on the way to it, its level, and the entry.
 struct Found {
@@ -18,7 +17,7 @@ impl SecondLevel {
     /// Puts a table of smaller leaves in the place of the leaf at `level`.
     fn split(&mut self, pool: &impl TablePool, table: Mfn, gfn: u64, level: u8) -> Option<()> {
         let page = pool.page(table)?;
-        let leaf = decode(self.format, get(page, slot(gfn, level)), level);
+        let leaf = decode(self.format, page.entry(slot(gfn, level)), level);
         let new = pool.take()?;
         let Some(below) = pool.page(new) else {
             pool.give(new);
@@ -26,10 +25,10 @@ impl SecondLevel {
         };
         for index in 0..512 {
             let mfn = Mfn(leaf.mfn.0 + index * span(level - 1));
-            put(below, index as usize, encode(self.format, mfn, leaf.rights, leaf.kind, level - 1));
+            below.set_entry(index as usize, encode(self.format, mfn, leaf.rights, leaf.kind, level - 1));
         }
         self.tables += 1;
-        put(page, slot(gfn, level), new.address().0 | self.format.table | 512 << COUNT_SHIFT);
+        page.set_entry(slot(gfn, level), new.address().0 | self.format.table | 512 << COUNT_SHIFT);
         Some(())
     }
 
@@ -44,7 +43,7 @@ impl SecondLevel {
         loop {
             let (path, level) = self.descend(pool, false, gfn, 1).ok_or(MapError::NoTable)?;
             let table = path[level as usize];
-            let entry = get(pool.page(table).ok_or(MapError::NoTable)?, slot(gfn, level));
+            let entry = pool.page(table).ok_or(MapError::NoTable)?.entry(slot(gfn, level));
             let inside = gfn & (span(level) - 1);
             if !present(self.format, entry) {
                 return Ok(Err(span(level) - inside));
@@ -109,7 +108,7 @@ impl SecondLevel {
         loop {
             let table = path[level as usize];
             if let Some(page) = pages.page(table) {
-                put(page, slot(gfn, level), 0);
+                page.set_entry(slot(gfn, level), 0);
             }
             if count(pages, path, gfn, level, -1) != Some(0) {
                 return;
@@ -135,7 +134,7 @@ impl SecondLevel {
                 && let Some(page) = pool.page(found.path[found.level as usize])
             {
                 let entry = encode(tables.format, leaf.mfn, rights, leaf.kind, found.level);
-                put(page, slot(at, found.level), entry);
+                page.set_entry(slot(at, found.level), entry);
                 stale.flush |= !rights.contains(leaf.rights);
             }
         })
@@ -163,7 +162,7 @@ impl SecondLevel {
             while level > 1
                 && let Some(page) = pool.page(table)
                 && let Some((index, entry)) = (0..512)
-                    .map(|index| (index, get(page, index)))
+                    .map(|index| (index, page.entry(index)))
                     .find(|&(_, entry)| present(self.format, entry) && !is_leaf(self.format, entry, level))
             {
                 parent = Some((page, index));
@@ -171,7 +170,7 @@ impl SecondLevel {
                 level -= 1;
             }
             if let Some((page, index)) = parent {
-                put(page, index, 0);
+                page.set_entry(index, 0);
             }
             pool.give(table);
             self.tables -= 1;

@@ -1,14 +1,12 @@
 //! What processors may still use after tables have changed.
 
-use trunnion_protocol::address::Mfn;
-
-use super::entry::{get, put};
 use crate::pages::{Pages, TablePool};
+use crate::prelude::*;
 
 /// Translations that processors may still use, and the tables they may still read. The holder flushes, then calls
 /// [`Stale::release`]; the frames that were mapped are given back only after that.
 #[must_use = "processors may still use what was unmapped"]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stale {
     pub(super) flush: bool,
     /// Detached tables, each pointing to the next by a non-present entry 0; first and last.
@@ -29,7 +27,7 @@ impl Stale {
         let tables = match (self.tables, other.tables) {
             (Some((first, last)), Some((next, end))) => {
                 if let Some(page) = pages.page(last) {
-                    put(page, 0, next.address().0);
+                    page.set_entry(0, next.address().0);
                 }
                 Some((first, end))
             }
@@ -42,7 +40,7 @@ impl Stale {
     pub fn release(self, pool: &impl TablePool) {
         let Some((mut table, last)) = self.tables else { return };
         loop {
-            let next = pool.page(table).map_or(0, |page| get(page, 0));
+            let next = pool.page(table).map_or(0, |page| page.entry(0));
             pool.give(table);
             if table == last {
                 return;
@@ -56,7 +54,7 @@ impl Stale {
             && let Some(page) = pages.page(last)
         {
             // An address with no other bit is not present in either format.
-            put(page, 0, table.address().0);
+            page.set_entry(0, table.address().0);
         }
         self.tables = Some((self.tables.map_or(table, |(first, _)| first), table));
     }

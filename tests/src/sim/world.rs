@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use trunnion_hypervisor::audit::audit;
 use trunnion_hypervisor::create;
+use trunnion_hypervisor::fake::faults;
 use trunnion_hypervisor::frames::FrameKind;
 use trunnion_hypervisor::life;
 use trunnion_hypervisor::run::{CpuLoop, Step};
@@ -214,7 +215,7 @@ impl World {
         self.boot()?;
         let before = self.at_rest()?;
         self.shared.faults.set(self.faults);
-        self.host.frames.fail_after(self.fails_at);
+        faults::fail_after(self.fails_at);
         self.release();
         self.work()?;
         self.shared.faults.set(Faults::none());
@@ -366,7 +367,7 @@ impl World {
         }
         if self.shared.permille(faults.memory) && faults.memory != 0 {
             let after = 1 + self.shared.below(30) as u32;
-            self.host.frames.fail_after(after);
+            faults::fail_after(after);
             self.shared.strike(|struck| struck.memory += 1);
         }
         if self.shared.permille(250) && self.device() {
@@ -390,7 +391,7 @@ impl World {
 
     /// When nobody runs: what was lost comes again, devices finish, time passes until the next timer.
     fn anything_left(&mut self) -> bool {
-        self.host.frames.fail_after(0);
+        faults::fail_after(0);
         let kernels: Vec<_> = self.guests.iter().filter_map(|guest| guest.kernel.borrow().clone()).collect();
         let mut found = false;
         for kernel in kernels.iter().chain([&self.dom0]) {

@@ -1,17 +1,11 @@
 //! Other domains' memory in dom0, and the grants that a domain is born with.
 
 use trunnion_protocol::control::{FOREIGN_MAX, MapForeign, SeedGrant, UnmapForeign};
-use trunnion_protocol::id::GrantRef;
-use trunnion_protocol::planted::{self, Bug};
 use zerocopy::IntoBytes;
 
-use super::find;
-use crate::granting;
 use crate::hypercall::{Arguments, Stop};
-use crate::life;
-use crate::memory;
 use crate::prelude::*;
-use crate::second_level::{Kind, Rights, Stale};
+use crate::second_level::Stale;
 
 /// Frames that are mapped or given back in one go. Argument 3 says how many are done.
 const CHUNK: usize = 64;
@@ -39,7 +33,7 @@ impl Part {
         let mut frames = [0u64; CHUNK];
         let frames = frames.get_mut(..self.count).ok_or(Errno::Inval)?;
         running.read(self.address(), frames.as_mut_bytes())?;
-        give_back(running, frames, write)
+        running.give_back(frames, write)
     }
 }
 
@@ -49,121 +43,110 @@ fn go_on(done: &mut u64, more: usize, count: u32) -> Result<(), Stop> {
     if *done < u64::from(count) { Err(Stop::Again) } else { Ok(()) }
 }
 
-pub(super) fn map<M: Machine>(
-    running: &mut Running<'_, M>,
-    wanted: &MapForeign,
-    arguments: &mut Arguments,
-) -> Result<(), Stop> {
-    if wanted.count == 0 || wanted.count > FOREIGN_MAX {
-        return Err(Errno::Inval.into());
-    }
-    let write = wanted.flags & 1 != 0;
-    let [_, _, done, ..] = &mut arguments.values;
-    let part = Part::new(wanted.frames, *done, wanted.count.into());
-    if let Err(errno) = map_some(running, wanted, part, write) {
-        // All or none: what earlier rounds mapped is in dom0's own list.
-        for from in (0..*done).step_by(CHUNK) {
-            Part::new(wanted.frames, from, *done).give_back(running, write)?;
+impl<M: Machine> Running<'_, M> {
+    pub(super) fn map_foreign(&mut self, wanted: &MapForeign, arguments: &mut Arguments) -> Result<(), Stop> {
+        if wanted.count == 0 || wanted.count > FOREIGN_MAX {
+            return Err(Errno::Inval.into());
         }
-        return Err(errno.into());
-    }
-    go_on(done, part.count, wanted.count)
-}
-
-/// Maps the next frames; on failure none of them.
-fn map_some<M: Machine>(
-    running: &mut Running<'_, M>,
-    wanted: &MapForeign,
-    part: Part,
-    write: bool,
-) -> Result<(), Errno> {
-    let domain = find(running, wanted.domain)?;
-    if !life::is_alive(&domain) {
-        return Err(Errno::Srch);
-    }
-    let mut frames = [0u64; CHUNK];
-    let mut mapped = 0;
-    let mut result = Ok(());
-    for (index, frame) in frames.iter_mut().take(part.count).enumerate() {
-        let gfn = Gfn(wanted.gfn.wrapping_add(part.from).wrapping_add(index as u64));
-        match map_one(running, &domain, gfn, write) {
-            Ok(mfn) => *frame = mfn.0,
-            Err(errno) => {
-                result = Err(errno);
-                break;
+        let write = wanted.flags & 1 != 0;
+        let [_, _, done, ..] = &mut arguments.values;
+        let part = Part::new(wanted.frames, *done, wanted.count.into());
+        if let Err(errno) = self.map_some(wanted, part, write) {
+            // All or none: what earlier rounds mapped is in dom0's own list.
+            for from in (0..*done).step_by(CHUNK) {
+                Part::new(wanted.frames, from, *done).give_back(self, write)?;
             }
+            return Err(errno.into());
         }
-        mapped += 1;
+        go_on(done, part.count, wanted.count)
     }
-    let frames = frames.get(..mapped).unwrap_or(&[]);
-    let result = result.and_then(|()| running.write(part.address(), frames.as_bytes()));
-    if result.is_err() {
-        give_back(running, frames, write)?;
-    }
-    result
-}
 
-fn map_one<M: Machine>(
-    running: &Running<'_, M>,
-    domain: &Domain<M>,
-    gfn: Gfn,
-    write: bool,
-) -> Result<Mfn, Errno> {
-    let (held, leaf) = memory::lookup(running.host, domain, gfn).ok_or(Errno::NoEnt)?;
-    if !matches!(leaf.kind, Kind::Ram | Kind::Special) || (write && !leaf.rights.contains(Rights::WRITE)) {
-        return Err(Errno::NoEnt);
+    pub(super) fn unmap_foreign(
+        &mut self,
+        wanted: &UnmapForeign,
+        arguments: &mut Arguments,
+    ) -> Result<(), Stop> {
+        if wanted.count == 0 || wanted.count > FOREIGN_MAX {
+            return Err(Errno::Inval.into());
+        }
+        let [_, _, done, ..] = &mut arguments.values;
+        let part = Part::new(wanted.frames, *done, wanted.count.into());
+        part.give_back(self, wanted.flags & 1 != 0)?;
+        go_on(done, part.count, wanted.count)
     }
-    let mfn = held.mfn();
-    let mut own = running.domain.memory.lock();
-    memory::map_direct(running.host, running.domain, &mut own, held, write)?;
-    Ok(mfn)
-}
 
-/// Takes mappings back: one flush for all, then their references go.
-fn give_back<M: Machine>(running: &Running<'_, M>, frames: &[u64], write: bool) -> Result<(), Errno> {
-    let (host, dom0) = (running.host, running.domain);
-    let mut memory = dom0.memory.lock();
-    let mut stale = Stale::NONE;
-    let mut done = 0;
-    let mut result = Ok(());
-    for &frame in frames {
-        match memory::unmap_direct(host, dom0, &mut memory, Mfn(frame), write) {
-            Ok(more) => stale = stale.join(&host.machine, &more),
-            Err(errno) => {
-                result = Err(errno);
-                break;
+    /// Maps the next frames; on failure none of them.
+    fn map_some(&mut self, wanted: &MapForeign, part: Part, write: bool) -> Result<(), Errno> {
+        let domain = self.find(wanted.domain)?;
+        if !life::is_alive(&domain) {
+            return Err(Errno::Srch);
+        }
+        let mut frames = [0u64; CHUNK];
+        let mut mapped = 0;
+        let mut result = Ok(());
+        for (index, frame) in frames.iter_mut().take(part.count).enumerate() {
+            let gfn = Gfn(wanted.gfn.wrapping_add(part.from).wrapping_add(index as u64));
+            match self.map_one(&domain, gfn, write) {
+                Ok(mfn) => *frame = mfn.0,
+                Err(errno) => {
+                    result = Err(errno);
+                    break;
+                }
             }
+            mapped += 1;
         }
-        done += 1;
+        let frames = frames.get(..mapped).unwrap_or(&[]);
+        let result = result.and_then(|()| self.write(part.address(), frames.as_bytes()));
+        if result.is_err() {
+            self.give_back(frames, write)?;
+        }
+        result
     }
-    memory::flush(host, dom0, stale);
-    drop(memory);
-    for &frame in frames.iter().take(if planted::is(Bug::KeptReference) { 0 } else { done }) {
-        host.frames.put(Mfn(frame));
-    }
-    life::reap(host);
-    result
-}
 
-pub(super) fn unmap<M: Machine>(
-    running: &mut Running<'_, M>,
-    wanted: &UnmapForeign,
-    arguments: &mut Arguments,
-) -> Result<(), Stop> {
-    if wanted.count == 0 || wanted.count > FOREIGN_MAX {
-        return Err(Errno::Inval.into());
+    fn map_one(&self, domain: &Domain<M>, gfn: Gfn, write: bool) -> Result<Mfn, Errno> {
+        let (held, leaf) = memory::lookup(self.host, domain, gfn).ok_or(Errno::NoEnt)?;
+        if !matches!(leaf.kind, Kind::Ram | Kind::Special) || (write && !leaf.rights.contains(Rights::WRITE))
+        {
+            return Err(Errno::NoEnt);
+        }
+        let mfn = held.mfn();
+        let mut own = self.domain.memory.lock();
+        memory::map_direct(self.host, self.domain, &mut own, held, write)?;
+        Ok(mfn)
     }
-    let [_, _, done, ..] = &mut arguments.values;
-    let part = Part::new(wanted.frames, *done, wanted.count.into());
-    part.give_back(running, wanted.flags & 1 != 0)?;
-    go_on(done, part.count, wanted.count)
-}
 
-pub(super) fn seed_grant<M: Machine>(running: &mut Running<'_, M>, wanted: &SeedGrant) -> Result<(), Stop> {
-    let domain = find(running, wanted.domain)?;
-    if wanted.reference >= GrantRef::RESERVED {
-        return Err(Errno::Inval.into());
+    /// Takes mappings back: one flush for all, then their references go.
+    fn give_back(&self, frames: &[u64], write: bool) -> Result<(), Errno> {
+        let (host, dom0) = (self.host, self.domain);
+        let mut memory = dom0.memory.lock();
+        let mut stale = Stale::NONE;
+        let mut done = 0;
+        let mut result = Ok(());
+        for &frame in frames {
+            match memory::unmap_direct(host, dom0, &mut memory, Mfn(frame), write) {
+                Ok(more) => stale = stale.join(&host.machine, &more),
+                Err(errno) => {
+                    result = Err(errno);
+                    break;
+                }
+            }
+            done += 1;
+        }
+        memory::flush(host, dom0, stale);
+        drop(memory);
+        for &frame in frames.iter().take(if planted::is(Bug::KeptReference) { 0 } else { done }) {
+            host.frames.put(Mfn(frame));
+        }
+        life::reap(host);
+        result
     }
-    let frame = u32::try_from(wanted.gfn).map_err(|_| Errno::Inval)?;
-    Ok(granting::seed(running.host, &domain, GrantRef(wanted.reference), DomainId(wanted.to), frame)?)
+
+    pub(super) fn seed_grant(&mut self, wanted: &SeedGrant) -> Result<(), Stop> {
+        let domain = self.find(wanted.domain)?;
+        if wanted.reference >= GrantRef::RESERVED {
+            return Err(Errno::Inval.into());
+        }
+        let frame = u32::try_from(wanted.gfn).map_err(|_| Errno::Inval)?;
+        Ok(granting::seed(self.host, &domain, GrantRef(wanted.reference), DomainId(wanted.to), frame)?)
+    }
 }

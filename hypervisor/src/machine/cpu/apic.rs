@@ -1,8 +1,7 @@
 //! The local APIC: by memory or, where the firmware left that on, by MSRs (SDM 3 chapter 10; APM 2 chapter 16).
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use super::{msr, tsc};
+use crate::prelude::*;
 
 /// The vector of the timer.
 pub const TIMER: u8 = 0xf0;
@@ -38,7 +37,6 @@ fn read(register: u32) -> u32 {
     }
 }
 
-#[inline]
 fn write(register: u32, value: u32) {
     if X2.load(Ordering::Relaxed) {
         // SAFETY: the registers of this file exist in x2APIC mode and take these values.
@@ -86,7 +84,6 @@ pub fn is_x2() -> bool {
 }
 
 /// Ends the interrupt in service.
-#[inline]
 pub fn end_of_interrupt() {
     write(END_OF_INTERRUPT, 0);
 }
@@ -112,7 +109,6 @@ pub fn calibrate(tsc_hz: u64) -> u64 {
 }
 
 /// Arms the timer for `nanoseconds` from now; `None` stops it. A longer time than the counter holds fires early.
-#[inline]
 pub fn arm(nanoseconds: Option<u64>) {
     let count = match nanoseconds {
         None => 0,

@@ -17,7 +17,6 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> core::arch::x86_64::CpuidResult {
 }
 
 /// The time stamp counter.
-#[inline]
 pub fn tsc() -> u64 {
     // SAFETY: the instruction reads a counter; the host never sets CR4.TSD.
     unsafe { core::arch::x86_64::_rdtsc() }
@@ -29,4 +28,9 @@ pub fn stop() -> ! {
         // SAFETY: halting touches no memory, and nothing after it depends on interrupts.
         unsafe { core::arch::asm!("cli", "hlt", options(nomem, nostack)) }
     }
+}
+
+/// Bits of a physical address.
+pub fn address_bits() -> u8 {
+    if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax as u8 } else { 36 }
 }

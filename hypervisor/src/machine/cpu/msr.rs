@@ -51,8 +51,6 @@ pub const EFER_NXE: u64 = 1 << 11;
 pub const EFER_SVME: u64 = 1 << 12;
 
 /// Reads a register.
-#[cfg(target_os = "none")]
-#[inline]
 pub fn read(msr: u32) -> u64 {
     // SAFETY: reading changes nothing; the callers name registers whose feature they have found in CPUID, so it does not fault.
     unsafe { x86_64::registers::model_specific::Msr::new(msr).read() }
@@ -62,8 +60,6 @@ pub fn read(msr: u32) -> u64 {
 ///
 /// # Safety
 /// The register exists, the value is legal in it, and the change keeps the running code, its stack and its tables valid.
-#[cfg(target_os = "none")]
-#[inline]
 pub unsafe fn write(msr: u32, value: u64) {
     // SAFETY: the caller's promise.
     unsafe { x86_64::registers::model_specific::Msr::new(msr).write(value) }

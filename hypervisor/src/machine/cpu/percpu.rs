@@ -1,9 +1,9 @@
 //! What each CPU keeps for itself, reached by GS.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::tables::Tables;
+use crate::prelude::*;
 
 /// One CPU's own data. Its address is the GS base while host code runs there.
 #[repr(C, align(64))]
@@ -53,7 +53,6 @@ impl PerCpu {
     }
 
     /// The running CPU's data.
-    #[inline]
     pub fn get() -> &'static Self {
         let address: u64;
         // SAFETY: `install` ran on this CPU before anything else, and the guest switch puts the base back.
@@ -73,7 +72,6 @@ impl PerCpu {
     }
 
     /// Whether any interrupt is noted.
-    #[inline]
     pub fn has_noted(&self) -> bool {
         self.noted.load(Ordering::Relaxed)
     }

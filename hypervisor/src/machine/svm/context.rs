@@ -1,14 +1,13 @@
 //! One vCPU: its control block, the registers that the block has no room for, and the extended state.
 
-use trunnion_protocol::control::{Gpr, VcpuState};
-
 use super::control::{self as field, Field, Place};
 use super::features::Svm;
-use crate::machine::check::is_pat;
 use crate::machine::cpu::{debug, msr};
 use crate::machine::page::Block;
 use crate::machine::xstate::Xstate;
-use crate::seam::{CodeMode, Context, Event, Interruptibility, OutOfHeap};
+use crate::manual::is_pat;
+use crate::prelude::*;
+use crate::seam::Interruptibility;
 
 /// One vCPU under SVM.
 pub struct SvmContext {
@@ -65,7 +64,6 @@ impl SvmContext {
     }
 
     /// Reads a field of the block.
-    #[inline]
     pub(super) fn get<T: Copy>(&self, field: Field<T>) -> T {
         // SAFETY: the field lies inside the block (asserted where it is defined), aligned by the manual's layout; the
         // processor writes the block only while the guest runs.
@@ -73,7 +71,6 @@ impl SvmContext {
     }
 
     /// Writes a field of the block.
-    #[inline]
     pub(super) fn set<T: Copy>(&mut self, field: Field<T>, value: T) {
         // SAFETY: as in `get`; `&mut self` makes this the only access.
         unsafe { self.block.pointer().add(field.offset).cast::<T>().write(value) }
@@ -81,7 +78,6 @@ impl SvmContext {
 }
 
 impl Context for SvmContext {
-    #[inline]
     fn gpr(&self, register: Gpr) -> u64 {
         match register {
             Gpr::Rax => self.get(field::RAX),
@@ -90,7 +86,6 @@ impl Context for SvmContext {
         }
     }
 
-    #[inline]
     fn set_gpr(&mut self, register: Gpr, value: u64) {
         match register {
             Gpr::Rax => self.set(field::RAX, value),
@@ -103,7 +98,6 @@ impl Context for SvmContext {
         self.get(field::RIP)
     }
 
-    #[inline]
     fn set_rip(&mut self, value: u64) {
         self.set(field::RIP, value);
         self.set(field::SHADOW, 0);
@@ -141,7 +135,6 @@ impl Context for SvmContext {
         self.get(field::CPL) & 3
     }
 
-    #[inline]
     fn mode(&self) -> CodeMode {
         let cs = self.get(Place::Cs.attributes());
         if cs & 1 << 9 != 0 && self.get(field::EFER) & msr::EFER_LMA != 0 {
@@ -155,12 +148,10 @@ impl Context for SvmContext {
         }
     }
 
-    #[inline]
     fn code_base(&self) -> u64 {
         if self.mode() == CodeMode::Bits64 { 0 } else { self.get(Place::Cs.base()) }
     }
 
-    #[inline]
     fn interruptibility(&self) -> Interruptibility {
         Interruptibility {
             interrupts_enabled: self.get(field::RFLAGS) & 1 << 9 != 0,
@@ -174,7 +165,6 @@ impl Context for SvmContext {
         super::inject::inject(self, event);
     }
 
-    #[inline]
     fn set_interrupt_window(&mut self, wanted: bool) {
         super::inject::interrupt_window(self, wanted);
     }

@@ -3,12 +3,11 @@
 use super::context::SvmContext;
 use super::format;
 use crate::machine::cpu::percpu::PerCpu;
-use crate::machine::cpu::{cpuid, msr};
+use crate::machine::cpu::{self, cpuid, msr};
 use crate::machine::page::Block;
 use crate::machine::vendor::{Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
-use crate::seam::{EntryFormat, Exit, OutOfHeap};
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::hypercall::page::Opcode;
+use crate::manual::svm::Host;
+use crate::prelude::*;
 
 /// Optional parts (CPUID 0x8000_000A EDX) that are used where they exist.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,7 +106,6 @@ impl Vendor for Svm {
         SvmContext::new(self, hardware)
     }
 
-    #[inline]
     fn enter(&self, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
         super::enter::enter(self, cpu, context, root, epoch)
     }
@@ -124,5 +122,14 @@ fn fill_msrs(map: &mut [u8], features: Features) {
         if let Some(byte) = map.get_mut(range + index as usize / 4) {
             *byte &= !(3 << (index % 4 * 2));
         }
+    }
+}
+
+impl Host {
+    /// The processor this runs on.
+    pub fn of_this_cpu() -> Self {
+        let asids = cpuid(0x8000_000a, 0).ebx;
+        // EFER: SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR, TCE and the newer ones below bit 22.
+        Self { asids, address_bits: cpu::address_bits(), efer: 0x003f_fd01, cr4: 0x0fff_ffff }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::context::SvmContext;
 use super::control::{self as field};
-use crate::seam::Event;
+use crate::prelude::*;
 
 pub(super) fn inject(context: &mut SvmContext, event: Event) {
     let value = match event {
@@ -24,7 +24,6 @@ pub(super) fn inject(context: &mut SvmContext, event: Event) {
 
 /// Sets the event again whose delivery an exit cut off. Software interrupts and INT3 or INTO are left to the instruction,
 /// which the guest executes anew.
-#[inline]
 pub(super) fn reinject(context: &mut SvmContext) {
     let event: u64 = context.get(field::EXIT_INTERRUPT);
     if event & field::EVENT_VALID != 0 {
@@ -39,7 +38,6 @@ pub(super) fn reinject(context: &mut SvmContext) {
 
 /// A virtual interrupt of the highest priority is pending while a window is wanted: the intercept of its delivery is the
 /// window, and it is never delivered.
-#[inline]
 pub(super) fn interrupt_window(context: &mut SvmContext, wanted: bool) {
     const PENDING: u64 = field::V_IRQ | field::V_PRIORITY | field::V_IGNORE_TPR;
     let old: u64 = context.get(field::VIRTUAL_INTERRUPT);

@@ -1,11 +1,11 @@
 //! The whole state in and out.
 
-use trunnion_protocol::control::{Segment, Table, VcpuState};
+use trunnion_protocol::control::{Segment, Table};
 
 use super::context::SvmContext;
 use super::control::{self as field, Field, Place};
 use crate::machine::cpu::{debug, msr};
-use crate::seam::Context;
+use crate::prelude::*;
 
 /// Where the neutral state has a register.
 type Register = fn(&mut VcpuState) -> &mut u64;

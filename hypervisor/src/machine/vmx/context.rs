@@ -4,19 +4,19 @@
 //! that is loaded before waits in [`VmxContext::outside`] for the switch.
 
 use core::arch::asm;
-use trunnion_protocol::control::{Gpr, VcpuState};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
 use super::control as field;
 use super::features::Vmx;
 use super::instruction::{self, vmread, vmwrite};
-use crate::machine::check::is_pat;
-use crate::machine::check::vmx::Fixed;
 use crate::machine::cpu::percpu::PerCpu;
 use crate::machine::cpu::{msr, tables};
 use crate::machine::page::Block;
 use crate::machine::xstate::Xstate;
-use crate::seam::{CodeMode, Context, Event, Interruptibility, OutOfHeap};
+use crate::manual::is_pat;
+use crate::manual::vmx::Fixed;
+use crate::prelude::*;
+use crate::seam::Interruptibility;
 
 /// CR0 bits that a guest changes without an exit: PE, MP, EM, TS, ET, WP, AM, PG. NE is fixed under VMX, and the cache bits
 /// do nothing there.
@@ -159,7 +159,6 @@ fn host() {
 }
 
 impl Context for VmxContext {
-    #[inline]
     fn gpr(&self, register: Gpr) -> u64 {
         match register {
             Gpr::Rsp => vmread(field::GUEST_RSP),
@@ -167,7 +166,6 @@ impl Context for VmxContext {
         }
     }
 
-    #[inline]
     fn set_gpr(&mut self, register: Gpr, value: u64) {
         match register {
             Gpr::Rsp => vmwrite(field::GUEST_RSP, value),

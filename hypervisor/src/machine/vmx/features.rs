@@ -1,18 +1,16 @@
 //! What this processor's VMX can do (SDM 3, appendix A), and switching it on.
 
-use trunnion_protocol::address::Mfn;
-use trunnion_protocol::hypercall::page::Opcode;
 use x86_64::registers::control::{Cr0, Cr4};
 
 use super::context::VmxContext;
 use super::control::{entry, exit, pin, primary, secondary};
 use super::{format, instruction};
-use crate::machine::check::vmx::{Fixed, Host};
 use crate::machine::cpu::percpu::PerCpu;
-use crate::machine::cpu::{cpuid, msr};
+use crate::machine::cpu::{self, cpuid, msr};
 use crate::machine::page::Block;
 use crate::machine::vendor::{Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
-use crate::seam::{EntryFormat, Exit, OutOfHeap};
+use crate::manual::vmx::{Fixed, Host};
+use crate::prelude::*;
 
 /// VMX, switched on.
 pub struct Vmx {
@@ -178,7 +176,6 @@ impl Vendor for Vmx {
         VmxContext::new(self, hardware)
     }
 
-    #[inline]
     fn enter(&self, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) -> Exit {
         super::enter::enter(self, cpu, context, root, epoch)
     }
@@ -196,6 +193,26 @@ fn fill_msrs(bitmaps: &mut [u8], has_tsc_aux: bool) {
             if let Some(byte) = bitmaps.get_mut(base + index as usize / 8) {
                 *byte &= !(1 << (index % 8));
             }
+        }
+    }
+}
+
+impl Host {
+    /// The processor this runs on. The control words' registers are the newer ones where there are any, and what depends on
+    /// the secondary controls is 0 without them (SDM 3, appendix A).
+    pub fn of_this_cpu() -> Self {
+        let read = |index: u32| msr::read(msr::VMX_BASIC + index);
+        let newer = if read(0) & 1 << 55 != 0 { 12 } else { 0 };
+        let controls = |index: u32| Fixed::of_controls(read(index));
+        let primary = controls(2 + newer);
+        let has_secondary = primary.has(primary::SECONDARY);
+        let secondary = if has_secondary { controls(11) } else { Fixed { must: 0, may: 0 } };
+        Self {
+            controls: [controls(1 + newer), primary, secondary, controls(3 + newer), controls(4 + newer)],
+            cr0: Fixed { must: read(6), may: read(7) },
+            cr4: Fixed { must: read(8), may: read(9) },
+            ept: if has_secondary { read(12) } else { 0 },
+            address_bits: cpu::address_bits(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::control as field;
 use super::instruction::{vmread, vmwrite};
-use crate::seam::Event;
+use crate::prelude::*;
 
 pub(super) fn inject(event: Event) {
     let value = match event {
@@ -20,7 +20,6 @@ pub(super) fn inject(event: Event) {
 }
 
 /// Sets the event again whose delivery an exit cut off; the current VMCS is the context's.
-#[inline]
 pub(super) fn reinject() {
     let event = vmread(field::VECTORING_EVENT) as u32;
     if event & field::EVENT_VALID != 0 {

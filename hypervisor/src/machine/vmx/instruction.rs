@@ -46,7 +46,6 @@ pub(super) fn vmptrst() -> u64 {
 }
 
 /// Reads a field of the current VMCS.
-#[inline]
 pub(super) fn vmread(field: u32) -> u64 {
     let value: u64;
     // SAFETY: reads a field; without a current VMCS the instruction fails and the value means nothing.
@@ -55,7 +54,6 @@ pub(super) fn vmread(field: u32) -> u64 {
 }
 
 /// Writes a field of the current VMCS.
-#[inline]
 pub(super) fn vmwrite(field: u32, value: u64) {
     let ok: u8;
     // SAFETY: changes only the control structure of a vCPU; the host half is written once, from the host's own state.

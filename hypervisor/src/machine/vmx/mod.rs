@@ -2,25 +2,15 @@
 //!
 //! The files have the names of those in `svm`, and the same jobs.
 
-pub mod control;
-pub mod format;
-
-#[cfg(target_os = "none")]
 mod context;
-#[cfg(target_os = "none")]
 mod enter;
-#[cfg(target_os = "none")]
 mod exit;
-#[cfg(target_os = "none")]
 mod features;
-#[cfg(target_os = "none")]
 mod inject;
-#[cfg(target_os = "none")]
 mod instruction;
-#[cfg(target_os = "none")]
 mod state;
 
-#[cfg(target_os = "none")]
 pub use context::VmxContext;
-#[cfg(target_os = "none")]
 pub use features::{Vmx, is_present};
+
+pub use crate::manual::vmx::{fields as control, format};

@@ -1,6 +1,9 @@
 //! Multiboot2's boot information: a list of tags, each 8-byte aligned (specification 3.6).
 
-use super::info::{BootError, BootInfo, Module};
+// An entry of the memory map has the form that PVH gives it.
+use trunnion_protocol::start_info::MapEntry;
+
+use super::info::{BootError, BootInfo};
 use super::source::Source;
 
 const COMMAND_LINE: u32 = 1;
@@ -11,34 +14,33 @@ const ACPI_NEW: u32 = 15;
 
 /// Reads the information at `address`.
 pub fn parse(memory: &impl Source, address: u64) -> Result<BootInfo<'_>, BootError> {
-    let word = |at| memory.u32(at).ok_or(BootError::Truncated);
-    let mut info = BootInfo::empty("multiboot2");
-    let end = address.saturating_add(word(address)? as u64);
+    let mut info = BootInfo { loader: "multiboot2", ..BootInfo::default() };
+    let end = address.saturating_add(u64::from(memory.read::<u32>(address)?));
     info.busy.add(address, end);
     let mut has_map = false;
     let mut tag = address.saturating_add(8);
     while tag.saturating_add(8) <= end {
-        let size = word(tag + 4)? as u64;
+        let [kind, size] = memory.read::<[u32; 2]>(tag)?;
+        let size = u64::from(size);
         if size < 8 {
             break;
         }
-        match word(tag)? {
+        match kind {
             COMMAND_LINE => info.command_line = memory.text(tag + 8, size - 8),
             MODULE if size >= 16 => {
-                let (from, to) = (word(tag + 8)? as u64, word(tag + 12)? as u64);
-                info.add_module(Module { address: from, size: to.saturating_sub(from) });
+                let [from, to] = memory.read::<[u32; 2]>(tag + 8)?.map(u64::from);
+                info.add_module(from, to.saturating_sub(from));
             }
             MEMORY_MAP if size >= 16 => {
                 has_map = true;
-                let step = (word(tag + 8)? as u64).max(24);
-                let mut entry = tag + 16;
-                while entry.saturating_add(24) <= tag.saturating_add(size) {
-                    let from = memory.u64(entry).ok_or(BootError::Truncated)?;
-                    let length = memory.u64(entry + 8).ok_or(BootError::Truncated)?;
-                    if word(entry + 16)? == 1 {
-                        info.ram.add(from, from.saturating_add(length));
+                let step = memory.read::<u32>(tag + 8)?.max(24);
+                let mut at = tag + 16;
+                while at.saturating_add(24) <= tag.saturating_add(size) {
+                    let entry: MapEntry = memory.read(at)?;
+                    if entry.kind == 1 {
+                        info.ram.add(entry.address, entry.address.saturating_add(entry.size));
                     }
-                    entry += step;
+                    at += u64::from(step);
                 }
             }
             // The tag carries a copy of the pointer; the newer form wins.
@@ -95,7 +97,7 @@ pub(super) mod tests {
         let memory = information();
         let info = parse(&memory, 0x9000).unwrap();
         assert_eq!(info.command_line, "selftest");
-        assert_eq!(info.modules(), &[Module { address: 0x20_0000, size: 0x1234 }]);
+        assert_eq!(info.module, (0x20_0000, 0x1234));
         assert_eq!(info.ram.as_slice(), &[(0, 0x9_f000), (0x10_0000, 0x80_0000)]);
         assert_eq!(memory.bytes(info.rsdp.unwrap(), 8), Some(&b"RSD PTR "[..]));
     }

@@ -1,45 +1,33 @@
-//! What a guest reads the time from: the clock structure, the wall clock, run state areas.
+//! The hypervisor's half of what a guest reads the time from: the clock structure, the wall clock, run state areas.
 //!
 //! Each is guarded by a version word or an update flag, so that a guest that reads while it is written notices. The guest
 //! may write these pages as well; nothing is ever read back from them but the version, whose value does not matter.
 
-use core::sync::atomic::{AtomicU32, fence};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-use trunnion_protocol::layout::Layout;
-use trunnion_protocol::shared::SharedPage;
-use trunnion_protocol::shared_info::{
-    RUNSTATE_UPDATE_FLAG, RunState, Runstate, TIME_STABLE, TimeInfo, wall_clock, wall_clock_high,
+use crate::layout::{Layout, Width};
+use crate::shared::SharedPage;
+use crate::shared_info::{
+    RUNSTATE_UPDATE_FLAG, Runstate, TIME_STABLE, TimeInfo, wall_clock, wall_clock_high,
 };
 
-use crate::prelude::*;
-
-/// How a guest turns its counter into nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Scale {
-    multiplier: u32,
-    shift: i8,
-    flags: u8,
-}
-
-impl Scale {
-    /// For a counter of `tsc_khz`. `stable`: it never changes its rate and agrees between CPUs.
-    pub fn new(tsc_khz: u64, stable: bool) -> Self {
-        // A frequency of 0 is no host's; whatever happens the multiplier is not 0, since guests divide by it.
-        let (multiplier, shift) =
-            TimeInfo::scale(tsc_khz.max(1).saturating_mul(1000)).unwrap_or((1 << 31, 1));
-        Self { multiplier: multiplier.max(1), shift, flags: if stable { TIME_STABLE } else { 0 } }
-    }
-
-    /// The clock structure: system time was `now` when the guest's counter was `tsc`.
-    pub const fn at(self, tsc: u64, now: HostTime) -> TimeInfo {
-        TimeInfo {
-            version: 0,
-            tsc_timestamp: tsc,
-            system_time: now.0,
-            tsc_to_system_mul: self.multiplier,
-            tsc_shift: self.shift,
-            flags: self.flags,
-        }
+/// The clock structure of a counter of `tsc_khz`, with no moment in it yet. `stable`: the counter never changes its rate and
+/// agrees between CPUs.
+pub const fn clock(tsc_khz: u64, stable: bool) -> TimeInfo {
+    // A frequency of 0 is no host's; whatever happens the multiplier is not 0, since guests divide by it.
+    let hertz = if tsc_khz == 0 { 1000 } else { tsc_khz.saturating_mul(1000) };
+    let (multiplier, tsc_shift) = match TimeInfo::scale(hertz) {
+        Some((0, shift)) => (1, shift),
+        Some(scale) => scale,
+        None => (1 << 31, 1),
+    };
+    TimeInfo {
+        version: 0,
+        tsc_timestamp: 0,
+        system_time: 0,
+        tsc_to_system_mul: multiplier,
+        tsc_shift,
+        flags: if stable { TIME_STABLE } else { 0 },
     }
 }
 
@@ -76,47 +64,6 @@ pub fn write_wall_clock(page: &SharedPage, width: Width, unix_ns: u64) {
     }
 }
 
-/// What a vCPU did with its time so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Account {
-    state: RunState,
-    since: HostTime,
-    spent: [u64; 4],
-}
-
-impl Account {
-    /// From `now` on, in a state.
-    pub const fn new(state: RunState, now: HostTime) -> Self {
-        Self { state, since: now, spent: [0; 4] }
-    }
-
-    /// The state changes.
-    pub fn enter(&mut self, state: RunState, now: HostTime) {
-        if let Some(spent) = self.spent.get_mut(self.state.number() as usize) {
-            *spent = spent.wrapping_add(now.0.saturating_sub(self.since.0));
-        }
-        self.state = state;
-        self.since = now;
-    }
-
-    /// The state now.
-    pub const fn state(&self) -> RunState {
-        self.state
-    }
-
-    /// As of `now`, with the time in the present state counted.
-    pub fn as_of(mut self, now: HostTime) -> Runstate {
-        let since = self.since;
-        self.enter(self.state, now);
-        Runstate { state: self.state.number(), state_entry_time: since.0, time: self.spent }
-    }
-
-    /// As an area holds it: the time in the present state is not counted yet.
-    pub const fn area(&self) -> Runstate {
-        Runstate { state: self.state.number(), state_entry_time: self.since.0, time: self.spent }
-    }
-}
-
 /// Writes a run state through `write`, which is given offsets in the area and bytes. With `flagged` (the domain asked for
 /// it by `vm_assist`) the update flag is set in `state_entry_time` while the rest is written.
 pub fn write_runstate<E>(
@@ -144,28 +91,27 @@ pub fn write_runstate<E>(
 
 #[cfg(test)]
 mod tests {
-    use trunnion_protocol::shared::OutOfPage;
-
     use super::*;
+    use crate::shared::OutOfPage;
 
     #[test]
     fn a_guest_reads_the_time() {
         for khz in [0, 1, 33_000, 1_000_000, 2_999_999, 4_000_000, u64::MAX] {
-            let scale = Scale::new(khz, true);
-            assert_ne!(scale.multiplier, 0);
+            let clock = clock(khz, true);
+            assert_ne!(clock.tsc_to_system_mul, 0);
             if (33_000..1 << 32).contains(&khz) {
-                let time = scale.at(1000, HostTime(77));
+                let time = TimeInfo { tsc_timestamp: 1000, system_time: 77, ..clock };
                 assert!(time.at(1000 + khz).abs_diff(77 + 1_000_000) <= 1, "{khz} kHz");
             }
         }
-        assert_eq!(Scale::new(1, true).flags, TIME_STABLE);
-        assert_eq!(Scale::new(1, false).flags, 0);
+        assert_eq!(clock(1, true).flags, TIME_STABLE);
+        assert_eq!(clock(1, false).flags, 0);
     }
 
     #[test]
     fn versions_count_up_in_twos() {
         let page = SharedPage::zeroed();
-        let time = Scale::new(1_000_000, false).at(5, HostTime(6));
+        let time = TimeInfo { tsc_timestamp: 5, system_time: 6, ..clock(1_000_000, false) };
         let write = |at| {
             let version = page.word_at(at).ok_or(OutOfPage)?;
             write_time(version, &time, |body| page.copy_in(at + 4, body))
@@ -189,19 +135,6 @@ mod tests {
         write_wall_clock(&page, Width::W32, 1_600_000_000_123_456_789);
         assert_eq!(page.load::<[u32; 3]>(2304), Ok([2, 1_600_000_000, 123_456_789]));
         assert_eq!(page.load::<u32>(2340), Ok(0));
-    }
-
-    #[test]
-    fn time_is_accounted_once() {
-        let mut account = Account::new(RunState::Offline, HostTime(100));
-        account.enter(RunState::Running, HostTime(150));
-        account.enter(RunState::Blocked, HostTime(170));
-        account.enter(RunState::Running, HostTime(171));
-        let now = account.as_of(HostTime(180));
-        assert_eq!((now.state, now.state_entry_time, now.time), (0, 171, [29, 0, 1, 50]));
-        assert_eq!(now.time.iter().sum::<u64>(), 80);
-        assert_eq!(account.area().time, [20, 0, 1, 50]);
-        assert_eq!(account.state(), RunState::Running);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! VMRUN's checks (APM volume 2, 15.5.1 and 15.20).
 
+pub mod fields;
+pub mod format;
 #[cfg(test)]
 mod tests;
 
 use super::{first_broken, is_pat, rules};
-use crate::machine::svm::control::{self as field, Field, Snapshot, second};
+use crate::manual::svm::fields::{self as field, Field, Snapshot, second};
 use crate::seam::Diagnosis;
 
 /// What the rules need to know of the processor.
@@ -18,16 +20,6 @@ pub struct Host {
     pub efer: u64,
     /// CR4 bits that exist.
     pub cr4: u64,
-}
-
-impl Host {
-    /// The processor this runs on.
-    #[cfg(target_os = "none")]
-    pub fn of_this_cpu() -> Self {
-        let asids = crate::machine::cpu::cpuid(0x8000_000a, 0).ebx;
-        // EFER: SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR, TCE and the newer ones below bit 22.
-        Self { asids, address_bits: super::address_bits(), efer: 0x003f_fd01, cr4: 0x0fff_ffff }
-    }
 }
 
 /// A control block and the processor that refused it.

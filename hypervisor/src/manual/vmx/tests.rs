@@ -1,8 +1,8 @@
 //! One structure that breaks no rule, and for each rule a change that breaks it.
 
 use super::{Fixed, Host, View, controls, diagnose, segments, states};
-use crate::machine::check::{self, Rule};
-use crate::machine::vmx::control::{self as field, entry, exit, pin, primary, secondary};
+use crate::manual::vmx::fields::{self as field, entry, exit, pin, primary, secondary};
+use crate::manual::{self, Rule};
 
 const HOST: Host = Host {
     controls: [
@@ -105,7 +105,7 @@ const VALID: u64 = 1 << 31;
 
 /// Each row breaks the rule of the same place in the table: `(field, changes)`.
 fn expect(table: &[Rule<View>], rows: &[(&str, Vec<(u32, u64)>)]) {
-    check::expect(table, &sound(), rows, |changes| with(changes));
+    manual::expect(table, &sound(), rows, |changes| with(changes));
 }
 
 #[test]

@@ -5,20 +5,8 @@ use super::ranges::Ranges;
 /// Magic of multiboot2 in EAX (specification 3.3).
 pub const MULTIBOOT2_MAGIC: u32 = 0x36d7_6289;
 
-/// Most modules that are remembered.
-pub(super) const MODULES: usize = 4;
-
-/// A file that the loader put into memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Module {
-    /// Physical address of its first byte.
-    pub address: u64,
-    /// Bytes.
-    pub size: u64,
-}
-
 /// The loader's account of the machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BootInfo<'a> {
     /// Which protocol it came by.
     pub loader: &'static str,
@@ -28,38 +16,18 @@ pub struct BootInfo<'a> {
     pub ram: Ranges,
     /// Memory that must be left alone until the information was used up.
     pub busy: Ranges,
-    /// Modules in the loader's order.
-    pub modules: [Module; MODULES],
-    /// How many of them there are.
-    pub module_count: usize,
+    /// Physical address and bytes of the first module, the bundle; 0 bytes when there is none.
+    pub module: (u64, u64),
     /// ACPI's root pointer, when the loader knows it.
     pub rsdp: Option<u64>,
 }
 
 impl BootInfo<'_> {
-    pub(super) fn empty(loader: &'static str) -> Self {
-        Self {
-            loader,
-            command_line: "",
-            ram: Ranges::default(),
-            busy: Ranges::default(),
-            modules: [Module::default(); MODULES],
-            module_count: 0,
-            rsdp: None,
+    pub(super) fn add_module(&mut self, address: u64, size: u64) {
+        self.busy.add(address, address.saturating_add(size));
+        if self.module.1 == 0 {
+            self.module = (address, size);
         }
-    }
-
-    pub(super) fn add_module(&mut self, module: Module) {
-        if let Some(slot) = self.modules.get_mut(self.module_count) {
-            *slot = module;
-            self.module_count += 1;
-            self.busy.add(module.address, module.address.saturating_add(module.size));
-        }
-    }
-
-    /// The modules.
-    pub fn modules(&self) -> &[Module] {
-        self.modules.get(..self.module_count).unwrap_or_default()
     }
 }
 

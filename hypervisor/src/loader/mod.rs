@@ -1,8 +1,7 @@
 //! From the loader's last instruction to a parsed account of the machine: [`BootInfo`].
 
+pub mod acpi;
 pub mod bundle;
-#[cfg(target_os = "none")]
-pub mod entry;
 mod info;
 pub mod multiboot;
 pub mod pvh;
@@ -11,7 +10,7 @@ pub mod source;
 #[cfg(test)]
 mod tests;
 
-pub use info::{BootError, BootInfo, MULTIBOOT2_MAGIC, Module, value};
+pub use info::{BootError, BootInfo, MULTIBOOT2_MAGIC, value};
 use source::Source;
 
 /// Reads what the loader left: `magic` and `pointer` are EAX and EBX at the entry.

@@ -1,15 +1,16 @@
 //! The checks of VMLAUNCH and VMRESUME (SDM volume 3, 26.2 and 26.3).
 
 mod controls;
+pub mod fields;
+pub mod format;
 mod segments;
 mod states;
 #[cfg(test)]
 mod tests;
 
-use alloc::vec::Vec;
-
 use super::first_broken;
-use crate::machine::vmx::control::{self as field, entry, primary};
+use crate::manual::vmx::fields::{self as field, entry, primary};
+use crate::prelude::*;
 use crate::seam::Diagnosis;
 
 /// Bits that a register or a control word must have, and may have.
@@ -56,28 +57,6 @@ pub struct Host {
     pub ept: u64,
     /// Bits of a physical address.
     pub address_bits: u8,
-}
-
-#[cfg(target_os = "none")]
-impl Host {
-    /// The processor this runs on. The control words' registers are the newer ones where there are any, and what depends on
-    /// the secondary controls is 0 without them (SDM 3, appendix A).
-    pub fn of_this_cpu() -> Self {
-        use crate::machine::cpu::msr;
-        let read = |index: u32| msr::read(msr::VMX_BASIC + index);
-        let newer = if read(0) & 1 << 55 != 0 { 12 } else { 0 };
-        let controls = |index: u32| Fixed::of_controls(read(index));
-        let primary = controls(2 + newer);
-        let has_secondary = primary.has(primary::SECONDARY);
-        let secondary = if has_secondary { controls(11) } else { Fixed { must: 0, may: 0 } };
-        Self {
-            controls: [controls(1 + newer), primary, secondary, controls(3 + newer), controls(4 + newer)],
-            cr0: Fixed { must: read(6), may: read(7) },
-            cr4: Fixed { must: read(8), may: read(9) },
-            ept: if has_secondary { read(12) } else { 0 },
-            address_bits: super::address_bits(),
-        }
-    }
 }
 
 /// A copy of a control structure, and the processor that refused it.

@@ -1,8 +1,8 @@
 //! One block that breaks no rule, and for each rule a change that breaks it.
 
 use super::{CONTROLS, Host, STATE, View, diagnose};
-use crate::machine::check::{self, Rule};
-use crate::machine::svm::control::{self as field, EVENT_VALID, Snapshot, second};
+use crate::manual::svm::fields::{self as field, EVENT_VALID, Snapshot, second};
+use crate::manual::{self, Rule};
 
 const HOST: Host = Host { asids: 16, address_bits: 40, efer: 0x3f_fd01, cr4: 0x0fff_ffff };
 
@@ -30,7 +30,7 @@ fn sound() -> View {
 type Row = (&'static str, fn(&mut Snapshot));
 
 fn expect(table: &[Rule<View>], rows: &[Row]) {
-    check::expect(table, &sound(), rows, |change| {
+    manual::expect(table, &sound(), rows, |change| {
         let mut view = sound();
         change(&mut view.block);
         view

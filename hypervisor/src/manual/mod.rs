@@ -30,7 +30,7 @@ macro_rules! rules {
         $($($field:ident)+: $rule:literal, |$v:ident, $value:tt| $holds:expr;)*
     })*) => {
         $(#[$doc])*
-        $visibility const $name: &[$crate::machine::check::Rule<View>] = &[$($($($crate::machine::check::Rule {
+        $visibility const $name: &[$crate::manual::Rule<View>] = &[$($($($crate::manual::Rule {
             field: stringify!($field),
             rule: $rule,
             section: $section,
@@ -64,13 +64,6 @@ pub(crate) const fn is_canonical(address: u64) -> bool {
 /// Whether each byte of a PAT value is a memory type.
 pub(crate) fn is_pat(value: u64) -> bool {
     value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
-}
-
-/// Bits of a physical address of this processor.
-#[cfg(target_os = "none")]
-fn address_bits() -> u8 {
-    use crate::machine::cpu::cpuid;
-    if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax as u8 } else { 36 }
 }
 
 /// Checks a table of rules against a view that breaks none. Row for row, each change breaks a rule about the field it names.

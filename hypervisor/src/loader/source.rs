@@ -1,18 +1,23 @@
 //! Where the boot information is read from: host memory, or a byte array in tests.
 
+use zerocopy::FromBytes;
+
+use super::info::BootError;
+
 /// Reads of physical memory that a loader has filled in.
 pub trait Source {
     /// `length` bytes at a physical address; `None` where nothing can be read.
     fn bytes(&self, address: u64, length: u64) -> Option<&[u8]>;
 
-    /// A little-endian word.
-    fn u32(&self, address: u64) -> Option<u32> {
-        self.bytes(address, 4)?.try_into().ok().map(u32::from_le_bytes)
+    /// A value at a physical address.
+    fn read<T: FromBytes>(&self, address: u64) -> Result<T, BootError> {
+        let bytes = self.bytes(address, size_of::<T>() as u64).ok_or(BootError::Truncated)?;
+        T::read_from_bytes(bytes).map_err(|_| BootError::Truncated)
     }
 
-    /// A little-endian double word.
-    fn u64(&self, address: u64) -> Option<u64> {
-        self.bytes(address, 8)?.try_into().ok().map(u64::from_le_bytes)
+    /// One value of an array at a physical address.
+    fn element<T: FromBytes>(&self, array: u64, index: u32) -> Result<T, BootError> {
+        self.read(array.wrapping_add(u64::from(index) * size_of::<T>() as u64))
     }
 
     /// The text at an address up to its NUL, at most `most` bytes; what is not UTF-8 is cut off.
@@ -23,23 +28,6 @@ pub trait Source {
         }
         let bytes = self.bytes(address, length).unwrap_or_default();
         bytes.utf8_chunks().next().map_or("", |text| text.valid())
-    }
-}
-
-/// Memory below 4 GiB, which the entry code maps one to one.
-#[cfg(target_os = "none")]
-pub struct Physical;
-
-#[cfg(target_os = "none")]
-impl Source for Physical {
-    fn bytes(&self, address: u64, length: u64) -> Option<&[u8]> {
-        let end = address.checked_add(length)?;
-        if address == 0 || end > 1 << 32 {
-            return None;
-        }
-        // SAFETY: the entry code maps the first 4 GiB one to one, any byte pattern is a `u8`, and nobody writes what a
-        // loader has left until the frames are handed to the core, by when these borrows have ended.
-        Some(unsafe { core::slice::from_raw_parts(address as *const u8, length as usize) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Entries of extended page tables (SDM 3, 28.3.2).
 
-use crate::seam::EntryFormat;
+use crate::prelude::*;
 
 const READ: u64 = 1;
 const WRITE: u64 = 2;

@@ -1,7 +1,7 @@
 //! The few words the core needs from ACPI's tables: local APICs, the I/O APIC and how interrupt lines reach it (ACPI 6.5
 //! sections 5.2.5, 5.2.8, 5.2.12).
 
-use super::boot::source::Source;
+use super::source::Source;
 
 /// Most interrupt source overrides that are remembered.
 const OVERRIDES: usize = 16;
@@ -59,18 +59,19 @@ pub fn madt(memory: &impl Source, root: u64) -> Option<Madt> {
         return None;
     }
     let revision = *memory.bytes(root + 15, 1)?.first()?;
-    let xsdt = if revision >= 2 { memory.u64(root + 24)? } else { 0 };
-    let (list, size) = if xsdt != 0 { (xsdt, 8) } else { (memory.u32(root + 16)? as u64, 4) };
-    let length = u64::from(memory.u32(list + 4)?).min(4096);
+    let xsdt = if revision >= 2 { memory.read::<u64>(root + 24).ok()? } else { 0 };
+    let (list, size) = if xsdt != 0 { (xsdt, 8) } else { (memory.read::<u32>(root + 16).ok()? as u64, 4) };
+    let length = u64::from(memory.read::<u32>(list + 4).ok()?).min(4096);
     (36..length).step_by(size).find_map(|offset| {
         let at = list + offset;
-        let table = if size == 8 { memory.u64(at)? } else { memory.u32(at)? as u64 };
+        let table =
+            if size == 8 { memory.read::<u64>(at).ok()? } else { memory.read::<u32>(at).ok()? as u64 };
         (memory.bytes(table, 4)? == b"APIC").then(|| read(memory, table)).flatten()
     })
 }
 
 fn read(memory: &impl Source, table: u64) -> Option<Madt> {
-    let length = u64::from(memory.u32(table + 4)?);
+    let length = u64::from(memory.read::<u32>(table + 4).ok()?);
     let bytes = memory.bytes(table, length)?;
     if sum(bytes) != 0 {
         return None;
@@ -100,7 +101,7 @@ fn read(memory: &impl Source, table: u64) -> Option<Madt> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::boot::source::tests::Piece;
+    use super::super::source::tests::Piece;
     use super::*;
 
     fn finish(bytes: &mut [u8], checksum: usize) {

@@ -1,6 +1,6 @@
 //! Entries of nested page tables: those of a processor's own tables, all of them user pages (APM 2, 15.25.5).
 
-use crate::seam::EntryFormat;
+use crate::prelude::*;
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;

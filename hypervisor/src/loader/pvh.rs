@@ -2,50 +2,42 @@
 //!
 //! Source: Xen `xen/include/public/arch-x86/hvm/start_info.h`.
 
-use super::info::{BootError, BootInfo, Module};
+use trunnion_protocol::start_info::{MAGIC, MEMORY_MAP_LIMIT, MapEntry, Module, StartInfo};
+
+use super::info::{BootError, BootInfo};
 use super::source::Source;
 
-/// `XEN_HVM_START_MAGIC_VALUE`.
-pub const MAGIC: u32 = 0x336e_c578;
-const SIZE: u64 = 56;
-const MODULE_SIZE: u64 = 32;
-const ENTRY_SIZE: u64 = 24;
-/// Most memory map entries that are read.
-const ENTRIES: u64 = 128;
+/// Most modules that are looked at.
+const MODULES: u32 = 4;
 
 /// Reads the start info at `address`.
 pub fn parse(memory: &impl Source, address: u64) -> Result<BootInfo<'_>, BootError> {
-    let word = |offset| memory.u32(address.wrapping_add(offset)).ok_or(BootError::Truncated);
-    let long = |offset| memory.u64(address.wrapping_add(offset)).ok_or(BootError::Truncated);
-    if word(0)? != MAGIC {
+    let start: StartInfo = memory.read(address)?;
+    if start.magic != MAGIC {
         return Err(BootError::UnknownLoader);
     }
-    let mut info = BootInfo::empty("pvh");
-    info.busy.add(address, address.saturating_add(SIZE));
-    let command_line = long(24)?;
-    if command_line != 0 {
-        info.command_line = memory.text(command_line, 4096);
-        info.busy.add(command_line, command_line.saturating_add(info.command_line.len() as u64 + 1));
+    let mut info =
+        BootInfo { loader: "pvh", rsdp: Some(start.rsdp).filter(|rsdp| *rsdp != 0), ..BootInfo::default() };
+    info.busy.add(address, address.saturating_add(size_of::<StartInfo>() as u64));
+    if start.command_line != 0 {
+        info.command_line = memory.text(start.command_line, 4096);
+        info.busy
+            .add(start.command_line, start.command_line.saturating_add(info.command_line.len() as u64 + 1));
     }
-    info.rsdp = Some(long(32)?).filter(|rsdp| *rsdp != 0);
-    let list = long(16)?;
-    for index in 0..u64::from(word(12)?).min(super::info::MODULES as u64) {
-        let at = list.wrapping_add(index * MODULE_SIZE);
-        let read = |offset| memory.u64(at.wrapping_add(offset)).ok_or(BootError::Truncated);
-        info.add_module(Module { address: read(0)?, size: read(8)? });
+    for index in 0..start.modules.min(MODULES) {
+        let module: Module = memory.element(start.module_list, index)?;
+        info.add_module(module.address, module.size);
     }
-    info.busy.add(list, list.saturating_add(u64::from(word(12)?) * MODULE_SIZE));
+    let list_end = start.module_list.saturating_add(u64::from(start.modules) * size_of::<Module>() as u64);
+    info.busy.add(start.module_list, list_end);
     // Version 0 ends before the memory map.
-    if word(4)? == 0 || word(48)? == 0 {
+    if start.version == 0 || start.memory_map_entries == 0 {
         return Err(BootError::NoMemoryMap);
     }
-    let map = long(40)?;
-    for index in 0..u64::from(word(48)?).min(ENTRIES) {
-        let at = map.wrapping_add(index * ENTRY_SIZE);
-        let read = |offset| memory.u64(at.wrapping_add(offset)).ok_or(BootError::Truncated);
-        let (from, size, kind) = (read(0)?, read(8)?, read(16)? as u32);
-        if kind == 1 {
-            info.ram.add(from, from.saturating_add(size));
+    for index in 0..start.memory_map_entries.min(MEMORY_MAP_LIMIT) {
+        let entry: MapEntry = memory.element(start.memory_map, index)?;
+        if entry.kind == 1 {
+            info.ram.add(entry.address, entry.address.saturating_add(entry.size));
         }
     }
     Ok(info)
@@ -82,8 +74,8 @@ pub(super) mod tests {
         let memory = start_info(1);
         let info = parse(&memory, 0x1000).unwrap();
         assert_eq!(info.command_line, "selftest log=debug");
-        assert_eq!(crate::machine::boot::value(info.command_line, "log"), Some("debug"));
-        assert_eq!(info.modules(), &[Module { address: 0x20_0000, size: 0x3000 }]);
+        assert_eq!(crate::loader::value(info.command_line, "log"), Some("debug"));
+        assert_eq!(info.module, (0x20_0000, 0x3000));
         assert_eq!(info.rsdp, Some(0xf5000));
         assert_eq!(info.ram.as_slice(), &[(0, 0x9_f000)]);
     }
