@@ -2,7 +2,8 @@
 //!
 //! A bridge looks at addresses and tags and at nothing else; frames pass unchanged. Addresses are learned from senders, per
 //! VLAN, in a table of bounded size of which each port can fill only a part. A frame to an address that nobody has sent
-//! from, or to a group, goes to every other port, at a limited rate for each sender.
+//! from, or to a group, goes to every other port, at a limited rate for each sender; a large packet counts as the frames that it
+//! becomes.
 
 mod table;
 
@@ -149,7 +150,7 @@ impl Bridge {
             entry.counts.dropped += 1;
             return;
         }
-        entry.flood.take(1);
+        entry.flood.take(frame.count() as u64);
         entry.counts.flooded += 1;
         for (id, entry) in ports.iter_mut() {
             if *id != from {

@@ -18,6 +18,9 @@ pub const HEAD: usize = 192;
 /// Bytes of the longest frame: a packet of 64 KiB with its Ethernet header and tag.
 pub const MAX_FRAME: usize = 0xffff + 18;
 
+/// Bytes of payload of a wire's frame.
+const PAYLOAD: usize = 1500;
+
 /// Where bytes lie.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
@@ -77,6 +80,12 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
+    /// Frames that it is on a wire: what it costs whoever cannot take it whole.
+    pub fn count(&self) -> usize {
+        let each = self.gso.map_or(PAYLOAD, |gso| usize::from(gso.size));
+        self.length.div_ceil(each.max(1)).max(1)
+    }
+
     /// Whether all of it lies in this kernel's own pages.
     pub fn is_local(&self) -> bool {
         self.pieces.iter().all(|piece| matches!(piece.place, Place::Local { .. }))

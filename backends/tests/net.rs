@@ -288,6 +288,52 @@ fn rates_hold() {
 }
 
 #[test]
+fn the_last_packet_of_a_run_counts_too() {
+    let lan = Lan::new();
+    let mut one = lan.guest(1, ALL, |config| config.rate = Some(1_000_000));
+    let two = lan.guest(2, ALL, |_| {});
+    let small = packet(two.address, one.address, false, UDP, b"");
+    let large = packet(two.address, one.address, false, UDP, &data(40_000));
+    let mut sent = 0;
+    while lan.world.now.get() < Duration::from_secs(2) {
+        // A run has 64 packets.
+        for _ in 0..63 {
+            one.put(&Sent { bytes: small.clone(), ..Sent::default() });
+        }
+        one.put(&Sent { bytes: large.clone(), ..Sent::default() });
+        assert_eq!(one.run(), None);
+        while one.unanswered() > 0 {
+            lan.world.now.set(lan.world.now.get() + Duration::from_millis(1));
+            assert_eq!(one.run(), None);
+        }
+        sent += 63 * small.len() + large.len();
+    }
+    let used = lan.world.now.get();
+    assert!(sent as u128 <= used.as_micros() + 150_000, "{sent} bytes in {used:?}");
+}
+
+#[test]
+fn a_run_becomes_a_bounded_number_of_frames() {
+    let (_lan, mut one, mut two) = pair(Features::default());
+    let bytes = packet(two.address, one.address, false, TCP, &data(8_000));
+    let gso = |size| Some(Gso { kind: GsoKind::TcpV4, size });
+    let tiny = one.put(&Sent { bytes: bytes.clone(), blank: true, gso: gso(1), first: 0 });
+    assert_eq!(one.run(), None);
+    assert_eq!(one.statuses.last(), Some(&(tiny, -1)), "nobody cuts so small");
+    for _ in 0..20 {
+        one.put(&Sent { bytes: bytes.clone(), blank: true, gso: gso(8), first: 0 });
+    }
+    let _ = one.tx.publish();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    two.take();
+    for run in 1..=10 {
+        assert!(one.vif.poll(&mut context).is_pending());
+        one.take();
+        assert!(20 - one.unanswered() <= run * 2, "run {run}: {} wait", one.unanswered());
+    }
+}
+
+#[test]
 fn malformed_packets_cost_themselves() {
     let (_lan, mut one, mut two) = pair(ALL);
     two.offer(100);

@@ -10,6 +10,9 @@ const MAX: usize = 2048;
 const MAX_OF_PORT: usize = 256;
 /// How long an address is believed.
 const AGE: Duration = Duration::from_mins(5);
+/// How often a full table is searched for what is too old, at most: a search looks at all of it, and senders choose how many addresses
+/// and tags they send.
+const SEARCH: Duration = Duration::from_secs(1);
 
 struct Seen {
     port: PortId,
@@ -21,8 +24,8 @@ struct Seen {
 pub(super) struct Table {
     seen: BTreeMap<([u8; 6], u16), Seen>,
     of_port: BTreeMap<PortId, usize>,
-    /// The last sender: most frames come in runs.
-    last: Option<([u8; 6], u16, PortId)>,
+    /// When it was searched last.
+    searched: Option<Duration>,
 }
 
 impl Table {
@@ -39,19 +42,23 @@ impl Table {
             }
             return;
         }
-        if self.seen.len() >= MAX || self.of_port.get(&port).is_some_and(|count| *count >= MAX_OF_PORT) {
-            // What is too old makes room; the search is rare, because a full table stops learning for a while.
-            if self.last == Some((address, tag, port)) {
+        if self.is_full(port) {
+            // What is too old makes room.
+            if self.searched.is_some_and(|before| now.saturating_sub(before) < SEARCH) {
                 return;
             }
-            self.last = Some((address, tag, port));
+            self.searched = Some(now);
             self.age(now);
-            if self.seen.len() >= MAX || self.of_port.get(&port).is_some_and(|count| *count >= MAX_OF_PORT) {
+            if self.is_full(port) {
                 return;
             }
         }
         self.seen.insert((address, tag), Seen { port, at: now });
         self.count(port, 1);
+    }
+
+    fn is_full(&self, port: PortId) -> bool {
+        self.seen.len() >= MAX || self.of_port.get(&port).is_some_and(|count| *count >= MAX_OF_PORT)
     }
 
     fn count(&mut self, port: PortId, change: isize) {
@@ -94,6 +101,9 @@ mod tests {
             table.learn([2, a, b, c, d, 0], 0, PortId(1), now);
         }
         assert_eq!(table.seen.len(), MAX_OF_PORT);
+        assert_eq!(table.searched, Some(now), "one search");
+        table.learn([2, 0, 0, 0x12, 0, 0], 1, PortId(1), now + SEARCH / 2);
+        assert_eq!(table.searched, Some(now));
         table.learn([2; 6], 0, PortId(2), now);
         assert_eq!(table.find([2; 6], 0, now), Some(PortId(2)));
         assert_eq!(table.find([2; 6], 5, now), None);

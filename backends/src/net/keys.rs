@@ -97,8 +97,7 @@ pub const OF_QUEUE: [&str; 5] = [
 /// The paths of the queues' keys below the front end's directory, once [`FRONT`] is read.
 pub fn queues(first: &Values, most: u32) -> Result<Vec<String>, BadKey> {
     Ok(match count(first, most)? {
-        1 if first.text(keys::MULTI_QUEUE_NUM_QUEUES).is_none() => vec![String::new()],
-        // One queue may be written either way; Linux writes it flat.
+        // One queue is written without a folder of its own.
         1 => vec![String::new()],
         count => (0..count).map(|queue| format!("{QUEUE}{queue}/")).collect(),
     })

@@ -30,7 +30,10 @@ impl Bucket {
         if new == 0 {
             return;
         }
-        self.filled = now;
+        // What is less than a token is not lost: its time counts for the next.
+        let spent =
+            u64::try_from(new.saturating_mul(1_000_000_000) / u128::from(self.rate)).unwrap_or(u64::MAX);
+        self.filled = self.filled.saturating_add(Duration::from_nanos(spent)).min(now);
         let new = i64::try_from(new).unwrap_or(i64::MAX);
         self.tokens = self.tokens.saturating_add(new).min(self.burst as i64);
     }
@@ -73,5 +76,19 @@ mod tests {
             }
         }
         assert!((10_000_000..10_100_000).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn asking_often_costs_nothing() {
+        let mut bucket = Bucket::new(10_000, 10, Duration::ZERO);
+        let mut passed = 0;
+        // A token comes every 100 us.
+        for step in 0..10_000u64 {
+            while bucket.is_open(Duration::from_micros(step * 150)) {
+                bucket.take(1);
+                passed += 1;
+            }
+        }
+        assert!((14_900..=15_100).contains(&passed), "{passed}");
     }
 }

@@ -25,6 +25,10 @@ pub(super) const PACKETS: usize = 64;
 const FRAGMENTS: usize = SLOTS_MIN + 2;
 /// Slots of one packet, beyond which it is no mistake any more.
 const CHAIN: usize = 64;
+/// Frames that the large packets of one run become at most, the last packet not counted.
+const CUTS: usize = 1024;
+/// Bytes of payload in each of them at least; Linux's own limit (`TCP_MIN_GSO_SIZE`). It bounds the last packet's frames.
+const LEAST_CUT: u16 = 8;
 /// Slots of extra information of one packet.
 const EXTRAS: usize = 8;
 /// Bytes kept for the first bytes of each packet; a packet that fits is copied whole.
@@ -104,7 +108,7 @@ impl<L: AsRef<[SharedPage]>> Run<L> {
         })
     }
 
-    /// Takes packets until there are no more, or the run is full, or `more` says no for the bytes so far.
+    /// Takes packets until there are no more, or the run is full, or `more` says no after it has heard of a packet's bytes.
     pub(super) fn take<P: Pages>(
         &mut self,
         ring: &mut BackRing<Tx, P>,
@@ -118,13 +122,16 @@ impl<L: AsRef<[SharedPage]>> Run<L> {
         self.copies.clear();
         self.answers.clear();
         self.whole_used = 0;
-        let mut length = 0;
-        while self.packets.len() < PACKETS
-            && more(length)
+        let (mut open, mut cuts) = (true, 0);
+        while open
+            && cuts < CUTS
+            && self.packets.len() < PACKETS
             && (!whole || self.whole_used + LARGEST <= WHOLE_PAGES)
             && self.take_one(ring, rules, groups, whole)?
         {
-            length = self.packets.last().map_or(0, |packet| packet.length);
+            let Some(packet) = self.packets.last() else { break };
+            open = more(packet.length);
+            cuts += packet.gso.map_or(0, |gso| packet.length.div_ceil(usize::from(gso.size.max(LEAST_CUT))));
         }
         Ok(())
     }
@@ -206,7 +213,7 @@ impl<L: AsRef<[SharedPage]>> Run<L> {
         }
         let blank = request.flags & tx::CHECKSUM_BLANK != 0;
         // A large packet has no checksum that could be right.
-        bad |= gso.is_some() && !blank;
+        bad |= gso.is_some_and(|gso| !blank || gso.size < LEAST_CUT);
         let checksum = match (blank, request.flags & tx::DATA_VALIDATED != 0) {
             (true, _) => Checksum::Blank,
             (false, true) => Checksum::Good,
