@@ -37,8 +37,11 @@ const HEADER: usize = 12;
 const LONGEST: usize = 1518;
 /// Frames handed on in one go.
 const RUN: usize = 64;
-/// Bytes of frames that wait for a buffer.
+/// Bytes of frames that wait for a buffer, counting at least so many for each.
 const BACKLOG: usize = 1 << 20;
+const KEPT: usize = 128;
+/// Buffers of such frames that are kept to be used again.
+const SPARE: usize = 64;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -330,13 +333,13 @@ impl Sender {
     }
 
     fn keep(&mut self, bytes: &[u8]) -> bool {
-        if self.waiting.saturating_add(bytes.len()) > BACKLOG {
+        if self.waiting.saturating_add(bytes.len().max(KEPT)) > BACKLOG {
             return false;
         }
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.clear();
         kept.extend_from_slice(bytes);
-        self.waiting += kept.len();
+        self.waiting += kept.len().max(KEPT);
         self.backlog.push_back(kept);
         true
     }
@@ -380,9 +383,11 @@ impl Sender {
         while !self.backlog.is_empty() {
             let Some(buffer) = self.buffer() else { break };
             let Some(bytes) = self.backlog.pop_front() else { break };
-            self.waiting = self.waiting.saturating_sub(bytes.len());
+            self.waiting = self.waiting.saturating_sub(bytes.len().max(KEPT));
             self.fill(buffer, &bytes);
-            self.spare.push(bytes);
+            if self.spare.len() < SPARE {
+                self.spare.push(bytes);
+            }
         }
         for frame in core::mem::take(&mut self.pending) {
             self.side.push(frame.buffer, HEADER + frame.length, true);

@@ -33,8 +33,11 @@ use crate::devices::interrupt::Signal;
 
 /// dom0's address on the wire.
 const ADDRESS: [u8; 6] = [0x00, 0x16, 0x3e, 0xff, 0xff, 0x00];
-/// Frames that wait to be looked at.
+/// Frames that wait to be looked at, and their bytes: guests choose how large they are.
 const WAITING: usize = 256;
+const WAITING_BYTES: usize = 1 << 20;
+/// Buffers that are kept to be used again; each may have grown to the largest frame.
+const SPARE: usize = 16;
 /// Frames that are sent in one go, one a page.
 const RUN: usize = 64;
 /// Bytes of payload of a frame.
@@ -51,8 +54,29 @@ const SOURCE: u16 = 19;
 /// What came in, and what is to go out.
 struct Queues {
     came: VecDeque<Vec<u8>>,
+    /// Bytes of those.
+    waiting: usize,
     going: VecDeque<Vec<u8>>,
     spare: Vec<Vec<u8>>,
+}
+
+impl Queues {
+    fn push(&mut self, bytes: Vec<u8>) {
+        self.waiting += bytes.len();
+        self.came.push_back(bytes);
+    }
+
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let bytes = self.came.pop_front()?;
+        self.waiting = self.waiting.saturating_sub(bytes.len());
+        Some(bytes)
+    }
+
+    fn recycle(&mut self, bytes: Vec<u8>) {
+        if self.spare.len() < SPARE {
+            self.spare.push(bytes);
+        }
+    }
 }
 
 /// The port, as the bridge sees it.
@@ -69,12 +93,13 @@ impl NetPort for Port {
         let mut queues = self.queues.borrow_mut();
         let mut bytes = queues.spare.pop().unwrap_or_default();
         let good = queues.came.len() < WAITING
+            && queues.waiting.saturating_add(frame.length) <= WAITING_BYTES
             && self.gather.borrow_mut().pull(&self.kernel, frame, &mut bytes)
             && (frame.checksum != Checksum::Unknown || offload::is_good(&bytes));
         if good {
-            queues.came.push_back(bytes);
+            queues.push(bytes);
         } else {
-            queues.spare.push(bytes);
+            queues.recycle(bytes);
             self.dropped.set(self.dropped.get().wrapping_add(1));
         }
     }
@@ -102,7 +127,7 @@ impl phy::Device for Wire<'_> {
         Self: 't;
 
     fn receive(&mut self, _: Instant) -> Option<(Came<'_>, Going<'_>)> {
-        let bytes = self.0.borrow_mut().came.pop_front()?;
+        let bytes = self.0.borrow_mut().pop()?;
         Some((Came(self.0, bytes), Going(self.0)))
     }
 
@@ -126,10 +151,7 @@ impl phy::Device for Wire<'_> {
 impl phy::RxToken for Came<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         let result = f(&self.1);
-        let mut queues = self.0.borrow_mut();
-        if queues.spare.len() < WAITING {
-            queues.spare.push(self.1);
-        }
+        self.0.borrow_mut().recycle(self.1);
         result
     }
 }
@@ -258,7 +280,7 @@ pub fn start(nets: &Nets, address: &str, spawner: &Spawner) {
         log::error!("dom0 gets no address: there is not enough memory");
         return;
     };
-    let queues = Queues { came: VecDeque::new(), going: VecDeque::new(), spare: Vec::new() };
+    let queues = Queues { came: VecDeque::new(), waiting: 0, going: VecDeque::new(), spare: Vec::new() };
     let port = Rc::new(Port {
         kernel,
         queues: RefCell::new(queues),
@@ -321,12 +343,11 @@ impl Stack {
         let now = clock::now();
         let mut sent = false;
         loop {
-            let mut frames: Vec<Vec<u8>> = Vec::new();
-            {
+            let mut frames: Vec<Vec<u8>> = {
                 let mut queues = self.port.queues.borrow_mut();
                 let count = queues.going.len().min(RUN);
-                frames.extend(queues.going.drain(..count));
-            }
+                queues.going.drain(..count).collect()
+            };
             if frames.is_empty() {
                 return sent;
             }
@@ -344,7 +365,8 @@ impl Stack {
                 self.bridge.forward(self.id, &frame, now);
             }
             self.bridge.flush();
-            self.port.queues.borrow_mut().spare.append(&mut frames);
+            let mut queues = self.port.queues.borrow_mut();
+            frames.into_iter().for_each(|bytes| queues.recycle(bytes));
         }
     }
 }
@@ -384,6 +406,20 @@ fn configure(interface: &mut Interface, sockets: &mut Sockets) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buffers_are_bounded() {
+        let mut queues =
+            Queues { came: VecDeque::new(), waiting: 0, going: VecDeque::new(), spare: Vec::new() };
+        for _ in 0..100 {
+            queues.push(vec![0; 60_000]);
+        }
+        assert_eq!(queues.waiting, 6_000_000);
+        while let Some(bytes) = queues.pop() {
+            queues.recycle(bytes);
+        }
+        assert_eq!((queues.waiting, queues.spare.len()), (0, SPARE));
+    }
 
     #[test]
     fn addresses_are_read() {
