@@ -171,6 +171,9 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NX_SCE: u64 = 1 << 11 | 1;
 const RFLAGS_VM: u64 = 1 << 17;
+const SEGMENT_PRESENT: u16 = 1 << 7;
+const SEGMENT_ACCESSED: u16 = 1;
+const SEGMENT_BUSY: u16 = 2;
 
 impl HvmContext32 {
     /// The whole of the vCPU; `EINVAL` unless it is in 32-bit protected mode.
@@ -181,26 +184,30 @@ impl HvmContext32 {
         {
             return Err(Errno::Inval);
         }
-        let segment = |index: usize| Segment {
+        // A segment that is loaded has its accessed bit, a task register its busy bit: Xen sets them for the caller too.
+        let segment = |index: usize, loaded: u16| Segment {
             selector: 0,
-            attributes: self.rights[index] & 0xfff,
+            attributes: match self.rights[index] & 0xfff {
+                rights if rights & SEGMENT_PRESENT != 0 => rights | loaded,
+                rights => rights,
+            },
             limit: self.limits[index],
             base: u64::from(self.bases[index]),
         };
-        let data = segment(1);
+        let data = segment(1, SEGMENT_ACCESSED);
         let mut state = VcpuState {
             rflags: u64::from(self.eflags) | 2,
             cr0: u64::from(self.cr0),
             cr3: u64::from(self.cr3),
             cr4: u64::from(self.cr4),
             efer: self.efer & EFER_NX_SCE,
-            cs: segment(0),
+            cs: segment(0, SEGMENT_ACCESSED),
             ds: data,
-            es: data,
+            es: segment(3, SEGMENT_ACCESSED),
             fs: data,
             gs: data,
-            ss: segment(2),
-            tr: segment(4),
+            ss: segment(2, SEGMENT_ACCESSED),
+            tr: segment(4, SEGMENT_BUSY),
             ..VcpuState::pvh(self.eip, 0)
         };
         for (to, from) in state.gpr.iter_mut().zip(self.registers) {
@@ -239,3 +246,28 @@ impl HvmContext64 {
 
 /// The null address that takes a virtual area back.
 pub const NO_AREA: Gva = Gva::NULL;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_segment_is_the_callers() {
+        let context = HvmContext32 {
+            registers: [1, 2, 3, 4, 5, 6, 7, 8],
+            eip: 0x1000,
+            cr0: 1,
+            bases: [0x10, 0x20, 0x30, 0x40, 0x50],
+            limits: [1, 2, 3, 4, 0x67],
+            rights: [0xc9a, 0xc92, 0xc92, 0x012, 0x089],
+            ..HvmContext32::default()
+        };
+        let state = context.state().unwrap();
+        let got = [state.cs, state.ds, state.ss, state.es, state.tr].map(|s| (s.base, s.limit, s.attributes));
+        let wanted =
+            [(0x10, 1, 0xc9b), (0x20, 2, 0xc93), (0x30, 3, 0xc93), (0x40, 4, 0x012), (0x50, 0x67, 0x08b)];
+        assert_eq!(got, wanted);
+        assert_eq!((state.rip, state.gpr[..8].to_vec()), (0x1000, (1..=8).collect()));
+        assert_eq!(HvmContext32 { cr0: 0, ..context }.state(), Err(Errno::Inval));
+    }
+}
