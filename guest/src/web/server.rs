@@ -174,6 +174,10 @@ fn answer(socket: &mut tcp::Socket<'_>, name: &str, pages: u64) -> bool {
     }
     let whole = socket.peek(BUFFER).is_ok_and(|bytes| bytes.windows(4).any(|end| end == b"\r\n\r\n"));
     if !whole {
+        if socket.recv_queue() == BUFFER {
+            // It will never be whole.
+            socket.abort();
+        }
         return false;
     }
     let _ = socket.recv(|bytes| (bytes.len(), ()));
