@@ -1,5 +1,5 @@
-//! What a guest prints through the hypervisor (port 0xE9, `console_io`): gathered to lines, and limited in rate, so that a
-//! guest cannot flood the log or the wire.
+//! What a guest prints through the hypervisor (port 0xE9, `console_io`): gathered to lines, and limited in rate together with
+//! what the hypervisor says of it, so that a guest cannot flood the log or the wire.
 
 use crate::prelude::*;
 
@@ -39,14 +39,18 @@ impl DebugLine {
                 return None;
             }
         }
-        let earned = now.0.saturating_sub(self.refilled) / LINE_NS;
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned.min(u64::from(BURST)) as u32).min(BURST);
-            self.refilled = now.0;
-        }
         let length = core::mem::take(&mut self.length);
-        self.tokens = self.tokens.checked_sub(1)?;
+        self.allows(now).then_some(())?;
         Some(self.bytes.get(..length)?.utf8_chunks().next().map_or("", |text| text.valid()))
+    }
+
+    /// Whether one line more may come.
+    pub fn allows(&mut self, now: HostTime) -> bool {
+        let earned = now.0.saturating_sub(self.refilled) / LINE_NS;
+        self.refilled += earned * LINE_NS;
+        let tokens = (u64::from(self.tokens) + earned).min(u64::from(BURST)) as u32;
+        self.tokens = tokens.saturating_sub(1);
+        tokens > 0
     }
 }
 
@@ -64,5 +68,8 @@ mod tests {
         assert_eq!(say(&"x\n".repeat(1000), 0), 98);
         assert_eq!(say("more\n", LINE_NS), 1);
         assert_eq!(say(&"y".repeat(121), 100 * LINE_NS), 1);
+        let said = (0..1000).filter(|_| line.allows(HostTime(100 * LINE_NS))).count();
+        assert_eq!(said, 98, "what is said of a guest counts too");
+        assert!(!line.allows(HostTime(101 * LINE_NS - 1)) && line.allows(HostTime(101 * LINE_NS)));
     }
 }

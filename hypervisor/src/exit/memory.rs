@@ -27,24 +27,24 @@ pub(super) fn fault<M: Machine>(running: &mut Running<'_, M>, fault: SecondLevel
     let mut bytes = [0; 15];
     let bytes = running.with_memory(|memory| memory.fetch(at, &mut bytes));
     let Some(instruction) = mov::decode(bytes, running.context.mode()) else {
-        running.host.say(format_args!(
-            "domain {} vcpu {}: instruction {bytes:02x?} on {:#x} is not emulated: #UD",
-            running.domain.id, running.vcpu.id, fault.gpa
-        ));
+        if running.domain.debug.lock().allows(running.now()) {
+            running.host.say(format_args!(
+                "domain {} vcpu {}: instruction {bytes:02x?} on {:#x} is not emulated: #UD",
+                running.domain.id, running.vcpu.id, fault.gpa
+            ));
+        }
         return undefined(running);
     };
     let offset = fault.gpa.0.checked_sub(lapic::BASE).filter(|offset| *offset < lapic::SIZE);
     let register = offset.map(|offset| offset as u16);
-    let context = &mut *running.context;
-    match (instruction.stored(|register| context.gpr(register)), register) {
+    match (instruction.stored(|register| running.context.gpr(register)), register) {
         (Some(value), Some(register)) => local::write(running, register, value as u32),
         (Some(_), None) => {}
         (None, register) => {
             // What nobody claims reads all ones.
             let value = register.map_or(u64::MAX, |register| local::read(running, register).into());
-            let context = &mut *running.context;
-            if let Some((to, value)) = instruction.loaded(value, |register| context.gpr(register)) {
-                context.set_gpr(to, value);
+            if let Some((to, value)) = instruction.loaded(value, |register| running.context.gpr(register)) {
+                running.context.set_gpr(to, value);
             }
         }
     }
