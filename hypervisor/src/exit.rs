@@ -23,8 +23,8 @@ pub mod vector {
 }
 
 /// Deals with an exit. Afterwards the vCPU's registers say where it goes on.
-pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: Exit) -> Verdict {
-    match exit {
+pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Verdict {
+    match *exit {
         Exit::Instruction(instruction, length) => instruction::carry_out(running, instruction, length),
         Exit::Interrupt => interrupt(running),
         Exit::InterruptWindow | Exit::NmiWindow | Exit::Timer | Exit::DirtyLogFull => Verdict::Resume,

@@ -155,7 +155,7 @@ impl<M: Machine> CpuLoop<M> {
             let start = host.machine.tsc();
             let kind = exit.kind();
             vcpu.trail.note(kind);
-            let verdict = exit::handle(&mut running, exit);
+            let verdict = exit::handle(&mut running, &exit);
             vcpu.tally.exit(kind, host.machine.tsc().wrapping_sub(start));
             if verdict == Verdict::Wait {
                 return stopped_as(vcpu, Activity::Blocked);
@@ -192,13 +192,19 @@ fn arm<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, armed: &mut HostTime) {
 /// Deals with the interrupts that were noted. True when the timer was among them.
 #[inline]
 fn take_interrupts<M: Machine>(host: &Host<M>) -> bool {
-    let mut timer = false;
-    while let Some(interrupt) = host.machine.take_interrupt() {
+    host.machine.take_interrupt().is_some_and(|first| take_from(host, first))
+}
+
+#[cold]
+fn take_from<M: Machine>(host: &Host<M>, first: HostInterrupt) -> bool {
+    let (mut timer, mut next) = (false, Some(first));
+    while let Some(interrupt) = next {
         match interrupt {
             HostInterrupt::Timer => timer = true,
             HostInterrupt::Kick => {}
             HostInterrupt::Device(slot) => host.device_interrupt(slot),
         }
+        next = host.machine.take_interrupt();
     }
     timer
 }

@@ -165,7 +165,7 @@ proptest! {
                     running.context.state.gpr[register as usize] = value;
                 }
                 let _ = running.write(Gva(0x2000), &code);
-                let _ = exit::handle(running, exit);
+                let _ = exit::handle(running, &exit);
             });
             world.host.machine.advance(u64::from(bits) << 12);
         }
@@ -209,7 +209,7 @@ fn calls_from_user_mode_are_refused() {
         running.context.set_mode(true, 3);
         running.context.state.gpr = [0; 16];
         running.context.set_gpr(Gpr::Rax, u64::from(Hypercall::XenVersion.number()));
-        let _ = exit::handle(running, Exit::Instruction(Instruction::Hypercall, Some(3)));
+        let _ = exit::handle(running, &Exit::Instruction(Instruction::Hypercall, Some(3)));
         assert_eq!(running.context.state.gpr[0] as i64, -1);
     });
     assert_eq!(world.call(&guest, Hypercall::Arch0, &[Operation::PowerOff.number(), 0x3000]), -1);

@@ -89,7 +89,7 @@ impl World {
         let Body { context, last } = &mut *body;
         let exit = exit(context);
         let mut running = Running { host: &self.host, domain, vcpu, context, last };
-        let verdict = exit::handle(&mut running, exit);
+        let verdict = exit::handle(&mut running, &exit);
         *vcpu.body.lock() = Some(body);
         verdict
     }

@@ -119,7 +119,7 @@ impl World {
                 running.context.set_gpr(register, arguments.get(index).copied().unwrap_or(0));
             }
             for _ in 0..10_000 {
-                let verdict = exit::handle(running, Exit::Instruction(Instruction::Hypercall, Some(3)));
+                let verdict = exit::handle(running, &Exit::Instruction(Instruction::Hypercall, Some(3)));
                 if running.context.rip() != 0x1000 {
                     return running.context.gpr(Gpr::Rax) as i64;
                 }

@@ -164,7 +164,8 @@ impl Walk {
         if self.is_of(gva) && self.hit(space, paging) { Ok(()) } else { self.walk(space, *paging, gva) }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs as much as what it does")]
     fn hit(&self, space: &impl Space, paging: &Paging) -> bool {
         if self.epoch != space.epoch() || self.paging != *paging {
             return false;

@@ -63,7 +63,7 @@ impl Kernel {
             context: &mut context,
             last: &mut last,
         };
-        exit::handle(&mut running, exit)
+        exit::handle(&mut running, &exit)
     }
 
     /// A hypercall with an operation and a structure, as the front ends make it.
