@@ -11,6 +11,7 @@ use crate::length;
 use crate::life;
 use crate::prelude::*;
 use crate::seam::{CodeMode, Context, Event, Exit, Instruction, Verdict};
+use crate::space::DomainSpace;
 
 /// Exception vectors (SDM 6.3.1).
 pub mod vector {
@@ -66,24 +67,25 @@ fn length_of<M: Machine>(
     instruction: Instruction,
     length: Option<u8>,
 ) -> Option<u8> {
-    match length.or_else(|| instruction.plain(code(running))) {
+    if length.is_some() {
+        return length;
+    }
+    let space = DomainSpace { host: running.host, domain: running.domain };
+    let code = running.last.code(&space, running.context.cr3(), code_address(running));
+    match code.and_then(|bytes| instruction.plain(bytes)) {
         Some(length) => Some(length),
         None => find_length(running, instruction),
     }
-}
-
-/// The four bytes at the instruction pointer; zeroes where they cannot be read at once.
-#[inline(never)]
-fn code<M: Machine>(running: &mut Running<'_, M>) -> [u8; 4] {
-    let at = code_address(running);
-    running.with_memory(|memory| memory.code(at)).unwrap_or_default()
 }
 
 #[cold]
 fn find_length<M: Machine>(running: &mut Running<'_, M>, instruction: Instruction) -> Option<u8> {
     let at = code_address(running);
     let mut bytes = [0; 15];
-    let count = running.with_memory(|memory| memory.fetch(at, &mut bytes).len());
+    let count = running.with_memory(|memory| {
+        memory.see(at);
+        memory.fetch(at, &mut bytes).len()
+    });
     length::find(instruction, running.context.mode(), bytes.get(..count)?)
 }
 
@@ -100,8 +102,12 @@ pub(crate) fn code_address<M: Machine>(running: &Running<'_, M>) -> Gva {
 /// Goes on behind an instruction.
 #[inline]
 pub(crate) fn advance<M: Machine>(running: &mut Running<'_, M>, length: u8) {
-    let rip = running.context.rip().wrapping_add(u64::from(length));
-    let rip = if running.context.mode() == CodeMode::Bits64 { rip } else { rip & 0xffff_ffff };
+    let old = running.context.rip();
+    let mut rip = old.wrapping_add(u64::from(length));
+    // Only 64-bit code goes on behind its first 4 GiB.
+    if (rip ^ old) >> 32 != 0 && running.context.mode() != CodeMode::Bits64 {
+        rip &= 0xffff_ffff;
+    }
     running.context.set_rip(rip);
 }
 

@@ -143,11 +143,11 @@ impl<M: Machine> CpuLoop<M> {
         let mut running = Running { host, domain, vcpu, context, last };
         crate::hypercall::end_poll(host, at);
         time::run_state(host, at, vcpu, Activity::Running);
+        cpu.queue.look_again();
         for _ in 0..self.exits {
-            if cpu.queue.wants_another() || !domain.may_run() {
+            if cpu.queue.take_look() && !may_go_on(host, cpu, domain, &mut self.armed) {
                 break;
             }
-            arm(host, cpu, &mut self.armed);
             prepare(host, at, vcpu, running.context);
             cpu.crossings.fetch_add(1, Ordering::SeqCst);
             let exit = host.machine.enter(running.context, domain.root, domain.epoch.load(Ordering::SeqCst));
@@ -164,6 +164,7 @@ impl<M: Machine> CpuLoop<M> {
             if timer {
                 self.armed = HostTime::NEVER;
                 timers::expire(host, cpu, host.now(), TIMER_BUDGET);
+                cpu.queue.look_again();
             }
             // The timer is armed for the end of the slice as well, which matters only when somebody waits.
             if verdict == Verdict::Reschedule || timer && schedule::slice_end(cpu) <= host.now() {
@@ -179,8 +180,14 @@ fn stopped_as<M: Machine>(vcpu: &Vcpu<M>, otherwise: Activity) -> Activity {
     if vcpu.going_down.swap(false, Ordering::AcqRel) { Activity::Down } else { otherwise }
 }
 
+/// Whether the vCPU that runs may run on, with the timer armed.
+#[cold]
+fn may_go_on<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, domain: &Domain<M>, armed: &mut HostTime) -> bool {
+    arm(host, cpu, armed);
+    !cpu.queue.wants_another() && domain.may_run()
+}
+
 /// Arms the machine's timer for whatever comes first.
-#[inline]
 fn arm<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, armed: &mut HostTime) {
     let wanted = cpu.deadlines.head().min(schedule::slice_end(cpu));
     if wanted != *armed {

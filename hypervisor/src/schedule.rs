@@ -11,7 +11,7 @@
 //! one of the two sees the other.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 
 use crate::host::PerCpu;
 use crate::lock::{Lock, Rank};
@@ -120,7 +120,9 @@ pub struct Queue<M: Machine> {
     current_cap: AtomicU32,
     current_start: AtomicU64,
     /// The run loop should pick anew.
-    again: AtomicU32,
+    again: AtomicBool,
+    /// Before the next entry, the run loop should see to the timer and to whether it may go on.
+    look: AtomicBool,
 }
 
 impl<M: Machine> Queue<M> {
@@ -133,7 +135,8 @@ impl<M: Machine> Queue<M> {
             current_weight: AtomicU32::new(DEFAULT_WEIGHT),
             current_cap: AtomicU32::new(0),
             current_start: AtomicU64::new(0),
-            again: AtomicU32::new(0),
+            again: AtomicBool::new(false),
+            look: AtomicBool::new(true),
         }
     }
 
@@ -143,14 +146,29 @@ impl<M: Machine> Queue<M> {
     }
 
     /// Whether the running vCPU should be put back for another.
-    #[inline]
     pub fn wants_another(&self) -> bool {
-        self.again.load(Ordering::Acquire) != 0
+        self.again.load(Ordering::Acquire)
     }
 
     /// Asks the run loop to pick anew.
     pub fn pick_again(&self) {
-        self.again.store(1, Ordering::Release);
+        self.again.store(true, Ordering::Release);
+        self.look_again();
+    }
+
+    /// Asks the run loop to look at deadlines, at who waits and at whether the domain may run.
+    pub fn look_again(&self) {
+        self.look.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked to, once.
+    #[inline]
+    pub fn take_look(&self) -> bool {
+        let look = self.look.load(Ordering::Acquire);
+        if look {
+            self.look.store(false, Ordering::SeqCst);
+        }
+        look
     }
 
     /// Whether others are ready, or the running vCPU has a cap to be held to.
@@ -264,13 +282,14 @@ fn enqueue<M: Machine>(
         cpu.queue.pick_again();
     }
     // The slice of the one that runs now ends some time: the loop has to arm for it.
+    cpu.queue.look_again();
     host.machine.kick(cpu.id);
 }
 
 /// The vCPU that `cpu` runs next, as running. vCPUs whose domain may not run are parked on the way.
 pub fn pick<M: Machine>(cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
     let mut ready = cpu.queue.ready.lock();
-    cpu.queue.again.store(0, Ordering::Release);
+    cpu.queue.again.store(false, Ordering::Release);
     let picked = loop {
         let best = ready
             .iter()

@@ -3,6 +3,7 @@
 mod control;
 mod events;
 mod kit;
+mod lengths;
 mod memory;
 mod scheduling;
 mod vcpus;

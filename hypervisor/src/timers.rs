@@ -82,6 +82,7 @@ pub fn change<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, change: impl FnOnce(&
     if before != after {
         let cpu = host.cpu_of(vcpu);
         cpu.deadlines.set(at, after);
+        cpu.queue.look_again();
         host.machine.kick(cpu.id);
     }
 }

@@ -8,6 +8,7 @@
 //! [`Remembered`] keeps the last walks. The hypervisor sees neither INVLPG nor writes of CR3, so a hit reads every table
 //! entry that the walk used again and compares it, and compares an epoch that changes when memory that walks use is taken
 //! out of the second-level tables. The frame table marks such memory: most of what comes and goes is no part of a walk.
+//! Code has a shorter memory, [`Remembered::code`], that does not read the tables again.
 
 mod tables;
 #[cfg(test)]
@@ -94,12 +95,9 @@ impl<'a, S: Space> Memory<'a, S> {
         Ok(Gpa(found.gfn.address().0 | gva.page_offset() as u64))
     }
 
-    /// The four bytes of code at an address, if they lie in one page.
-    #[inline]
-    pub fn code(&mut self, gva: Gva) -> Option<[u8; 4]> {
-        let walk = &mut self.last.code;
-        walk.find(self.space, &self.paging, gva).ok()?;
-        self.space.page(walk.found.mfn)?.four(gva.page_offset()).ok()
+    /// Remembers that code at an address is executed, for [`Remembered::code`].
+    pub fn see(&mut self, gva: Gva) {
+        self.last.see(self.space, &self.paging, gva);
     }
 
     #[inline]

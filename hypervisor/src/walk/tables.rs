@@ -79,26 +79,36 @@ struct Step {
     value: u64,
 }
 
-/// The last walks of a vCPU: to the code that it executes, and to two pages of data, which are a call's structure and
-/// what that points to.
+/// The last walks of a vCPU to two pages of data, which are a call's structure and what that points to; and where it was
+/// seen to execute code.
 #[derive(Clone, Copy, Debug)]
 pub struct Remembered {
-    pub(super) code: Walk,
     data: [Walk; 2],
     /// The walk to data that is given up next.
     next: bool,
+    /// By the low bits of the page number.
+    code: [Seen; 4],
+}
+
+/// A page of code that was found by a walk.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    page: u64,
+    cr3: u64,
+    epoch: u64,
+    mfn: Mfn,
 }
 
 /// One walk, for one page.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Walk {
+struct Walk {
     /// The address without its offset; all ones never matches.
     page: u64,
     epoch: u64,
     paging: Paging,
     steps: [Step; 4],
     used: usize,
-    pub(super) found: Found,
+    found: Found,
     writable: bool,
 }
 
@@ -111,12 +121,39 @@ impl Default for Remembered {
 impl Remembered {
     /// Nothing remembered.
     pub const fn new() -> Self {
-        Self { code: Walk::NONE, data: [Walk::NONE; 2], next: false }
+        let nowhere = Seen { page: u64::MAX, cr3: 0, epoch: 0, mfn: Mfn(0) };
+        Self { data: [Walk::NONE; 2], next: false, code: [nowhere; 4] }
     }
 
     /// Forgets.
     pub const fn forget(&mut self) {
         *self = Self::new();
+    }
+
+    /// The four bytes of code at an address, when they lie in one page where [`Remembered::see`] has seen code, under the
+    /// same CR3. Whether the guest's tables still lead there is not looked at: what is read is memory of the domain, which
+    /// the epoch vouches for, but perhaps not what the processor executed. It serves for telling an instruction's length,
+    /// where a guest that remaps its code between two exits misleads itself alone.
+    #[inline]
+    pub fn code(&self, space: &impl Space, cr3: u64, gva: Gva) -> Option<[u8; 4]> {
+        let page = gva.0 >> 12;
+        let seen = self.code.get(page as usize % 4)?;
+        if seen.page != page || seen.cr3 != cr3 || seen.epoch != space.epoch() {
+            return None;
+        }
+        space.page(seen.mfn)?.four(gva.page_offset()).ok()
+    }
+
+    /// Remembers that code at an address is executed.
+    pub fn see(&mut self, space: &impl Space, paging: &Paging, gva: Gva) {
+        let page = gva.0 >> 12;
+        // The epoch before the walk, which ends the memory when what the walk found is taken away during it.
+        let epoch = space.epoch();
+        if let (Ok(Found { mfn, .. }), Some(seen)) =
+            (self.translate(space, paging, gva, false), self.code.get_mut(page as usize % 4))
+        {
+            *seen = Seen { page, cr3: paging.cr3, epoch, mfn };
+        }
     }
 
     #[inline]
@@ -160,7 +197,7 @@ impl Walk {
 
     /// Makes this the walk to an address.
     #[inline]
-    pub(super) fn find(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
+    fn find(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
         if self.is_of(gva) && self.hit(space, paging) { Ok(()) } else { self.walk(space, *paging, gva) }
     }
 
