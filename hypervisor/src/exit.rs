@@ -10,7 +10,7 @@ use crate::hypercall;
 use crate::length;
 use crate::life;
 use crate::prelude::*;
-use crate::seam::{CodeMode, Context, Event, Exit, Instruction, Verdict};
+use crate::seam::{CodeMode, Context, Event, Exit, Verdict};
 use crate::space::DomainSpace;
 
 /// Exception vectors (SDM 6.3.1).
@@ -26,13 +26,29 @@ pub mod vector {
 /// Deals with an exit. Afterwards the vCPU's registers say where it goes on.
 pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Verdict {
     match *exit {
-        Exit::Instruction(instruction, length) => instruction::carry_out(running, instruction, length),
+        Exit::Hypercall => match length_of(running, &Exit::Hypercall) {
+            Some(length) => hypercall::dispatch(running, length),
+            None => undefined(running),
+        },
+        Exit::Cpuid => skip(running, &Exit::Cpuid, instruction::cpuid),
+        Exit::Rdmsr => skip(running, &Exit::Rdmsr, instruction::read_msr),
+        Exit::Wrmsr => skip(running, &Exit::Wrmsr, instruction::write_msr),
+        Exit::Halt => match length_of(running, &Exit::Halt) {
+            Some(length) => instruction::halt(running, length),
+            None => undefined(running),
+        },
+        Exit::Xsetbv
+        | Exit::ToControl(..)
+        | Exit::FromControl(..)
+        | Exit::Clts
+        | Exit::Lmsw(_)
+        | Exit::Cache => instruction::carry_out(running, exit),
         Exit::Interrupt => interrupt(running),
         Exit::InterruptWindow | Exit::NmiWindow | Exit::Timer | Exit::DirtyLogFull => Verdict::Resume,
         Exit::Port(access) => port::access(running, access),
         Exit::Memory(fault) => memory::fault(running, fault),
         Exit::Pause => Verdict::Reschedule,
-        Exit::Forbidden => undefined(running),
+        Exit::Forbidden | Exit::Debug(_) => undefined(running),
         Exit::Exception { vector, error, address } => exception(running, vector, error, address),
         Exit::TripleFault => triple_fault(running),
         Exit::TaskSwitch => ends(running, format_args!("task switch, which is not emulated")),
@@ -53,40 +69,61 @@ pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Verdict 
 #[inline]
 fn interrupt<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
     if running.context.interruptibility().shadow
-        && let Some(length) = find_length(running, Instruction::Halt)
+        && let Some(length) = find_length(running, &Exit::Halt)
     {
         return instruction::halt(running, length);
     }
     Verdict::Resume
 }
 
-/// The length of an instruction that left the guest, where the processor does not say it.
+/// How an instruction ended.
+enum Done {
+    /// Go on behind it.
+    Next,
+    /// It raises an exception.
+    Fault(u8, Option<u32>),
+}
+
+/// Carries an instruction out and goes on behind it.
 #[inline]
-fn length_of<M: Machine>(
+fn skip<M: Machine>(
     running: &mut Running<'_, M>,
-    instruction: Instruction,
-    length: Option<u8>,
-) -> Option<u8> {
-    if length.is_some() {
-        return length;
+    exit: &Exit,
+    work: impl FnOnce(&mut Running<'_, M>) -> Done,
+) -> Verdict {
+    let Some(length) = length_of(running, exit) else { return undefined(running) };
+    match work(running) {
+        Done::Next => advance(running, length),
+        Done::Fault(vector, error) => running.context.inject(Event::Exception(vector, error)),
+    }
+    Verdict::Resume
+}
+
+/// The length of the instruction that left the guest: the processor's word, or that of the bytes.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "it shrinks to a comparison where the exit is known")]
+fn length_of<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Option<u8> {
+    let said = running.context.length();
+    if said.is_some() {
+        return said;
     }
     let space = DomainSpace { host: running.host, domain: running.domain };
     let code = running.last.code(&space, running.context.cr3(), code_address(running));
-    match code.and_then(|bytes| instruction.plain(bytes)) {
+    match code.and_then(|bytes| exit.plain(bytes)) {
         Some(length) => Some(length),
-        None => find_length(running, instruction),
+        None => find_length(running, exit),
     }
 }
 
 #[cold]
-fn find_length<M: Machine>(running: &mut Running<'_, M>, instruction: Instruction) -> Option<u8> {
+fn find_length<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Option<u8> {
     let at = code_address(running);
     let mut bytes = [0; 15];
     let count = running.with_memory(|memory| {
         memory.see(at);
         memory.fetch(at, &mut bytes).len()
     });
-    length::find(instruction, running.context.mode(), bytes.get(..count)?)
+    length::find(exit, running.context.mode(), bytes.get(..count)?)
 }
 
 /// Linear address of the instruction.
@@ -117,6 +154,7 @@ pub(crate) fn undefined<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
     Verdict::Resume
 }
 
+#[cold]
 fn exception<M: Machine>(
     running: &mut Running<'_, M>,
     vector: u8,
@@ -125,7 +163,7 @@ fn exception<M: Machine>(
 ) -> Verdict {
     // The other vendor's hypercall instruction raises #UD on this one. It means the same.
     if vector == vector::UD
-        && let Some(length) = find_length(running, Instruction::Hypercall)
+        && let Some(length) = find_length(running, &Exit::Hypercall)
     {
         return hypercall::dispatch(running, length);
     }

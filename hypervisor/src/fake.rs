@@ -21,7 +21,7 @@ use trunnion_protocol::shared::SharedPage;
 
 use crate::seam::{
     BootInfo, CodeMode, Context, Cpu, CpuidResult, EntryFormat, Event, Exit, FrameRange, HostInterrupt,
-    HostTime, Instruction, Interruptibility, Machine, Message, NoSuchLine, OutOfHeap,
+    HostTime, Interruptibility, Machine, Message, NoSuchLine, OutOfHeap,
 };
 
 /// Guest code: what the vCPU does until its next exit.
@@ -213,7 +213,7 @@ impl Machine for FakeMachine {
             let at = scripts.iter().position(|(number, _)| *number == context.number)?;
             Some(scripts.swap_remove(at))
         });
-        let Some((number, mut script)) = script else { return Exit::Instruction(Instruction::Halt, Some(1)) };
+        let Some((number, mut script)) = script else { return Exit::Halt };
         let exit = script(context);
         if let Ok(mut scripts) = self.scripts.lock()
             && !scripts.iter().any(|(other, _)| *other == number)
@@ -251,6 +251,8 @@ pub struct FakeContext {
     pub taken: Vec<u8>,
     /// An interrupt window is asked for.
     pub window: Cell<bool>,
+    /// What the processor says of instructions.
+    pub length: Option<u8>,
     number: u64,
     tsc_offset: u64,
 }
@@ -262,6 +264,7 @@ impl FakeContext {
             event: None,
             taken: Vec::new(),
             window: Cell::new(false),
+            length: Some(3),
             number,
             tsc_offset: 0,
         }
@@ -278,7 +281,7 @@ impl FakeContext {
         for (index, register) in registers.into_iter().enumerate() {
             self.state.gpr[register as usize] = arguments.get(index).copied().unwrap_or(0);
         }
-        Exit::Instruction(Instruction::Hypercall, Some(3))
+        Exit::Hypercall
     }
 }
 
@@ -301,6 +304,9 @@ impl Context for FakeContext {
     }
     fn rip(&self) -> u64 {
         self.state.rip
+    }
+    fn length(&self) -> Option<u8> {
+        self.length
     }
     fn set_rip(&mut self, value: u64) {
         self.state.rip = value;

@@ -1,6 +1,6 @@
 //! Hypercalls: the table, and the way in and out.
 //!
-//! A row of `Table::ROWS` is a call: its number, the authority it needs, and its handler. Dispatch indexes the rows by
+//! A row of `Table::ROWS` is a call: its number and its handler. Dispatch indexes the rows by
 //! number. Handlers get the five arguments and the caller's width, and answer with the result register or a [`Stop`].
 //!
 //! An operation whose length a guest chooses does a bounded part of it, notes in its arguments how far it is, and answers
@@ -21,7 +21,6 @@ mod version;
 use trunnion_protocol::control::Gpr;
 use trunnion_protocol::hypercall::Hypercall;
 
-use crate::authority::Control;
 use crate::exit;
 use crate::prelude::*;
 use crate::seam::{CodeMode, Context, Verdict};
@@ -80,20 +79,8 @@ impl From<Errno> for Stop {
 /// What a handler answers.
 pub type Reply = Result<u64, Stop>;
 
-/// A handler, by the authority it needs.
-enum Handler<M: Machine> {
-    /// Any domain may call it. What it may do to others, it checks itself.
-    Any(fn(&mut Running<'_, M>, &mut Arguments) -> Reply),
-    /// Only with this authority.
-    Control(fn(&Control, &mut Running<'_, M>, &mut Arguments) -> Reply),
-}
-
-impl<M: Machine> Clone for Handler<M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<M: Machine> Copy for Handler<M> {}
+/// Carries out a call. What the domain may do to others, the handler checks.
+type Handler<M> = fn(&mut Running<'_, M>, &mut Arguments) -> Reply;
 
 /// The calls, by number.
 struct Table<M: Machine>(core::marker::PhantomData<M>);
@@ -102,45 +89,52 @@ impl<M: Machine> Table<M> {
     /// Every call there is.
     const ROWS: &'static [(Hypercall, Handler<M>)] = &[
         // Populate, increase and decrease reservation, add to and remove from the physical map, memory map.
-        (Hypercall::MemoryOp, Handler::Any(memory::call)),
+        (Hypercall::MemoryOp, memory::call),
         // Several calls in one.
-        (Hypercall::Multicall, Handler::Any(multicall::call)),
+        (Hypercall::Multicall, multicall::call),
         // One deadline for the calling vCPU.
-        (Hypercall::SetTimerOp, Handler::Any(vcpu::set_timer)),
+        (Hypercall::SetTimerOp, vcpu::set_timer),
         // Version, features, names, identity.
-        (Hypercall::XenVersion, Handler::Any(version::call)),
+        (Hypercall::XenVersion, version::call),
         // Text for the hypervisor's log, rate-limited for guests.
-        (Hypercall::ConsoleIo, Handler::Any(console::call)),
+        (Hypercall::ConsoleIo, console::call),
         // Version 1: map, unmap, copy, query, set up.
-        (Hypercall::GrantTableOp, Handler::Any(grant::call)),
+        (Hypercall::GrantTableOp, grant::call),
         // The runstate update flag.
-        (Hypercall::VmAssist, Handler::Any(vcpu::assist)),
+        (Hypercall::VmAssist, vcpu::assist),
         // Start and stop, timers, info page, run state and clock areas, NMI.
-        (Hypercall::VcpuOp, Handler::Any(vcpu::call)),
+        (Hypercall::VcpuOp, vcpu::call),
         // Yield, block, poll, shut down, watchdog.
-        (Hypercall::SchedOp, Handler::Any(sched::call)),
+        (Hypercall::SchedOp, sched::call),
         // The two-level ABI: bind, send, unmask, status, close, reset.
-        (Hypercall::EventChannelOp, Handler::Any(event::call)),
+        (Hypercall::EventChannelOp, event::call),
         // Parameters, upcall vectors, types of memory.
-        (Hypercall::HvmOp, Handler::Any(hvm::call)),
+        (Hypercall::HvmOp, hvm::call),
         // Dom0's control calls: `trunnion_protocol::control`.
-        (Hypercall::Arch0, Handler::Control(control::call)),
+        (Hypercall::Arch0, with_authority),
     ];
 
-    const BY_NUMBER: [Option<Handler<M>>; 64] = {
-        let mut table = [const { None }; 64];
+    const BY_NUMBER: [Handler<M>; 64] = {
+        let mut table: [Handler<M>; 64] = [|_, _| Err(Stop::Error(Errno::NoSys)); 64];
         let mut at = 0;
         while at < Self::ROWS.len() {
             let (call, handler) = Self::ROWS[at];
-            table[call.number() as usize] = Some(handler);
+            table[call.number() as usize] = handler;
             at += 1;
         }
         table
     };
 }
 
+/// Control calls are for who has the authority.
+fn with_authority<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
+    let domain = running.domain;
+    control::call(domain.control.as_ref().ok_or(Errno::Perm)?, running, arguments)
+}
+
 /// Carries out the call that the registers ask for. `length` is that of the instruction.
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "of the two places that call it, one is hot")]
 pub fn dispatch<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verdict {
     let context = &mut *running.context;
     let number = context.gpr(Gpr::Rax);
@@ -150,18 +144,13 @@ pub fn dispatch<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verdict
         let values = SHORT.map(|register| context.gpr(register) & 0xffff_ffff);
         (Width::W32, number & 0xffff_ffff, values)
     };
-    if context.cpl() != 0 {
-        return finish(running, length, width, Err(Stop::Error(Errno::Perm)));
-    }
     let mut call = Arguments { values, width };
-    let reply = perform(running, number, &mut call);
-    if reply == Err(Stop::Again) {
-        let registers = if width == Width::W64 { LONG } else { SHORT };
-        for (register, value) in registers.into_iter().zip(call.values) {
-            running.context.set_gpr(register, value);
-        }
+    let reply =
+        if context.cpl() == 0 { perform(running, number, &mut call) } else { Err(Stop::Error(Errno::Perm)) };
+    match reply {
+        Ok(value) => finish(running, length, width, value, Verdict::Resume),
+        Err(stop) => stopped(running, length, &call, stop),
     }
-    finish(running, length, width, reply)
 }
 
 /// Registers of the arguments in 64-bit mode, and in the others.
@@ -176,30 +165,41 @@ pub(crate) fn perform<M: Machine>(
     arguments: &mut Arguments,
 ) -> Reply {
     running.vcpu.tally.hypercall(number);
-    match Table::<M>::BY_NUMBER.get(number as usize) {
-        Some(Some(Handler::Any(handler))) => handler(running, arguments),
-        Some(Some(Handler::Control(handler))) => {
-            let domain = running.domain;
-            let control = domain.control.as_ref().ok_or(Errno::Perm)?;
-            handler(control, running, arguments)
-        }
-        _ => Err(Stop::Error(Errno::NoSys)),
-    }
+    let handler = Table::<M>::BY_NUMBER.get(number as usize).ok_or(Errno::NoSys)?;
+    handler(running, arguments)
 }
 
+/// Goes on behind the instruction with a result.
 #[inline]
-fn finish<M: Machine>(running: &mut Running<'_, M>, length: u8, width: Width, reply: Reply) -> Verdict {
-    let (value, verdict) = match reply {
-        Ok(value) => (value, Verdict::Resume),
-        Err(Stop::Error(errno)) => (i64::from(errno) as u64, Verdict::Resume),
-        Err(Stop::Wait(value)) => (value, Verdict::Wait),
-        Err(Stop::Yield(value)) => (value, Verdict::Reschedule),
-        Err(Stop::Again) => return Verdict::Resume,
-    };
+fn finish<M: Machine>(
+    running: &mut Running<'_, M>,
+    length: u8,
+    width: Width,
+    value: u64,
+    verdict: Verdict,
+) -> Verdict {
     let value = if width == Width::W64 { value } else { value & 0xffff_ffff };
     running.context.set_gpr(Gpr::Rax, value);
     exit::advance(running, length);
     verdict
+}
+
+/// A call has no plain result.
+#[inline(never)]
+fn stopped<M: Machine>(running: &mut Running<'_, M>, length: u8, call: &Arguments, stop: Stop) -> Verdict {
+    let (value, verdict) = match stop {
+        Stop::Error(errno) => (i64::from(errno) as u64, Verdict::Resume),
+        Stop::Wait(value) => (value, Verdict::Wait),
+        Stop::Yield(value) => (value, Verdict::Reschedule),
+        Stop::Again => {
+            let registers = if call.width == Width::W64 { LONG } else { SHORT };
+            for (register, value) in registers.into_iter().zip(call.values) {
+                running.context.set_gpr(register, value);
+            }
+            return Verdict::Resume;
+        }
+    };
+    finish(running, length, call.width, value, verdict)
 }
 
 /// The domain that a call names: the caller itself, or with authority any that exists and is not being destroyed.
@@ -215,7 +215,7 @@ pub(crate) fn target<M: Machine>(running: &Running<'_, M>, id: DomainId) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use super::{Handler, Table};
+    use super::{Hypercall, Table};
 
     /// `MemoryOp` as the headers have it: `memory_op`.
     fn name(call: impl core::fmt::Debug) -> String {
@@ -235,8 +235,8 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/hypercalls.md");
         let page = std::fs::read_to_string(path).unwrap();
         let rows = Table::<crate::fake::FakeMachine>::ROWS;
-        for (call, handler) in rows {
-            let who = if matches!(handler, Handler::Any(_)) { "any domain" } else { "dom0" };
+        for (call, _) in rows {
+            let who = if *call == Hypercall::Arch0 { "dom0" } else { "any domain" };
             let row = format!("\n| {} | `{}` | {who} | ", call.number(), name(call));
             assert!(page.contains(&row), "a row should begin:{row}");
         }

@@ -6,25 +6,27 @@
 //! meantime, and gets #UD.
 
 use crate::decode::{LONGEST, modrm, prefixes};
-use crate::seam::{CodeMode, Instruction};
+use crate::seam::{CodeMode, Exit};
 
-impl Instruction {
-    /// The length of the frequent ones where they stand without prefixes, which is how kernels write them.
+impl Exit {
+    /// The length of the frequent instructions where they stand without prefixes, which is how kernels write them.
     #[inline]
-    pub const fn plain(self, bytes: [u8; 4]) -> Option<u8> {
-        match (self, bytes) {
-            (Self::Hypercall, [0x0f, 0x01, 0xd9, _]) => Some(3),
-            (Self::Cpuid, [0x0f, 0xa2, ..])
-            | (Self::Rdmsr, [0x0f, 0x32, ..])
-            | (Self::Wrmsr, [0x0f, 0x30, ..]) => Some(2),
-            (Self::Halt, [0xf4, ..]) => Some(1),
-            _ => None,
-        }
+    pub const fn plain(&self, bytes: [u8; 4]) -> Option<u8> {
+        let (opcode, length) = match self {
+            Self::Hypercall => ([0x0f, 0x01, 0xd9, 0], 3),
+            Self::Cpuid => ([0x0f, 0xa2, 0, 0], 2),
+            Self::Rdmsr => ([0x0f, 0x32, 0, 0], 2),
+            Self::Wrmsr => ([0x0f, 0x30, 0, 0], 2),
+            Self::Halt => ([0xf4, 0, 0, 0], 1),
+            _ => return None,
+        };
+        let behind = 32 - 8 * length as u32;
+        let is = u32::from_le_bytes(bytes) << behind == u32::from_le_bytes(opcode) << behind;
+        if is { Some(length) } else { None }
     }
 
     /// Bytes of the opcode when `bytes` begin with it.
-    #[inline]
-    fn matches(self, bytes: &[u8], address_bits: u8) -> Option<usize> {
+    fn matches(&self, bytes: &[u8], address_bits: u8) -> Option<usize> {
         match (self, bytes) {
             (Self::Hypercall, [0x0f, 0x01, 0xc1 | 0xd9, ..]) | (Self::Xsetbv, [0x0f, 0x01, 0xd1, ..]) => {
                 Some(3)
@@ -47,9 +49,9 @@ impl Instruction {
     }
 }
 
-/// Length of the instruction at the start of `bytes`, of which up to 15 count; `None` when it is another one.
-#[inline]
-pub fn find(expected: Instruction, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
+/// Length of the instruction at the start of `bytes`, of which up to 15 count; `None` when it is another than that of the
+/// exit.
+pub fn find(expected: &Exit, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
     let bits = match mode {
         CodeMode::Bits64 => 64,
         CodeMode::Bits32 => 32,
@@ -62,7 +64,7 @@ pub fn find(expected: Instruction, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
 }
 
 #[cold]
-fn after_prefixes(expected: Instruction, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
+fn after_prefixes(expected: &Exit, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
     let found = prefixes(bytes, mode)?;
     let opcode = bytes.get(found.length..)?;
     let length = found.length + expected.matches(opcode, found.address_bits(mode))?;
@@ -80,38 +82,38 @@ mod tests {
     #[test]
     fn plain_opcodes() {
         let long = CodeMode::Bits64;
-        assert_eq!(find(Instruction::Hypercall, long, &[0x0f, 0x01, 0xc1]), Some(3));
-        assert_eq!(find(Instruction::Hypercall, long, &[0x0f, 0x01, 0xd9]), Some(3));
-        assert_eq!(find(Instruction::Halt, CodeMode::Real, &[0xf4]), Some(1));
-        assert_eq!(find(Instruction::Halt, CodeMode::Real, &[0x90]), None);
-        assert_eq!(find(Instruction::Cpuid, CodeMode::Bits32, &[0x0f]), None);
-        assert_eq!(find(Instruction::Cpuid, CodeMode::Bits32, &[]), None);
-        assert_eq!(find(Instruction::Cpuid, CodeMode::Bits32, &[0x66; 20]), None);
-        assert_eq!(find(Instruction::Rdmsr, long, &[0x48, 0x0f, 0x32]), Some(3));
-        assert_eq!(find(Instruction::Rdmsr, CodeMode::Bits32, &[0x48, 0x0f, 0x32]), None, "DEC EAX there");
-        assert_eq!(find(Instruction::Lmsw(0), long, &[0x0f, 0x01, 0x74, 0x24, 0x08]), Some(5));
-        assert_eq!(find(Instruction::Lmsw(0), long, &[0x0f, 0x01, 0x74, 0x24]), None);
+        assert_eq!(find(&Exit::Hypercall, long, &[0x0f, 0x01, 0xc1]), Some(3));
+        assert_eq!(find(&Exit::Hypercall, long, &[0x0f, 0x01, 0xd9]), Some(3));
+        assert_eq!(find(&Exit::Halt, CodeMode::Real, &[0xf4]), Some(1));
+        assert_eq!(find(&Exit::Halt, CodeMode::Real, &[0x90]), None);
+        assert_eq!(find(&Exit::Cpuid, CodeMode::Bits32, &[0x0f]), None);
+        assert_eq!(find(&Exit::Cpuid, CodeMode::Bits32, &[]), None);
+        assert_eq!(find(&Exit::Cpuid, CodeMode::Bits32, &[0x66; 20]), None);
+        assert_eq!(find(&Exit::Rdmsr, long, &[0x48, 0x0f, 0x32]), Some(3));
+        assert_eq!(find(&Exit::Rdmsr, CodeMode::Bits32, &[0x48, 0x0f, 0x32]), None, "DEC EAX there");
+        assert_eq!(find(&Exit::Lmsw(0), long, &[0x0f, 0x01, 0x74, 0x24, 0x08]), Some(5));
+        assert_eq!(find(&Exit::Lmsw(0), long, &[0x0f, 0x01, 0x74, 0x24]), None);
         let mut fifteen = [0x3e; 15];
         fifteen[13..].copy_from_slice(&[0x0f, 0xa2]);
-        assert_eq!(find(Instruction::Cpuid, long, &fifteen), Some(15));
+        assert_eq!(find(&Exit::Cpuid, long, &fifteen), Some(15));
         let mut sixteen = [0x3e; 16];
         sixteen[14..].copy_from_slice(&[0x0f, 0xa2]);
-        assert_eq!(find(Instruction::Cpuid, long, &sixteen), None);
+        assert_eq!(find(&Exit::Cpuid, long, &sixteen), None);
     }
 
-    const ALL: [(Instruction, &[Mnemonic]); 12] = [
-        (Instruction::Hypercall, &[Mnemonic::Vmcall, Mnemonic::Vmmcall]),
-        (Instruction::Cpuid, &[Mnemonic::Cpuid]),
-        (Instruction::Rdmsr, &[Mnemonic::Rdmsr]),
-        (Instruction::Wrmsr, &[Mnemonic::Wrmsr]),
-        (Instruction::Halt, &[Mnemonic::Hlt]),
-        (Instruction::Xsetbv, &[Mnemonic::Xsetbv]),
-        (Instruction::ToControl(0, 0), &[Mnemonic::Mov]),
-        (Instruction::FromControl(0, Gpr::Rax), &[Mnemonic::Mov]),
-        (Instruction::Clts, &[Mnemonic::Clts]),
-        (Instruction::Lmsw(0), &[Mnemonic::Lmsw]),
-        (Instruction::Debug(7), &[Mnemonic::Mov]),
-        (Instruction::Cache, &[Mnemonic::Invd, Mnemonic::Wbinvd, Mnemonic::Wbnoinvd]),
+    const ALL: [(Exit, &[Mnemonic]); 12] = [
+        (Exit::Hypercall, &[Mnemonic::Vmcall, Mnemonic::Vmmcall]),
+        (Exit::Cpuid, &[Mnemonic::Cpuid]),
+        (Exit::Rdmsr, &[Mnemonic::Rdmsr]),
+        (Exit::Wrmsr, &[Mnemonic::Wrmsr]),
+        (Exit::Halt, &[Mnemonic::Hlt]),
+        (Exit::Xsetbv, &[Mnemonic::Xsetbv]),
+        (Exit::ToControl(0, 0), &[Mnemonic::Mov]),
+        (Exit::FromControl(0, Gpr::Rax), &[Mnemonic::Mov]),
+        (Exit::Clts, &[Mnemonic::Clts]),
+        (Exit::Lmsw(0), &[Mnemonic::Lmsw]),
+        (Exit::Debug(7), &[Mnemonic::Mov]),
+        (Exit::Cache, &[Mnemonic::Invd, Mnemonic::Wbinvd, Mnemonic::Wbnoinvd]),
     ];
 
     fn byte() -> impl Strategy<Value = u8> {
@@ -160,13 +162,13 @@ mod tests {
             let instruction = Decoder::new(bits, bytes, DecoderOptions::NONE).decode();
             let code = instruction.code();
             for (expected, mnemonics) in ALL {
-                let found = find(expected, mode, bytes);
+                let found = find(&expected, mode, bytes);
                 let plain = bytes.first_chunk().and_then(|start| expected.plain(*start));
                 prop_assert!(plain.is_none() || plain == found);
                 let is = mnemonics.contains(&instruction.mnemonic()) && match expected {
-                    Instruction::ToControl(..) => matches!(code, Code::Mov_cr_r32 | Code::Mov_cr_r64),
-                    Instruction::FromControl(..) => matches!(code, Code::Mov_r32_cr | Code::Mov_r64_cr),
-                    Instruction::Debug(_) => matches!(code,
+                    Exit::ToControl(..) => matches!(code, Code::Mov_cr_r32 | Code::Mov_cr_r64),
+                    Exit::FromControl(..) => matches!(code, Code::Mov_r32_cr | Code::Mov_r64_cr),
+                    Exit::Debug(_) => matches!(code,
                         Code::Mov_dr_r32 | Code::Mov_dr_r64 | Code::Mov_r32_dr | Code::Mov_r64_dr),
                     _ => true,
                 };

@@ -22,8 +22,8 @@ pub use crate::frames::{FrameKind, Held};
 pub use crate::host::Host;
 pub use crate::lock::{Lock, Rank};
 pub use crate::seam::{
-    CodeMode, Context, Cpu, EntryFormat, Event, Exit, FrameRange, HostTime, Instruction, Machine, OutOfHeap,
-    Verdict, boxed,
+    CodeMode, Context, Cpu, EntryFormat, Event, Exit, FrameRange, HostTime, Machine, OutOfHeap, Verdict,
+    boxed,
 };
 pub use crate::second_level::{Kind, Rights};
 pub use crate::vcpu::{Running, Vcpu, VcpuRef};

@@ -70,7 +70,7 @@ impl<M: Machine> CpuLoop<M> {
     /// One turn: interrupts, timers, then one vCPU.
     pub fn step(&mut self, host: &Host<M>) -> Step {
         let cpu = host.cpu(self.cpu);
-        if take_interrupts(host) {
+        if host.machine.take_interrupt().is_some_and(|first| take_from(host, first)) {
             self.armed = HostTime::NEVER;
         }
         let now = host.now();
@@ -157,17 +157,14 @@ impl<M: Machine> CpuLoop<M> {
             vcpu.trail.note(kind);
             let verdict = exit::handle(&mut running, &exit);
             vcpu.tally.exit(kind, host.machine.tsc().wrapping_sub(start));
-            if verdict == Verdict::Wait {
-                return stopped_as(vcpu, Activity::Blocked);
+            match verdict {
+                Verdict::Resume => {}
+                Verdict::Wait => return stopped_as(vcpu, Activity::Blocked),
+                Verdict::Reschedule => return Activity::Ready,
             }
-            let timer = take_interrupts(host);
-            if timer {
-                self.armed = HostTime::NEVER;
-                timers::expire(host, cpu, host.now(), TIMER_BUDGET);
-                cpu.queue.look_again();
-            }
-            // The timer is armed for the end of the slice as well, which matters only when somebody waits.
-            if verdict == Verdict::Reschedule || timer && schedule::slice_end(cpu) <= host.now() {
+            if let Some(first) = host.machine.take_interrupt()
+                && interrupted(host, cpu, &mut self.armed, first)
+            {
                 return Activity::Ready;
             }
         }
@@ -196,12 +193,26 @@ fn arm<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, armed: &mut HostTime) {
     }
 }
 
-/// Deals with the interrupts that were noted. True when the timer was among them.
-#[inline]
-fn take_interrupts<M: Machine>(host: &Host<M>) -> bool {
-    host.machine.take_interrupt().is_some_and(|first| take_from(host, first))
+/// Deals with interrupts that came in a guest. True when the time is over that it has while others wait.
+#[cold]
+fn interrupted<M: Machine>(
+    host: &Host<M>,
+    cpu: &PerCpu<M>,
+    armed: &mut HostTime,
+    first: HostInterrupt,
+) -> bool {
+    if !take_from(host, first) {
+        return false;
+    }
+    *armed = HostTime::NEVER;
+    let now = host.now();
+    timers::expire(host, cpu, now, TIMER_BUDGET);
+    cpu.queue.look_again();
+    // The timer is armed for the end of the slice as well, which matters only when somebody waits.
+    schedule::slice_end(cpu) <= now
 }
 
+/// Deals with the interrupts that were noted. True when the timer was among them.
 #[cold]
 fn take_from<M: Machine>(host: &Host<M>, first: HostInterrupt) -> bool {
     let (mut timer, mut next) = (false, Some(first));

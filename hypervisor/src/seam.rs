@@ -228,7 +228,9 @@ pub trait Context: Send {
     fn set_gpr(&mut self, register: Gpr, value: u64);
     /// Instruction pointer.
     fn rip(&self) -> u64;
-    /// Sets it. Also ends an interrupt shadow, as completing an instruction does.
+    /// Bytes of the instruction that left the guest, where the processor says it.
+    fn length(&self) -> Option<u8>;
+    /// Sets the instruction pointer. Also ends an interrupt shadow, as completing an instruction does.
     fn set_rip(&mut self, value: u64);
     /// Flags.
     fn rflags(&self) -> u64;
@@ -283,9 +285,31 @@ pub trait Context: Send {
 /// Why a guest left guest mode, in words both vendors share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// An instruction that the core carries out, and its length in bytes where the processor says it; the core finds it
-    /// otherwise.
-    Instruction(Instruction, Option<u8>),
+    /// The hypercall instruction of the processor's vendor. This and the instructions that follow are carried out by the
+    /// core; [`Context::length`] says how long they are.
+    Hypercall,
+    /// CPUID.
+    Cpuid,
+    /// RDMSR of the MSR in ECX.
+    Rdmsr,
+    /// WRMSR.
+    Wrmsr,
+    /// HLT.
+    Halt,
+    /// XSETBV with ECX, EDX:EAX.
+    Xsetbv,
+    /// MOV to a control register: its number, and the value.
+    ToControl(u8, u64),
+    /// MOV from a control register.
+    FromControl(u8, Gpr),
+    /// CLTS.
+    Clts,
+    /// LMSW, with the value.
+    Lmsw(u16),
+    /// MOV to or from a debug register, which guests do not have: the number.
+    Debug(u8),
+    /// INVD or WBINVD: skipped.
+    Cache,
     /// IN, OUT, INS or OUTS.
     Port(PortAccess),
     /// A guest-physical access that the second-level tables do not allow.
@@ -327,9 +351,18 @@ pub enum Exit {
 
 impl Exit {
     /// Which counter it belongs to.
+    #[inline]
     pub const fn kind(&self) -> ExitKind {
         match self {
-            Self::Instruction(instruction, _) => instruction.kind(),
+            Self::Hypercall => ExitKind::Hypercall,
+            Self::Cpuid => ExitKind::Cpuid,
+            Self::Rdmsr | Self::Wrmsr => ExitKind::Msr,
+            Self::Halt => ExitKind::Halt,
+            Self::Xsetbv => ExitKind::Xsetbv,
+            Self::ToControl(..) | Self::FromControl(..) | Self::Clts | Self::Lmsw(_) => {
+                ExitKind::ControlRegister
+            }
+            Self::Debug(_) => ExitKind::DebugRegister,
             Self::Port(_) => ExitKind::Port,
             Self::Memory(_) => ExitKind::Memory,
             Self::Pause => ExitKind::Pause,
@@ -343,7 +376,7 @@ impl Exit {
             Self::DirtyLogFull => ExitKind::DirtyLogFull,
             Self::Shutdown => ExitKind::Shutdown,
             Self::EntryRefused(_) => ExitKind::EntryRefused,
-            Self::Unknown(_) => ExitKind::Unknown,
+            Self::Cache | Self::Unknown(_) => ExitKind::Unknown,
         }
     }
 }
@@ -376,53 +409,6 @@ pub struct SecondLevelFault {
     pub execute: bool,
     /// The address was the guest's own page-table walk, not the final access.
     pub walk: bool,
-}
-
-/// The instructions that leave a guest to be carried out by the core.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Instruction {
-    /// The hypercall instruction of the processor's vendor.
-    Hypercall,
-    /// CPUID.
-    Cpuid,
-    /// RDMSR of the MSR in ECX.
-    Rdmsr,
-    /// WRMSR.
-    Wrmsr,
-    /// HLT.
-    Halt,
-    /// XSETBV with ECX, EDX:EAX.
-    Xsetbv,
-    /// MOV to a control register: its number, and the value.
-    ToControl(u8, u64),
-    /// MOV from a control register.
-    FromControl(u8, Gpr),
-    /// CLTS.
-    Clts,
-    /// LMSW, with the value.
-    Lmsw(u16),
-    /// MOV to or from a debug register, which guests do not have: the number.
-    Debug(u8),
-    /// INVD or WBINVD: skipped.
-    Cache,
-}
-
-impl Instruction {
-    /// Which counter it belongs to.
-    const fn kind(self) -> ExitKind {
-        match self {
-            Self::Hypercall => ExitKind::Hypercall,
-            Self::Cpuid => ExitKind::Cpuid,
-            Self::Rdmsr | Self::Wrmsr => ExitKind::Msr,
-            Self::Halt => ExitKind::Halt,
-            Self::Xsetbv => ExitKind::Xsetbv,
-            Self::ToControl(..) | Self::FromControl(..) | Self::Clts | Self::Lmsw(_) => {
-                ExitKind::ControlRegister
-            }
-            Self::Debug(_) => ExitKind::DebugRegister,
-            Self::Cache => ExitKind::Unknown,
-        }
-    }
 }
 
 /// Why the processor refused an entry: the field, and the rule it breaks.

@@ -2,7 +2,7 @@
 
 use trunnion_protocol::control::Gpr;
 
-use super::{advance, length_of, undefined, vector};
+use super::{Done, advance, skip, vector};
 use crate::hypercall;
 use crate::life;
 use crate::local;
@@ -10,61 +10,21 @@ use crate::policy::control::{self, Registers};
 use crate::policy::cpuid::Now;
 use crate::policy::msr::{self, Core, Read, Write};
 use crate::prelude::*;
-use crate::seam::{CodeMode, Context, Event, Instruction, Verdict};
+use crate::seam::{CodeMode, Context, Exit, Verdict};
 
 const LONG: CodeMode = CodeMode::Bits64;
-
-/// How an instruction ended.
-enum Done {
-    /// Go on behind it.
-    Next,
-    /// It raises an exception.
-    Fault(u8, Option<u32>),
-}
 
 const GP: Done = Done::Fault(vector::GP, Some(0));
 const UD: Done = Done::Fault(vector::UD, None);
 
-/// Carries an instruction out; `length` is what the processor says of it.
-#[inline]
-pub(super) fn carry_out<M: Machine>(
-    running: &mut Running<'_, M>,
-    instruction: Instruction,
-    length: Option<u8>,
-) -> Verdict {
-    match instruction {
-        Instruction::Hypercall => match length_of(running, instruction, length) {
-            Some(length) => hypercall::dispatch(running, length),
-            None => undefined(running),
-        },
-        Instruction::Cpuid => skip(running, instruction, length, cpuid),
-        Instruction::Rdmsr => skip(running, instruction, length, read_msr),
-        Instruction::Wrmsr => skip(running, instruction, length, write_msr),
-        Instruction::Halt => match length_of(running, instruction, length) {
-            Some(length) => halt(running, length),
-            None => undefined(running),
-        },
-        Instruction::Xsetbv => skip(running, instruction, length, xsetbv),
-        Instruction::Cache => skip(running, instruction, length, |_| Done::Next),
-        Instruction::Debug(_) => undefined(running),
-        _ => skip(running, instruction, length, |running| control_register(running, instruction)),
-    }
-}
-
-/// Carries an instruction out and goes on behind it.
-#[inline]
-fn skip<M: Machine>(
-    running: &mut Running<'_, M>,
-    instruction: Instruction,
-    length: Option<u8>,
-    work: impl FnOnce(&mut Running<'_, M>) -> Done,
-) -> Verdict {
-    let Some(length) = length_of(running, instruction, length) else { return undefined(running) };
-    match work(running) {
-        Done::Next => advance(running, length),
-        Done::Fault(vector, error) => running.context.inject(Event::Exception(vector, error)),
-    }
-    Verdict::Resume
+/// Carries a rare instruction out.
+#[cold]
+pub(super) fn carry_out<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Verdict {
+    skip(running, exit, |running| match exit {
+        Exit::Xsetbv => xsetbv(running),
+        Exit::Cache => Done::Next,
+        _ => control_register(running, exit),
+    })
 }
 
 /// HLT waits for an interrupt. With interrupts off nothing but an NMI could come: the guest has stopped the vCPU for good,
@@ -83,7 +43,7 @@ pub(super) fn halt<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verd
 }
 
 /// CPUID.
-fn cpuid<M: Machine>(running: &mut Running<'_, M>) -> Done {
+pub(super) fn cpuid<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let context = &mut *running.context;
     let leaf = context.gpr(Gpr::Rax) as u32;
     let subleaf = context.gpr(Gpr::Rcx) as u32;
@@ -114,7 +74,7 @@ fn msr_value<M: Machine>(running: &Running<'_, M>, number: u32) -> Option<u64> {
 }
 
 /// RDMSR.
-fn read_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
+pub(super) fn read_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let number = running.context.gpr(Gpr::Rcx) as u32;
     let Some(value) = msr_value(running, number) else { return GP };
     running.context.set_gpr(Gpr::Rax, value & 0xffff_ffff);
@@ -137,7 +97,7 @@ fn registers(context: &impl Context) -> Registers {
 }
 
 /// WRMSR.
-fn write_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
+pub(super) fn write_msr<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let number = running.context.gpr(Gpr::Rcx) as u32;
     let value = pair(running.context);
     let Some(row) = msr::find(number) else { return GP };
@@ -174,10 +134,10 @@ fn xsetbv<M: Machine>(running: &mut Running<'_, M>) -> Done {
 }
 
 /// An access to a control register.
-fn control_register<M: Machine>(running: &mut Running<'_, M>, instruction: Instruction) -> Done {
+fn control_register<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Done {
     let now = registers(running.context);
-    let (register, value) = match instruction {
-        Instruction::FromControl(register, to) => {
+    let (register, value) = match *exit {
+        Exit::FromControl(register, to) => {
             let value = match register {
                 0 => now.cr0,
                 3 => running.context.cr3(),
@@ -188,12 +148,12 @@ fn control_register<M: Machine>(running: &mut Running<'_, M>, instruction: Instr
             running.context.set_gpr(to, value);
             return Done::Next;
         }
-        Instruction::Clts => (0, control::clts(now)),
-        Instruction::Lmsw(value) => (0, control::lmsw(now, value)),
-        Instruction::ToControl(8, value) => {
+        Exit::Clts => (0, control::clts(now)),
+        Exit::Lmsw(value) => (0, control::lmsw(now, value)),
+        Exit::ToControl(8, value) => {
             return if local::set_cr8(running.vcpu, value).is_some() { Done::Next } else { GP };
         }
-        Instruction::ToControl(register @ (0 | 3 | 4), value) => (register, value),
+        Exit::ToControl(register @ (0 | 3 | 4), value) => (register, value),
         _ => return UD,
     };
     let result = match register {

@@ -17,7 +17,7 @@ use trunnion_protocol::hypercall::grant::COPY_SOURCE_GRANT;
 use crate::audit::audit;
 use crate::domain::stop;
 use crate::exit;
-use crate::seam::{Context, Exit, Instruction, PortAccess, SecondLevelFault};
+use crate::seam::{Context, Exit, PortAccess, SecondLevelFault};
 use crate::tests::world::{Guest, World};
 
 /// A word that a structure might hold: small numbers, addresses of the guest, reserved domains, anything.
@@ -35,7 +35,6 @@ fn word() -> impl Strategy<Value = u64> {
 }
 
 fn exits() -> impl Strategy<Value = Exit> {
-    let length = prop_oneof![Just(None), (1..16u8).prop_map(Some)];
     let fault = (word(), any::<[bool; 3]>()).prop_map(|(gpa, [write, execute, walk])| {
         Exit::Memory(SecondLevelFault { gpa: Gpa(gpa), write, execute, walk })
     });
@@ -56,21 +55,21 @@ fn exits() -> impl Strategy<Value = Exit> {
     });
     let number = prop::sample::select(&[0u8, 2, 3, 4, 8, 15][..]);
     let instruction = prop_oneof![
-        Just(Instruction::Hypercall),
-        Just(Instruction::Cpuid),
-        Just(Instruction::Rdmsr),
-        Just(Instruction::Wrmsr),
-        Just(Instruction::Halt),
-        Just(Instruction::Xsetbv),
-        (number.clone(), word()).prop_map(|(number, value)| Instruction::ToControl(number, value)),
-        (number, 0..16u8).prop_map(|(number, to)| Instruction::FromControl(number, Gpr::from_encoding(to))),
-        Just(Instruction::Clts),
-        any::<u16>().prop_map(Instruction::Lmsw),
-        Just(Instruction::Debug(7)),
-        Just(Instruction::Cache),
+        Just(Exit::Hypercall),
+        Just(Exit::Cpuid),
+        Just(Exit::Rdmsr),
+        Just(Exit::Wrmsr),
+        Just(Exit::Halt),
+        Just(Exit::Xsetbv),
+        (number.clone(), word()).prop_map(|(number, value)| Exit::ToControl(number, value)),
+        (number, 0..16u8).prop_map(|(number, to)| Exit::FromControl(number, Gpr::from_encoding(to))),
+        Just(Exit::Clts),
+        any::<u16>().prop_map(Exit::Lmsw),
+        Just(Exit::Debug(7)),
+        Just(Exit::Cache),
     ];
     prop_oneof![
-        8 => (instruction, length).prop_map(|(instruction, length)| Exit::Instruction(instruction, length)),
+        8 => instruction,
         1 => port,
         1 => fault,
         3 => lapic,
@@ -146,7 +145,8 @@ proptest! {
     /// Any exits with any registers and any bytes at the instruction pointer.
     #[test]
     fn any_exits(
-        steps in proptest::collection::vec((exits(), code(), proptest::collection::vec(register(), 8), any::<u8>()), 1..60),
+        steps in proptest::collection::vec(
+            (exits(), prop::option::of(1..16u8), code(), proptest::collection::vec(register(), 8), any::<u8>()), 1..60),
         long: bool,
     ) {
         let world = World::new(512);
@@ -154,9 +154,10 @@ proptest! {
         let victim = victim(&world);
         let print = fingerprint(&world, &victim);
         let guest = world.guest(16);
-        for (exit, code, values, bits) in steps {
+        for (exit, length, code, values, bits) in steps {
             world.run(&guest, u32::from(bits & 1), |running| {
                 running.context.event = None;
+                running.context.length = length;
                 running.context.set_mode(long, if bits & 0xc0 == 0xc0 { 3 } else { 0 });
                 running.context.state.rip = 0x2000;
                 running.context.state.rflags = u64::from(bits & 2) << 8;
@@ -209,7 +210,7 @@ fn calls_from_user_mode_are_refused() {
         running.context.set_mode(true, 3);
         running.context.state.gpr = [0; 16];
         running.context.set_gpr(Gpr::Rax, u64::from(Hypercall::XenVersion.number()));
-        let _ = exit::handle(running, &Exit::Instruction(Instruction::Hypercall, Some(3)));
+        let _ = exit::handle(running, &Exit::Hypercall);
         assert_eq!(running.context.state.gpr[0] as i64, -1);
     });
     assert_eq!(world.call(&guest, Hypercall::Arch0, &[Operation::PowerOff.number(), 0x3000]), -1);

@@ -16,6 +16,12 @@ const COMPILER: &str = "rustc";
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;
+    if op == Op::Version { Ok(u64::from(VERSION)) } else { describe(running, arguments, op) }
+}
+
+/// What is more than a number.
+#[inline(never)]
+fn describe<M: Machine>(running: &mut Running<'_, M>, arguments: &Arguments, op: Op) -> Reply {
     let (width, at) = (arguments.width, arguments.pointer(1));
     match op {
         Op::Version => return Ok(u64::from(VERSION)),

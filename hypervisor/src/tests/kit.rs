@@ -15,7 +15,7 @@ use crate::exit;
 use crate::fake::{FakeContext, FakeMachine};
 use crate::host::Host;
 use crate::run::CpuLoop;
-use crate::seam::{Cpu, Exit, Instruction, Machine, Verdict};
+use crate::seam::{Cpu, Exit, Machine, Verdict};
 use crate::vcpu::{Body, Running, VcpuRef};
 use crate::{dom0, life, memory, start};
 
@@ -114,7 +114,7 @@ impl World {
                 let value = if self.is_narrow(domain, vcpu) { i64::from(value as i32) } else { value as i64 };
                 return (Errno::from_return(value), verdict);
             }
-            verdict = self.exit(domain, vcpu, |_| Exit::Instruction(Instruction::Hypercall, Some(3)));
+            verdict = self.exit(domain, vcpu, |_| Exit::Hypercall);
         }
         panic!("{call:?} does not end");
     }

@@ -8,7 +8,7 @@ use trunnion_protocol::id::DomainId;
 
 use super::kit::{Guest, OTHER, World, page};
 use crate::memory;
-use crate::seam::{Event, Exit, Instruction};
+use crate::seam::{Event, Exit};
 
 const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
 const CODE: u64 = 100;
@@ -17,13 +17,15 @@ const CODE: u64 = 100;
 fn length(world: &World, domain: &Guest, at: u64) -> Option<u64> {
     world.exit(domain, 0, |context| {
         context.event = None;
+        context.length = None;
         context.state.rip = at;
         context.state.gpr[Gpr::Rax as usize] = 17;
         context.state.gpr[Gpr::Rdi as usize] = 0;
-        Exit::Instruction(Instruction::Hypercall, None)
+        Exit::Hypercall
     });
-    let body = domain.vcpus[0].body.lock();
-    let context = &body.as_ref().unwrap().context;
+    let mut body = domain.vcpus[0].body.lock();
+    let context = &mut body.as_mut().unwrap().context;
+    context.length = Some(3);
     match context.event {
         None => Some(context.state.rip.wrapping_sub(at)),
         Some(event) => {

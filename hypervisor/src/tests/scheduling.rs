@@ -7,7 +7,7 @@ use trunnion_protocol::hypercall::Hypercall::SchedOp;
 
 use super::kit::World;
 use crate::schedule::Activity;
-use crate::seam::{Exit, Instruction, Machine};
+use crate::seam::{Exit, Machine};
 
 /// A guest that computes: each entry lasts 1 ms and is counted.
 fn spin(world: &'static World, context: u64) -> Arc<AtomicU64> {
@@ -31,7 +31,7 @@ fn world() -> &'static World {
         0,
         Box::new(|context| {
             context.state.rflags |= 0x200;
-            Exit::Instruction(Instruction::Halt, Some(1))
+            Exit::Halt
         }),
     );
     world.unpause(&world.dom0);
@@ -66,7 +66,7 @@ fn a_sleeper_that_wakes_goes_first() {
         Box::new(move |context| {
             context.state.rflags |= 0x200;
             seen.fetch_add(1, Ordering::Relaxed);
-            Exit::Instruction(Instruction::Halt, Some(1))
+            Exit::Halt
         }),
     );
     world.unpause(&a);

@@ -16,7 +16,7 @@ use trunnion_protocol::shared_info::{Runstate, TimeInfo};
 use super::kit::{Guest, World};
 use crate::lapic;
 use crate::schedule::Activity;
-use crate::seam::{CodeMode, Context, Exit, Instruction, SecondLevelFault, Verdict};
+use crate::seam::{CodeMode, Context, Exit, SecondLevelFault, Verdict};
 
 fn vcpu<T: Layout>(world: &World, domain: &Guest, op: Op, id: u64, argument: T) -> Result<u64, Errno> {
     world.put(domain, 0x1000, &argument);
@@ -62,7 +62,7 @@ fn areas_follow_the_run_state() {
         1,
         Box::new(|context| {
             context.state.rflags |= 0x200;
-            Exit::Instruction(Instruction::Halt, Some(1))
+            Exit::Halt
         }),
     );
     world.unpause(&a);
@@ -88,7 +88,7 @@ fn timers_wake_a_halted_vcpu() {
         1,
         Box::new(|context| {
             context.state.rflags |= 0x200;
-            Exit::Instruction(Instruction::Halt, Some(1))
+            Exit::Halt
         }),
     );
     world.run(400);
@@ -109,10 +109,10 @@ fn halting_with_interrupts_off_switches_off() {
     let world = World::new();
     let a = world.guest(2);
     world.register(&a, 0, |state| state.rflags = 2);
-    assert_eq!(world.exit(&a, 0, |_| Exit::Instruction(Instruction::Halt, Some(1))), Verdict::Wait);
+    assert_eq!(world.exit(&a, 0, |_| Exit::Halt), Verdict::Wait);
     assert_eq!(a.life.lock().reason, Some(ShutdownReason::PowerOff));
     let b = world.guest(1);
-    assert_eq!(world.exit(&b, 0, |_| Exit::Instruction(Instruction::Halt, Some(1))), Verdict::Wait);
+    assert_eq!(world.exit(&b, 0, |_| Exit::Halt), Verdict::Wait);
     assert_eq!(b.life.lock().reason, None);
 }
 

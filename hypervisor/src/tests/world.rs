@@ -15,7 +15,7 @@ use crate::frames::FrameKind;
 use crate::host::Host;
 use crate::life;
 use crate::memory;
-use crate::seam::{Context, Exit, Instruction, Machine, Verdict};
+use crate::seam::{Context, Exit, Machine, Verdict};
 use crate::second_level::{Kind, Rights, Run};
 use crate::vcpu::Running;
 
@@ -119,7 +119,7 @@ impl World {
                 running.context.set_gpr(register, arguments.get(index).copied().unwrap_or(0));
             }
             for _ in 0..10_000 {
-                let verdict = exit::handle(running, &Exit::Instruction(Instruction::Hypercall, Some(3)));
+                let verdict = exit::handle(running, &Exit::Hypercall);
                 if running.context.rip() != 0x1000 {
                     return running.context.gpr(Gpr::Rax) as i64;
                 }

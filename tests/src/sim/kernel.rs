@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use trunnion_guest::executor::{Executor, Spawner};
-use trunnion_hypervisor::seam::{Context, Exit, Instruction, Machine};
+use trunnion_hypervisor::seam::{Context, Exit, Machine};
 use trunnion_hypervisor::walk::Remembered;
 use trunnion_protocol::address::Gfn;
 use trunnion_protocol::control::Gpr;
@@ -265,6 +265,6 @@ impl Kernel {
             state.gpr[Gpr::Rdi as usize] = sched::Op::Block.number().into();
             state.gpr[Gpr::Rsi as usize] = 0;
         });
-        Exit::Instruction(Instruction::Hypercall, Some(3))
+        Exit::Hypercall
     }
 }

@@ -292,6 +292,9 @@ impl Context for SimContext {
     fn rip(&self) -> u64 {
         self.get().state.rip
     }
+    fn length(&self) -> Option<u8> {
+        Some(3)
+    }
     fn set_rip(&mut self, value: u64) {
         self.get().state.rip = value;
     }

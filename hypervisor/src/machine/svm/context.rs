@@ -21,6 +21,7 @@ pub struct SvmContext {
     pub(super) nmi_blocked: bool,
     pub(super) nmi_wanted: bool,
     pub(super) has_tsc_aux: bool,
+    pub(super) has_next_rip: bool,
     /// What the tag in the block was made for.
     pub(super) generation: u64,
     pub(super) epoch: u64,
@@ -37,6 +38,7 @@ impl SvmContext {
             nmi_blocked: false,
             nmi_wanted: false,
             has_tsc_aux: svm.features.tsc_aux,
+            has_next_rip: svm.features.next_rip,
             generation: 0,
             epoch: 0,
         };
@@ -96,6 +98,15 @@ impl Context for SvmContext {
 
     fn rip(&self) -> u64 {
         self.get(field::RIP)
+    }
+
+    fn length(&self) -> Option<u8> {
+        if !self.has_next_rip {
+            return None;
+        }
+        // Exits at instructions have their end; a processor that does not say it leaves what was there.
+        let distance = self.get(field::NEXT_RIP).wrapping_sub(self.get(field::RIP));
+        (1..=15).contains(&distance).then_some(distance as u8)
     }
 
     fn set_rip(&mut self, value: u64) {

@@ -1,11 +1,10 @@
 //! Into the guest and back (APM 2, 15.5 and 15.6).
 
-use core::arch::naked_asm;
+use core::arch::asm;
 use trunnion_protocol::address::Mfn;
 
 use super::context::SvmContext;
 use super::control as field;
-use super::features::Svm;
 use super::{exit, inject};
 use crate::machine::cpu::percpu::PerCpu;
 use crate::machine::run::registers;
@@ -18,31 +17,37 @@ use crate::seam::Exit;
 /// # Safety
 /// `gpr` points to sixteen registers, `block` and `host` are addresses of a control block and of the page that VMSAVE filled
 /// for this CPU; the state in the block is this vCPU's alone.
-#[unsafe(naked)]
-unsafe extern "C" fn run(gpr: *mut u64, block: u64, host: u64) {
-    naked_asm!(
-        registers!(push host),
-        "push rdx",
-        "push rsi",
-        "push rdi",
-        "mov rax, rsi",
-        registers!(load guest from rdi),
-        "clgi",
-        "sti",
-        "vmload rax",
-        "vmrun rax",
-        "vmsave rax",
-        "cli",
-        "mov rax, [rsp+16]",
-        "vmload rax",
-        "stgi",
-        "mov rax, [rsp]",
-        "mov [rax+56], rdi",
-        registers!(save guest to "rax"),
-        "add rsp, 24",
-        registers!(pop host),
-        "ret",
-    )
+#[inline]
+unsafe fn run(gpr: *mut u64, block: u64, host: u64) {
+    // SAFETY: what the guest leaves in registers is either restored here or said to be lost; VMRUN keeps RSP, RAX and the
+    // flags of the host. The caller vouches for the addresses.
+    unsafe {
+        asm!(
+            "push rbx",
+            "push rbp",
+            "push rdx",
+            "push rdi",
+            registers!(load guest from rdi),
+            "clgi",
+            "sti",
+            "vmload rax",
+            "vmrun rax",
+            "vmsave rax",
+            "cli",
+            "mov rax, [rsp+8]",
+            "vmload rax",
+            "stgi",
+            "pop rax",
+            "mov [rax+56], rdi",
+            registers!(save guest to "rax"),
+            "pop rdx",
+            "pop rbp",
+            "pop rbx",
+            inout("rax") block => _, inout("rdi") gpr => _, inout("rdx") host => _,
+            out("rcx") _, out("rsi") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+        );
+    }
 }
 
 /// Gives the guest a tag that no stale translation carries.
@@ -58,7 +63,7 @@ fn retag(cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) {
 }
 
 #[inline]
-pub(super) fn enter(svm: &Svm, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
+pub(super) fn enter(cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
     if context.generation != cpu.switch.generation.get() || context.epoch != epoch {
         retag(cpu, context, root, epoch);
     }
@@ -67,5 +72,5 @@ pub(super) fn enter(svm: &Svm, cpu: &PerCpu, context: &mut SvmContext, root: Mfn
     unsafe { run(context.gpr.as_mut_ptr(), context.block.address(), cpu.switch.host_page.get()) };
     context.set(field::TLB_CONTROL, 0);
     inject::reinject(context);
-    exit::decode(svm, context)
+    exit::decode(context)
 }

@@ -6,10 +6,9 @@ use trunnion_protocol::control::Gpr;
 
 use super::context::SvmContext;
 use super::control::{self as field, Snapshot};
-use super::features::Svm;
 use super::inject;
 use crate::machine::check;
-use crate::seam::{Context, Exit, Instruction, PortAccess, SecondLevelFault};
+use crate::seam::{Context, Exit, PortAccess, SecondLevelFault};
 
 /// Lets the interrupts that made the guest leave reach the IDT, whose handler notes them.
 fn take_interrupts() {
@@ -18,21 +17,16 @@ fn take_interrupts() {
 }
 
 #[inline]
-pub(super) fn decode(svm: &Svm, context: &mut SvmContext) -> Exit {
+pub(super) fn decode(context: &mut SvmContext) -> Exit {
     let code: u64 = context.get(field::EXIT_CODE);
-    let length = || {
-        let distance = context.get(field::NEXT_RIP).wrapping_sub(context.get(field::RIP));
-        // Exits at instructions have their end; a processor that does not say it leaves what was there.
-        if svm.features.next_rip && (1..=15).contains(&distance) { Some(distance as u8) } else { None }
-    };
     match code {
-        0x81 => Exit::Instruction(Instruction::Hypercall, length()),
+        0x81 => Exit::Hypercall,
         0x400 => memory(context),
         0x7b => port(context),
-        0x7c if context.get(field::EXIT_INFO_1) & 1 != 0 => Exit::Instruction(Instruction::Wrmsr, length()),
-        0x7c => Exit::Instruction(Instruction::Rdmsr, length()),
-        0x72 => Exit::Instruction(Instruction::Cpuid, length()),
-        0x78 => Exit::Instruction(Instruction::Halt, length()),
+        0x7c if context.get(field::EXIT_INFO_1) & 1 != 0 => Exit::Wrmsr,
+        0x7c => Exit::Rdmsr,
+        0x72 => Exit::Cpuid,
+        0x78 => Exit::Halt,
         // NMIs that came meanwhile were taken when the global interrupt flag went up.
         0x60..=0x62 => {
             take_interrupts();
@@ -48,14 +42,14 @@ pub(super) fn decode(svm: &Svm, context: &mut SvmContext) -> Exit {
             Exit::NmiWindow
         }
         0x77 => Exit::Pause,
-        0x00..=0x1f => Exit::Instruction(control_register(context, code as u8), length()),
-        0x20..=0x3f => Exit::Instruction(Instruction::Debug(code as u8 & 15), length()),
+        0x00..=0x1f => control_register(context, code as u8),
+        0x20..=0x3f => Exit::Debug(code as u8 & 15),
         0x52 | 0x63 | 0x7e => Exit::Shutdown,
         0x40..=0x5f => exception(context, code as u8 - 0x40),
-        0x76 | 0x89 => Exit::Instruction(Instruction::Cache, length()),
+        0x76 | 0x89 => Exit::Cache,
         0x7d => Exit::TaskSwitch,
         0x7f => Exit::TripleFault,
-        0x8d => Exit::Instruction(Instruction::Xsetbv, length()),
+        0x8d => Exit::Xsetbv,
         0x6f | 0x73 | 0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e => Exit::Forbidden,
         // -1, whatever the width the processor writes.
         0xffff_ffff | u64::MAX => refused(context),
@@ -87,13 +81,9 @@ fn port(context: &SvmContext) -> Exit {
 }
 
 /// Intercepted only with decode assists, which give the register.
-fn control_register(context: &SvmContext, code: u8) -> Instruction {
+fn control_register(context: &SvmContext, code: u8) -> Exit {
     let gpr = Gpr::from_encoding(context.get(field::EXIT_INFO_1) as u8);
-    if code >= 0x10 {
-        Instruction::ToControl(code & 15, context.gpr(gpr))
-    } else {
-        Instruction::FromControl(code, gpr)
-    }
+    if code >= 0x10 { Exit::ToControl(code & 15, context.gpr(gpr)) } else { Exit::FromControl(code, gpr) }
 }
 
 fn exception(context: &SvmContext, vector: u8) -> Exit {

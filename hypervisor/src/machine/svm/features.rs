@@ -107,7 +107,7 @@ impl Vendor for Svm {
     }
 
     fn enter(&self, cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
-        super::enter::enter(self, cpu, context, root, epoch)
+        super::enter::enter(cpu, context, root, epoch)
     }
 }
 

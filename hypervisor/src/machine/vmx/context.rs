@@ -177,6 +177,10 @@ impl Context for VmxContext {
         vmread(field::GUEST_RIP)
     }
 
+    fn length(&self) -> Option<u8> {
+        Some(vmread(field::EXIT_LENGTH) as u8)
+    }
+
     fn set_rip(&mut self, value: u64) {
         vmwrite(field::GUEST_RIP, value);
         let old = vmread(field::INTERRUPTIBILITY);

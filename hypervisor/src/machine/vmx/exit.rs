@@ -10,7 +10,7 @@ use super::inject;
 use super::instruction::{vmread, vmwrite};
 use crate::machine::cpu::percpu::PerCpu;
 use crate::machine::{check, irq};
-use crate::seam::{Context, Exit, Instruction, PortAccess, SecondLevelFault};
+use crate::seam::{Context, Exit, PortAccess, SecondLevelFault};
 
 #[inline]
 pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
@@ -19,15 +19,14 @@ pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
         return refused(context, u64::from(reason & 0xffff));
     }
     inject::reinject();
-    let length = || Some(vmread(field::EXIT_LENGTH) as u8);
     match reason & 0xffff {
-        18 => Exit::Instruction(Instruction::Hypercall, length()),
+        18 => Exit::Hypercall,
         48 => memory(),
         30 => port(),
-        31 => Exit::Instruction(Instruction::Rdmsr, length()),
-        32 => Exit::Instruction(Instruction::Wrmsr, length()),
-        10 => Exit::Instruction(Instruction::Cpuid, length()),
-        12 => Exit::Instruction(Instruction::Halt, length()),
+        31 => Exit::Rdmsr,
+        32 => Exit::Wrmsr,
+        10 => Exit::Cpuid,
+        12 => Exit::Halt,
         1 => {
             let event = vmread(field::EXIT_EVENT) as u32;
             if event & field::EVENT_VALID != 0 {
@@ -47,14 +46,14 @@ pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
         2 => Exit::TripleFault,
         3 | 4 | 5 | 6 | 41 => Exit::Shutdown,
         9 => Exit::TaskSwitch,
-        13 | 54 => Exit::Instruction(Instruction::Cache, length()),
+        13 | 54 => Exit::Cache,
         15 | 19..=27 | 36 | 39 | 50 | 53 | 58 => Exit::Forbidden,
-        28 => Exit::Instruction(control_register(context), length()),
-        29 => Exit::Instruction(Instruction::Debug(vmread(field::QUALIFICATION) as u8 & 7), length()),
+        28 => control_register(context),
+        29 => Exit::Debug(vmread(field::QUALIFICATION) as u8 & 7),
         33 | 34 => refused(context, u64::from(reason & 0xffff)),
         40 => Exit::Pause,
         52 => Exit::Timer,
-        55 => Exit::Instruction(Instruction::Xsetbv, length()),
+        55 => Exit::Xsetbv,
         62 => Exit::DirtyLogFull,
         other => Exit::Unknown(other.into()),
     }
@@ -115,15 +114,15 @@ fn exception() -> Exit {
     Exit::Exception { vector, error, address: Gva(if vector == 14 { qualification } else { 0 }) }
 }
 
-fn control_register(context: &VmxContext) -> Instruction {
+fn control_register(context: &VmxContext) -> Exit {
     let qualification = vmread(field::QUALIFICATION);
     let register = qualification as u8 & 15;
     let gpr = Gpr::from_encoding((qualification >> 8) as u8);
     match qualification >> 4 & 3 {
-        0 => Instruction::ToControl(register, context.gpr(gpr)),
-        1 => Instruction::FromControl(register, gpr),
-        2 => Instruction::Clts,
-        _ => Instruction::Lmsw((qualification >> 16) as u16),
+        0 => Exit::ToControl(register, context.gpr(gpr)),
+        1 => Exit::FromControl(register, gpr),
+        2 => Exit::Clts,
+        _ => Exit::Lmsw((qualification >> 16) as u16),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::task::Waker;
 use trunnion_frontends::platform::{Argument, Gfns, NotMapped, OutOfMemory, Platform, RawCall};
 use trunnion_hypervisor::exit;
-use trunnion_hypervisor::seam::{Context, Exit, Instruction, Verdict};
+use trunnion_hypervisor::seam::{Context, Exit, Verdict};
 use trunnion_hypervisor::vcpu::Running;
 use trunnion_protocol::address::Gfn;
 use trunnion_protocol::control::Gpr;
@@ -37,7 +37,7 @@ impl Kernel {
         });
         for _ in 0..CONTINUATIONS {
             let before = side.context.rip();
-            let verdict = self.leave(Exit::Instruction(Instruction::Hypercall, Some(3)));
+            let verdict = self.leave(Exit::Hypercall);
             if verdict == Verdict::Wait {
                 side.waits.set(true);
             }
