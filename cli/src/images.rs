@@ -18,36 +18,56 @@ pub const DOM0: (&str, &str) = ("trunnion-dom0", "trunnion-dom0");
 /// The demo guest written in Rust: package and binary.
 pub const DEMO: (&str, &str) = ("trunnion-guest", "trunnion-demo");
 
+/// An image: the workspace package and the name of its binary.
+pub type Image<'a> = (&'a str, &'a str);
+
 /// What this process has built: cargo is asked once for each binary, because even an answer of "fresh" takes it a quarter of a second.
-static BUILT: Mutex<BTreeMap<(String, String), PathBuf>> = Mutex::new(BTreeMap::new());
+static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
 
 /// Builds the binary `bin` of the workspace package `package` for bare metal and returns the ELF's path.
 ///
 /// Fails with status 2: cargo's own errors go to stderr as they come.
 pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
-    let key = (package.to_string(), bin.to_string());
+    let mut paths = build_all(&[(package, bin)])?;
+    paths.pop().ok_or_else(|| Failure::usage(format!("{bin} was not built")))
+}
+
+/// Builds several images side by side, and returns their paths in the same order.
+///
+/// An image is mostly the work of one thread (it is optimised as a whole), so two take hardly longer than one.
+pub fn build_all(images: &[Image]) -> Result<Vec<PathBuf>> {
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(path) = built.get(&key) {
-        return Ok(path.clone());
+    let missing: Vec<Image> = images.iter().copied().filter(|(_, bin)| !built.contains_key(*bin)).collect();
+    if !missing.is_empty() {
+        let paths = run_cargo(&missing, None)?;
+        built.extend(missing.iter().map(|(_, bin)| (*bin).to_string()).zip(paths));
     }
-    let path = run_cargo(package, bin, None)?;
-    built.insert(key, path.clone());
-    Ok(path)
+    Ok(images.iter().filter_map(|(_, bin)| built.get(*bin).cloned()).collect())
+}
+
+/// Builds the hypervisor and dom0, and returns their paths in this order.
+pub fn platform() -> Result<(PathBuf, PathBuf)> {
+    let paths = build_all(&[HYPERVISOR, DOM0])?;
+    <[PathBuf; 2]>::try_from(paths).map(Into::into).map_err(|_| Failure::usage("the platform was not built"))
 }
 
 /// Builds the hypervisor with a known mistake in it, by its number in `trunnion_protocol::planted`, for the test that a leak shows. It lies
 /// in a folder of its own and is never what [`build`] returns.
 pub fn build_planted(bug: usize) -> Result<PathBuf> {
-    run_cargo(HYPERVISOR.0, HYPERVISOR.1, Some(bug))
+    let mut paths = run_cargo(&[HYPERVISOR], Some(bug))?;
+    paths.pop().ok_or_else(|| Failure::usage("the hypervisor was not built"))
 }
 
-fn run_cargo(package: &str, bin: &str, planted: Option<usize>) -> Result<PathBuf> {
+fn run_cargo(images: &[Image], planted: Option<usize>) -> Result<Vec<PathBuf>> {
     let root = workspace::root()?;
     let folder = workspace::target(if planted.is_some() { "image-planted" } else { "image" })?;
     let _lock = workspace::lock("image.lock", "waiting for another build of the images")?;
-    say::progress(&format!("building {bin}"));
+    let names = images.iter().map(|(_, bin)| *bin).collect::<Vec<_>>().join(", ");
+    say::progress(&format!("building {names}"));
     let mut cargo = command(&root, &folder);
-    cargo.args(["-p", package, "--bin", bin]);
+    for (package, bin) in images {
+        cargo.args(["-p", package, "--bin", bin]);
+    }
     if let Some(bug) = planted {
         cargo.args(["--features", "trunnion-protocol/planted"]).env("TRUNNION_PLANTED", bug.to_string());
     }
@@ -55,18 +75,18 @@ fn run_cargo(package: &str, bin: &str, planted: Option<usize>) -> Result<PathBuf
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         return Err(Failure::usage(format!(
-            "{}\nthe image {bin} does not build; cargo's errors stand above",
+            "{}\n{names} did not build; cargo's errors stand above",
             text.trim_end()
         )));
     }
-    let path = folder.join(TARGET).join("image").join(bin);
-    if !path.is_file() {
-        return Err(Failure::usage(format!(
-            "cargo built {bin} of {package}, and yet {} does not exist",
-            path.display()
-        )));
-    }
-    Ok(path)
+    let path = |(package, bin): &Image| {
+        let path = folder.join(TARGET).join("image").join(bin);
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(Failure::usage(format!("cargo built {bin} of {package}, and yet {} does not exist", path.display())))
+    };
+    images.iter().map(path).collect()
 }
 
 fn command(root: &Path, folder: &Path) -> Command {

@@ -102,14 +102,12 @@ impl Prepared {
         make_folder(&folder)?;
         let logs = options.log.clone().unwrap_or_else(|| folder.clone());
         make_folder(&logs)?;
-        let hypervisor = match &options.hypervisor {
-            Some(given) => {
-                fs::File::open(given).map_err(|e| Failure::file("read the hypervisor image", given, &e))?;
-                given.clone()
-            }
-            None => images::build(images::HYPERVISOR.0, images::HYPERVISOR.1)?,
+        let (hypervisor, dom0) = if let Some(given) = &options.hypervisor {
+            fs::File::open(given).map_err(|e| Failure::file("read the hypervisor image", given, &e))?;
+            (given.clone(), images::build(images::DOM0.0, images::DOM0.1)?)
+        } else {
+            images::platform()?
         };
-        let dom0 = images::build(images::DOM0.0, images::DOM0.1)?;
         let dom0 = fs::read(&dom0).map_err(|e| Failure::file("read", &dom0, &e))?;
 
         let names = plan.domains.iter().map(|domain| domain.config.name.clone()).collect();
