@@ -19,13 +19,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("hypervisor", &["protocol"]),
     ("frontends", &["protocol"]),
     ("backends", &["protocol"]),
+    ("devices", &["backends", "protocol"]),
     ("xenstore", &["protocol"]),
     ("guest", &["protocol", "frontends"]),
-    ("dom0", &["guest", "backends", "xenstore", "protocol"]),
+    ("dom0", &["guest", "backends", "devices", "xenstore", "protocol"]),
     ("cli", &["dom0", "protocol"]),
 ];
 const PACKAGES: &[&str] =
-    &["protocol", "hypervisor", "guest", "dom0", "frontends", "backends", "xenstore", "cli", "tests"];
+    &["protocol", "hypervisor", "guest", "dom0", "frontends", "backends", "devices", "xenstore", "cli", "tests"];
 
 #[test]
 fn the_hypervisor_is_thin() {
