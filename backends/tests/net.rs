@@ -201,6 +201,38 @@ fn a_guest_without_buffers_costs_others_nothing() {
 }
 
 #[test]
+fn guests_without_buffers_share_one_limit() {
+    let lan = Lan::new();
+    let mut one = lan.guest(1, ALL, |_| {});
+    let mut deaf: Vec<Guest> = (2..8).map(|domain| lan.guest(domain, ALL, |_| {})).collect();
+    for guest in &mut deaf {
+        guest.put(&Sent { bytes: packet([4; 6], guest.address, false, UDP, b""), ..Sent::default() });
+        assert_eq!(guest.run(), None);
+    }
+    let fill = |one: &mut Guest, to: &Guest| {
+        let before = to.counts().rx_dropped;
+        let bytes = packet(to.address, one.address, false, UDP, &data(1400));
+        for _ in 0..800 {
+            one.put(&Sent { bytes: bytes.clone(), ..Sent::default() });
+            assert_eq!(one.run(), None);
+        }
+        800 - (to.counts().rx_dropped - before)
+    };
+    let kept: Vec<u64> = deaf.iter().map(|to| fill(&mut one, to)).collect();
+    assert!(kept[0] > 700 && kept[5] == 0, "{kept:?}");
+    assert!(kept.iter().sum::<u64>() * 1442 < 4 << 20, "{kept:?}");
+    // What one had is there for another when it goes.
+    deaf[0].vif.disconnect();
+    assert!(fill(&mut one, &deaf[5]) > 600);
+    // Frames that waited for too long are not delivered to who comes back.
+    lan.world.now.set(Duration::from_secs(11));
+    deaf[1].offer(100);
+    assert_eq!(deaf[1].poll(), None);
+    deaf[1].take();
+    assert_eq!(deaf[1].received.len(), 0);
+}
+
+#[test]
 fn only_own_addresses_leave() {
     let (_lan, mut one, mut two) = pair(ALL);
     two.offer(10);

@@ -11,10 +11,11 @@ use trunnion_protocol::id::DomainId;
 use trunnion_protocol::netif::{ExtraInfo, Gso, Rx, RxRequest, RxResponse, RxSlot, Status, rx};
 use trunnion_protocol::ring::{BackRing, Claimed, Notify, Overrun, Owed, Pages};
 
+use super::workshop::Room;
 use crate::frame::Checksum;
 use crate::host::{CopyPage, GrantCopier, GrantCopy};
 
-/// Bytes of frames that wait for buffers, at most.
+/// Bytes of frames that wait for buffers of one ring, at most.
 const BACKLOG: usize = 1 << 20;
 /// How long they wait at most.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,6 +25,8 @@ pub(super) struct Kept {
     pub(super) bytes: Vec<u8>,
     pub(super) checksum: Checksum,
     pub(super) gso: Option<Gso>,
+    #[expect(dead_code, reason = "it is given back when the frame goes")]
+    pub(super) room: Room,
 }
 
 /// A buffer that is being filled.

@@ -26,7 +26,7 @@ use super::offload::{self, Version};
 use super::receive::{Done, Kept, Receiver};
 use super::send::Rules;
 use super::statistics::Statistics;
-use super::workshop::{Shared, source};
+use super::workshop::{Room, Shared, source};
 use crate::bridge::{Bridge, PortId};
 use crate::frame::{Checksum, Frame, NetPort};
 use crate::host::{EventPort, NetHost, Wanted};
@@ -361,7 +361,10 @@ impl<H: NetHost> Vif<H> {
         let sleep = sleep.get_or_insert_with(|| self.host.sleep_until(limit.opens_at()));
         if sleep.as_mut().poll(context).is_ready() {
             *sleep = self.host.sleep_until(limit.opens_at());
-            let _ = sleep.as_mut().poll(context);
+            if sleep.as_mut().poll(context).is_ready() {
+                // The moment has come since the clock was read.
+                context.waker().wake_by_ref();
+            }
         }
         false
     }
@@ -373,6 +376,8 @@ impl<H: NetHost> Vif<H> {
             return Ok(false);
         }
         let now = self.host.now();
+        let expired = receiver.expire(now) as u64;
+        self.statistics.change(|counts| counts.rx_dropped += expired);
         let mut stage = self.shared.stage.borrow_mut();
         let mut list = Vec::new();
         while let Some(kept) = receiver.next_kept(now).map_err(Fault::Ring)? {
@@ -385,8 +390,6 @@ impl<H: NetHost> Vif<H> {
             let done = receiver.flush(&self.host);
             self.account(queue, &done);
         }
-        let expired = receiver.expire(now) as u64;
-        self.statistics.change(|counts| counts.rx_dropped += expired);
         if receiver.has_backlog() { receiver.ring.arm().map_err(Fault::Ring) } else { Ok(false) }
     }
 
@@ -436,12 +439,19 @@ impl<H: NetHost> Vif<H> {
         if !self.shared.gather.borrow_mut().pull(&self.host, frame, &mut bytes) {
             return self.dropped();
         }
-        self.keep(&mut receiver, Kept { bytes, checksum: frame.checksum, gso: frame.gso });
+        self.keep(&mut receiver, bytes, frame.checksum, frame.gso);
     }
 
-    fn keep(&self, receiver: &mut Receiver<RingPages<H::Page>>, kept: Kept) {
+    fn keep(
+        &self,
+        receiver: &mut Receiver<RingPages<H::Page>>,
+        bytes: Vec<u8>,
+        checksum: Checksum,
+        gso: Option<Gso>,
+    ) {
         let first = !receiver.has_backlog();
-        if !receiver.keep(kept, self.host.now()) {
+        let Some(room) = Room::take(&self.shared.kept, bytes.len()) else { return self.dropped() };
+        if !receiver.keep(Kept { bytes, checksum, gso, room }, self.host.now()) {
             return self.dropped();
         }
         if first {
@@ -463,7 +473,7 @@ impl<H: NetHost> Vif<H> {
             self.statistics.change(|counts| counts.rx_software += 1);
             let mut receiver = queue.receive.borrow_mut();
             let keep = |receiver: &mut Receiver<_>| {
-                self.keep(receiver, Kept { bytes: bytes.to_vec(), checksum: Checksum::Good, gso: None });
+                self.keep(receiver, bytes.to_vec(), Checksum::Good, None);
             };
             if receiver.has_backlog() {
                 return keep(&mut receiver);

@@ -1,7 +1,8 @@
 //! Pages and lists that all ports share, since only one of them is at work at a time.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use trunnion_protocol::address::{Gfn, PAGE_SIZE};
 use trunnion_protocol::errno::GrantStatus;
@@ -16,6 +17,11 @@ const FRAME_PAGES: usize = MAX_FRAME.div_ceil(PAGE_SIZE);
 /// Pages for frames made here: so many small ones are copied to a guest at once.
 const STAGE_PAGES: usize = 48;
 
+/// Bytes of frames that wait for guests' buffers, at most, of all ports together: guests choose how many wait.
+const KEPT: usize = 4 << 20;
+/// What such a frame takes beside its bytes.
+const EACH: usize = 64;
+
 /// What the ports of one kernel share.
 pub struct Shared<H: GrantCopier> {
     pub(super) run: RefCell<Run<H::Local>>,
@@ -23,6 +29,28 @@ pub struct Shared<H: GrantCopier> {
     pub(super) stage: RefCell<Stage<H::Local>>,
     /// A frame that is being worked on, and one made of it.
     pub(super) bytes: RefCell<(Vec<u8>, Vec<u8>)>,
+    /// Memory that kept frames have.
+    pub(super) kept: Rc<Cell<usize>>,
+}
+
+/// Memory of a kept frame, given back when this is dropped.
+pub(super) struct Room {
+    kept: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Room {
+    pub(super) fn take(kept: &Rc<Cell<usize>>, bytes: usize) -> Option<Self> {
+        let bytes = bytes.saturating_add(EACH);
+        kept.set(kept.get().checked_add(bytes).filter(|all| *all <= KEPT)?);
+        Some(Self { kept: Rc::clone(kept), bytes })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.kept.set(self.kept.get().saturating_sub(self.bytes));
+    }
 }
 
 impl<H: GrantCopier> Shared<H> {
@@ -33,6 +61,7 @@ impl<H: GrantCopier> Shared<H> {
             gather: RefCell::new(Gather::new(host)?),
             stage: RefCell::new(Stage::new(host)?),
             bytes: RefCell::default(),
+            kept: Rc::default(),
         })
     }
 }
