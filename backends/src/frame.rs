@@ -125,6 +125,12 @@ pub trait NetPort {
     }
 }
 
+/// What looks on while frames pass through a port.
+pub trait Tap {
+    /// A frame passes, in either direction.
+    fn passes(&self, frame: &Frame<'_>);
+}
+
 impl<T: NetPort + ?Sized> NetPort for alloc::rc::Rc<T> {
     fn deliver(&self, frame: &Frame<'_>) {
         (**self).deliver(frame);

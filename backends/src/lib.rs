@@ -26,6 +26,7 @@ pub mod console;
 pub mod device;
 pub mod faulty;
 pub mod frame;
+mod handshake;
 pub mod host;
 pub mod net;
 mod pages;

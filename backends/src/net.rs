@@ -29,6 +29,7 @@ mod receive;
 mod send;
 mod service;
 mod statistics;
+pub mod train;
 mod vif;
 mod workshop;
 

@@ -11,12 +11,18 @@ use std::sync::Mutex;
 /// The Rust target of everything that runs on bare metal.
 pub const TARGET: &str = "x86_64-unknown-none";
 
+/// The Rust target of programs for Linux guests, which are linked statically: a guest has whatever libraries it has.
+const LINUX: &str = "x86_64-unknown-linux-gnu";
+
 /// The hypervisor: package and binary.
 pub const HYPERVISOR: (&str, &str) = ("trunnion-hypervisor", "trunnion-hypervisor");
 /// dom0: package and binary.
 pub const DOM0: (&str, &str) = ("trunnion-dom0", "trunnion-dom0");
 /// The demo guest written in Rust: package and binary.
 pub const DEMO: (&str, &str) = ("trunnion-guest", "trunnion-demo");
+
+/// What measures and checks networks from inside a Linux guest: package and binary.
+pub const PROBE: (&str, &str) = ("trunnion-probe", "trunnion-probe");
 
 /// An image: the workspace package and the name of its binary.
 pub type Image<'a> = (&'a str, &'a str);
@@ -39,7 +45,7 @@ pub fn build_all(images: &[Image]) -> Result<Vec<PathBuf>> {
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let missing: Vec<Image> = images.iter().copied().filter(|(_, bin)| !built.contains_key(*bin)).collect();
     if !missing.is_empty() {
-        let paths = run_cargo(&missing, None)?;
+        let paths = run_cargo(&missing, TARGET, None)?;
         built.extend(missing.iter().map(|(_, bin)| (*bin).to_string()).zip(paths));
     }
     Ok(images.iter().filter_map(|(_, bin)| built.get(*bin).cloned()).collect())
@@ -51,20 +57,27 @@ pub fn platform() -> Result<(PathBuf, PathBuf)> {
     <[PathBuf; 2]>::try_from(paths).map(Into::into).map_err(|_| Failure::usage("the platform was not built"))
 }
 
+/// Builds the binary `bin` of the workspace package `package` as a static program for a Linux guest and returns its path. It needs the C
+/// library's static half, which comes with the compiler's own (`build-essential`).
+pub fn build_static(package: &str, bin: &str) -> Result<PathBuf> {
+    let mut paths = run_cargo(&[(package, bin)], LINUX, None)?;
+    paths.pop().ok_or_else(|| Failure::usage(format!("{bin} was not built")))
+}
+
 /// Builds the hypervisor with a known mistake in it, by its number in `trunnion_protocol::planted`, for the test that a leak shows. It lies
 /// in a folder of its own and is never what [`build`] returns.
 pub fn build_planted(bug: usize) -> Result<PathBuf> {
-    let mut paths = run_cargo(&[HYPERVISOR], Some(bug))?;
+    let mut paths = run_cargo(&[HYPERVISOR], TARGET, Some(bug))?;
     paths.pop().ok_or_else(|| Failure::usage("the hypervisor was not built"))
 }
 
-fn run_cargo(images: &[Image], planted: Option<usize>) -> Result<Vec<PathBuf>> {
+fn run_cargo(images: &[Image], target: &str, planted: Option<usize>) -> Result<Vec<PathBuf>> {
     let root = workspace::root()?;
     let folder = workspace::target(if planted.is_some() { "image-planted" } else { "image" })?;
     let _lock = workspace::lock("image.lock", "waiting for another build of the images")?;
     let names = images.iter().map(|(_, bin)| *bin).collect::<Vec<_>>().join(", ");
     say::progress(&format!("building {names}"));
-    let mut cargo = command(&root, &folder);
+    let mut cargo = command(&root, &folder, target);
     for (package, bin) in images {
         cargo.args(["-p", package, "--bin", bin]);
     }
@@ -80,16 +93,19 @@ fn run_cargo(images: &[Image], planted: Option<usize>) -> Result<Vec<PathBuf>> {
         )));
     }
     let path = |(package, bin): &Image| {
-        let path = folder.join(TARGET).join("image").join(bin);
+        let path = folder.join(target).join("image").join(bin);
         if path.is_file() {
             return Ok(path);
         }
-        Err(Failure::usage(format!("cargo built {bin} of {package}, and yet {} does not exist", path.display())))
+        Err(Failure::usage(format!(
+            "cargo built {bin} of {package}, and yet {} does not exist",
+            path.display()
+        )))
     };
     images.iter().map(path).collect()
 }
 
-fn command(root: &Path, folder: &Path) -> Command {
+fn command(root: &Path, folder: &Path, target: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         if is_scrubbed(&name) {
@@ -97,10 +113,10 @@ fn command(root: &Path, folder: &Path) -> Command {
         }
     }
     // Set and empty: this also overrules flags from the user's configuration files, which are meant for the host.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", "");
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", if target == LINUX { "-Ctarget-feature=+crt-static" } else { "" });
     cargo
         .current_dir(root)
-        .args(["build", "--quiet", "--profile", "image", "--target", TARGET, "--target-dir"])
+        .args(["build", "--quiet", "--profile", "image", "--target", target, "--target-dir"])
         .arg(folder);
     cargo.stdin(Stdio::null());
     cargo

@@ -31,7 +31,7 @@ fn wrong_words_are_status_2_with_the_message_last() {
         (&["run", "--machine", "vax"], "there is no machine \"vax\""),
         (&["run", "--machine", "xen"], "not there yet"),
         (&["run", "--net", "wires"], "--net wires"),
-        (&["run", "--forward", "tcp:1:10.0.0.2:80"], "--forward needs --net user"),
+        (&["run", "--net", "none", "--forward", "tcp:1:10.0.0.2:80"], "--forward needs --net user"),
         (&["run", "--net", "user", "--forward", "tcp:1"], "expected tcp:PORT"),
         (&["run", "--dom0-ip", "everywhere"], "--dom0-ip everywhere"),
         (&["run", "--smp", "0"], "--smp"),

@@ -67,9 +67,10 @@ impl Dma {
     /// Reads ports 0x00 to 0x0f, 0x80 to 0x8f, 0xc0 to 0xdf.
     pub fn read(&mut self, port: u16) -> u8 {
         if let Some(page) = port.checked_sub(0x80)
-            && page < 16 {
-                return self.pages.get(usize::from(page)).copied().unwrap_or(0xff);
-            }
+            && page < 16
+        {
+            return self.pages.get(usize::from(page)).copied().unwrap_or(0xff);
+        }
         let Some((controller, register)) = Self::place(port) else { return 0xff };
         match register {
             0..=7 => {
@@ -97,14 +98,15 @@ impl Dma {
     /// Writes them.
     pub fn write(&mut self, port: u16, value: u8) {
         if let Some(page) = port.checked_sub(0x80)
-            && let Some(place) = self.pages.get_mut(usize::from(page)) {
-                *place = value;
-                let channel = PAGES.get(usize::from(page)).copied().flatten();
-                if let Some(channel) = channel.and_then(|index| self.channels.get_mut(index)) {
-                    channel.page = value;
-                }
-                return;
+            && let Some(place) = self.pages.get_mut(usize::from(page))
+        {
+            *place = value;
+            let channel = PAGES.get(usize::from(page)).copied().flatten();
+            if let Some(channel) = channel.and_then(|index| self.channels.get_mut(index)) {
+                channel.page = value;
             }
+            return;
+        }
         let Some((controller, register)) = Self::place(port) else { return };
         let named = usize::from(value & 3);
         match register {
@@ -161,7 +163,7 @@ impl Dma {
     }
 
     /// Bytes that a channel would still move; 0 while it is masked.
-    #[must_use] 
+    #[must_use]
     pub fn room(&self, channel: usize) -> usize {
         let Some(channel) = self.channels.get(channel & 3) else { return 0 };
         if channel.masked || channel.done { 0 } else { usize::from(channel.left) + 1 }

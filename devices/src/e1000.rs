@@ -93,7 +93,7 @@ pub struct E1000 {
 
 impl E1000 {
     /// A card with an address, on a wire. Without an outlet the cable is not plugged in.
-    #[must_use] 
+    #[must_use]
     pub fn new(address: [u8; 6], outlet: Option<Outlet>) -> Self {
         let identity = Identity {
             vendor: 0x8086,
@@ -126,13 +126,13 @@ impl E1000 {
     }
 
     /// Where the bridge delivers this card's frames.
-    #[must_use] 
+    #[must_use]
     pub fn inbox(&self) -> Rc<Inbox> {
         Rc::clone(&self.inbox)
     }
 
     /// The state.
-    #[must_use] 
+    #[must_use]
     pub fn save(&self) -> State {
         self.state.clone()
     }
@@ -196,7 +196,7 @@ impl E1000 {
     }
 
     /// Whether its interrupt line is high.
-    #[must_use] 
+    #[must_use]
     pub fn line(&self) -> bool {
         self.state.cause & self.state.mask != 0
     }

@@ -108,20 +108,20 @@ impl<M: GuestMemory> Floppy<M> {
     }
 
     /// The drive type of the clock's memory: 4 is 1.44 MB.
-    #[must_use] 
+    #[must_use]
     pub fn cmos_type(&self) -> u8 {
         let [first, second] = &self.drives;
         (u8::from(first.is_some()) * 0x40) | (u8::from(second.is_some()) * 4)
     }
 
     /// Whether interrupt line 6 is high.
-    #[must_use] 
+    #[must_use]
     pub fn line(&self) -> bool {
         self.state.interrupt && self.state.output & 8 != 0
     }
 
     /// The state; `None` while a sector is with the storage.
-    #[must_use] 
+    #[must_use]
     pub fn save(&self) -> Option<State> {
         self.flight.is_none().then(|| self.state.clone())
     }

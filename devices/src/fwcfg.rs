@@ -37,7 +37,7 @@ pub struct FwCfg {
 
 impl FwCfg {
     /// An interface without files, for a guest of so many processors.
-    #[must_use] 
+    #[must_use]
     pub const fn new(cpus: u16) -> Self {
         Self { cpus, files: Vec::new(), selected: 0, position: 0, address: 0 }
     }
@@ -91,7 +91,7 @@ impl FwCfg {
     }
 
     /// Reads the DMA register, which holds a signature: the upper half of its eight bytes, or the lower.
-    #[must_use] 
+    #[must_use]
     pub const fn read_dma(low: bool) -> u32 {
         if low { u32::from_le_bytes(*b" CFG") } else { u32::from_le_bytes(*b"QEMU") }
     }

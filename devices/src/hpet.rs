@@ -55,7 +55,7 @@ pub struct Interrupt {
 
 impl Hpet {
     /// Whether comparators 0 and 1 take the place of timer and clock interrupts.
-    #[must_use] 
+    #[must_use]
     pub const fn is_legacy(&self) -> bool {
         self.config & 3 == 3
     }
@@ -99,7 +99,7 @@ impl Hpet {
     }
 
     /// When a comparator that interrupts is passed next.
-    #[must_use] 
+    #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         if self.config & 1 == 0 {
             return None;
@@ -158,7 +158,7 @@ impl Hpet {
     }
 
     /// Reads up to eight bytes.
-    #[must_use] 
+    #[must_use]
     pub fn read(&self, offset: u64, now: Time) -> u64 {
         self.register(offset & !7, now) >> (8 * (offset & 7))
     }

@@ -70,7 +70,7 @@ impl Default for Controller {
 
 impl Controller {
     /// Interrupt lines.
-    #[must_use] 
+    #[must_use]
     pub fn lines(&self) -> Lines {
         let (keyboard, mouse) = match self.buffer {
             Some((_, From::Mouse)) => (false, true),
@@ -84,7 +84,7 @@ impl Controller {
     }
 
     /// Whether address line 20 is let through.
-    #[must_use] 
+    #[must_use]
     pub const fn a20(&self) -> bool {
         self.output_port & 2 != 0
     }

@@ -152,7 +152,7 @@ impl<M: GuestMemory> Controller<M> {
     }
 
     /// The state of both channels; `None` while a request is with the storage.
-    #[must_use] 
+    #[must_use]
     pub fn save(&self) -> Option<[State; 2]> {
         let [first, second] = &self.channels;
         Some([first.save()?, second.save()?])

@@ -106,7 +106,7 @@ impl IoApic {
     }
 
     /// Reads a register; only aligned double words mean something.
-    #[must_use] 
+    #[must_use]
     pub fn read(&self, offset: u64) -> u32 {
         match offset & 0xff {
             0 => u32::from(self.select),

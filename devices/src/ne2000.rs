@@ -67,7 +67,7 @@ pub struct Ne2000 {
 
 impl Ne2000 {
     /// A card with an address, on a wire.
-    #[must_use] 
+    #[must_use]
     pub fn new(address: [u8; 6], outlet: Option<Outlet>) -> Self {
         let identity = Identity {
             vendor: 0x10ec,
@@ -111,13 +111,13 @@ impl Ne2000 {
     }
 
     /// Where the bridge delivers this card's frames.
-    #[must_use] 
+    #[must_use]
     pub fn inbox(&self) -> Rc<Inbox> {
         Rc::clone(&self.inbox)
     }
 
     /// The state.
-    #[must_use] 
+    #[must_use]
     pub fn save(&self) -> State {
         self.state.clone()
     }
@@ -129,7 +129,7 @@ impl Ne2000 {
     }
 
     /// Whether its interrupt line is high.
-    #[must_use] 
+    #[must_use]
     pub fn line(&self) -> bool {
         self.state.status & self.state.mask & 0x7f != 0
     }

@@ -62,7 +62,7 @@ pub struct Config {
 
 impl Config {
     /// A function with a type 0 header.
-    #[must_use] 
+    #[must_use]
     pub fn new(identity: Identity) -> Self {
         let mut config = Self { bytes: vec![0; BYTES], writable: vec![0; BYTES] };
         config.put16(register::VENDOR, identity.vendor);
@@ -122,7 +122,7 @@ impl Config {
     }
 
     /// A byte.
-    #[must_use] 
+    #[must_use]
     pub fn get(&self, offset: usize) -> u8 {
         self.bytes.get(offset).copied().unwrap_or(0xff)
     }
@@ -148,13 +148,13 @@ impl Config {
     }
 
     /// Four bytes.
-    #[must_use] 
+    #[must_use]
     pub fn get32(&self, offset: usize) -> u32 {
         u32::from_le_bytes([0, 1, 2, 3].map(|n| self.get(offset + n)))
     }
 
     /// A program reads.
-    #[must_use] 
+    #[must_use]
     pub fn read(&self, offset: u8, width: Width) -> u32 {
         (0..width.bytes()).fold(0, |value, n| value | u32::from(self.get(usize::from(offset) + n)) << (8 * n))
     }
@@ -169,31 +169,31 @@ impl Config {
     }
 
     /// Whether the function answers at its ports, at its memory, and may start a DMA.
-    #[must_use] 
+    #[must_use]
     pub fn decodes_ports(&self) -> bool {
         self.get(register::COMMAND) & 1 != 0
     }
 
     /// Whether it answers at its memory.
-    #[must_use] 
+    #[must_use]
     pub fn decodes_memory(&self) -> bool {
         self.get(register::COMMAND) & 2 != 0
     }
 
     /// Whether it may start a DMA.
-    #[must_use] 
+    #[must_use]
     pub fn is_master(&self) -> bool {
         self.get(register::COMMAND) & 4 != 0
     }
 
     /// Whether its interrupt pin is connected.
-    #[must_use] 
+    #[must_use]
     pub fn interrupts(&self) -> bool {
         self.get(register::COMMAND + 1) & 4 == 0
     }
 
     /// Where a register's window lies, while it is decoded. Address 0 is none.
-    #[must_use] 
+    #[must_use]
     pub fn bar(&self, index: usize) -> Option<u64> {
         let value = self.get32(register::BAR + (index & 7) * 4);
         let port = value & 1 != 0;
@@ -203,14 +203,14 @@ impl Config {
     }
 
     /// The offset of an address in a window of `size` bytes.
-    #[must_use] 
+    #[must_use]
     pub fn within(&self, index: usize, size: u64, address: u64) -> Option<u64> {
         let offset = address.checked_sub(self.bar(index)?)?;
         (offset < size).then_some(offset)
     }
 
     /// Where the ROM lies, while it is switched on.
-    #[must_use] 
+    #[must_use]
     pub fn rom(&self) -> Option<u64> {
         let value = self.get32(register::ROM);
         (value & 1 != 0 && self.decodes_memory()).then_some(u64::from(value & 0xffff_f800))
@@ -233,7 +233,7 @@ pub struct Address(pub u32);
 impl Address {
     /// What an access to port 0xcfc to 0xcff means: the function, and the offset in its space. `None` when mechanism 1 is
     /// off or another bus is named.
-    #[must_use] 
+    #[must_use]
     pub fn target(self, port: u16) -> Option<(Function, u8)> {
         if self.0 >> 31 == 0 || self.0 >> 16 & 0xff != 0 {
             return None;

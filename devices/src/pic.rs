@@ -224,7 +224,7 @@ impl Pic {
     }
 
     /// Whether the output that leads to the processor (and to the local APIC's LINT0) is high.
-    #[must_use] 
+    #[must_use]
     pub fn wants(&self) -> bool {
         self.first.pending(1 << CASCADE).is_some()
     }

@@ -301,7 +301,7 @@ impl Pit {
     }
 
     /// Whether the output of channel 0, interrupt line 0, is high.
-    #[must_use] 
+    #[must_use]
     pub fn line(&self, now: Time) -> bool {
         let [channel, ..] = &self.channels;
         channel.output(now)
@@ -317,14 +317,14 @@ impl Pit {
     }
 
     /// When channel 0 rises next.
-    #[must_use] 
+    #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let [channel, ..] = &self.channels;
         channel.next_edge()
     }
 
     /// What the speaker plays, in hertz, if anything.
-    #[must_use] 
+    #[must_use]
     pub fn tone(&self) -> Option<u32> {
         let [_, _, channel] = &self.channels;
         (self.speaker && channel.gate && channel.mode == 3 && channel.started.is_some())

@@ -57,7 +57,7 @@ impl Default for Platform {
 
 impl Platform {
     /// Reads a fixed port, by its offset from [`PORT`].
-    #[must_use] 
+    #[must_use]
     pub fn read(&self, offset: u16, width: Width) -> u32 {
         match (offset, width) {
             (0, Width::Word) => MAGIC,
@@ -84,7 +84,7 @@ impl Platform {
     }
 
     /// Reads a port of BAR 0; nothing is there but the flags.
-    #[must_use] 
+    #[must_use]
     pub fn read_bar(&self, offset: u64) -> u8 {
         if offset == 0 { self.flags } else { 0xff }
     }
@@ -111,7 +111,7 @@ impl Platform {
     }
 
     /// Product and build that the guest's driver gave.
-    #[must_use] 
+    #[must_use]
     pub const fn driver(&self) -> (u16, u32) {
         (self.product, self.build)
     }

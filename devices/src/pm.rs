@@ -56,7 +56,7 @@ impl Pm {
     }
 
     /// When the timer's bit changes next, if that is an interrupt.
-    #[must_use] 
+    #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         (self.enable & TIMER != 0 && self.status & TIMER == 0)
             .then(|| Time(duration(self.turns.saturating_add(1) << 23, HERTZ)))
@@ -78,7 +78,7 @@ impl Pm {
     }
 
     /// Whether the system control interrupt, line 9, is high.
-    #[must_use] 
+    #[must_use]
     pub fn line(&self) -> bool {
         self.control & SCI != 0
             && (self.status & self.enable & (TIMER | GLOBAL | POWER_BUTTON | SLEEP_BUTTON) != 0

@@ -81,7 +81,7 @@ pub struct Rtc {
 
 impl Rtc {
     /// A clock that shows `epoch` seconds after 1970 at time zero, as the PC has it at power-on: BCD, 24 hours.
-    #[must_use] 
+    #[must_use]
     pub fn new(epoch: u64) -> Self {
         let mut memory = vec![0; BYTES];
         for (place, value) in memory.iter_mut().skip(10).zip([0x26, HOURS_24, 0, 0x80]) {
@@ -91,7 +91,7 @@ impl Rtc {
     }
 
     /// Looks at a byte of its memory, as set-up programs do.
-    #[must_use] 
+    #[must_use]
     pub fn byte(&self, index: u8) -> u8 {
         self.memory.get(usize::from(index & 0x7f)).copied().unwrap_or(0)
     }
@@ -291,13 +291,13 @@ impl Rtc {
     }
 
     /// Whether interrupt line 8 is high.
-    #[must_use] 
+    #[must_use]
     pub fn line(&self) -> bool {
         self.byte(12) & 0x80 != 0
     }
 
     /// When a flag with its interrupt enabled may be set next.
-    #[must_use] 
+    #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let enabled = self.byte(11) & !self.byte(12);
         let next = |period: u64| {

@@ -11,7 +11,7 @@ pub const SECOND: u64 = 1_000_000_000;
 
 impl Time {
     /// Nanoseconds since an earlier moment; zero if it was later.
-    #[must_use] 
+    #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -24,13 +24,13 @@ impl Time {
 }
 
 /// Ticks of a clock of `hertz` in so many nanoseconds, rounded down.
-#[must_use] 
+#[must_use]
 pub const fn ticks(nanoseconds: u64, hertz: u64) -> u64 {
     (nanoseconds as u128 * hertz as u128 / SECOND as u128) as u64
 }
 
 /// Nanoseconds until a clock of `hertz` has made so many ticks, rounded up.
-#[must_use] 
+#[must_use]
 pub const fn duration(ticks: u64, hertz: u64) -> u64 {
     let hertz = if hertz == 0 { 1 } else { hertz };
     let nanoseconds = (ticks as u128 * SECOND as u128).div_ceil(hertz as u128);
@@ -38,7 +38,7 @@ pub const fn duration(ticks: u64, hertz: u64) -> u64 {
 }
 
 /// The earlier of two deadlines.
-#[must_use] 
+#[must_use]
 pub fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

@@ -27,7 +27,7 @@ pub struct Uart {
 
 impl Uart {
     /// Room for received bytes.
-    #[must_use] 
+    #[must_use]
     pub fn room(&self) -> usize {
         let most = if self.fifo { QUEUE } else { 1 };
         most.saturating_sub(self.received.len())
@@ -82,7 +82,7 @@ impl Uart {
     }
 
     /// Whether its interrupt line is high. OUT2 is the PC's gate for it.
-    #[must_use] 
+    #[must_use]
     pub fn line(&self) -> bool {
         self.modem_control & 0x18 == 8 && self.identify() != 1
     }

@@ -244,7 +244,7 @@ impl Vga {
     }
 
     /// Reads the extension's index (port 0x1ce) or its data (0x1cf).
-    #[must_use] 
+    #[must_use]
     pub fn read_extension(&self, port: u16) -> u16 {
         if port == 0x1ce {
             return self.registers.extension_index;
@@ -334,7 +334,7 @@ impl Vga {
     }
 
     /// Reads the linear window.
-    #[must_use] 
+    #[must_use]
     pub fn read_linear(&self, offset: u64) -> u8 {
         usize::try_from(offset).ok().and_then(|at| self.memory.get(at)).copied().unwrap_or(0xff)
     }

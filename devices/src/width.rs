@@ -13,7 +13,7 @@ pub enum Width {
 
 impl Width {
     /// In bytes: 1, 2 or 4.
-    #[must_use] 
+    #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
             Self::Byte => 1,
@@ -23,7 +23,7 @@ impl Width {
     }
 
     /// All ones in the bits of an access.
-    #[must_use] 
+    #[must_use]
     pub const fn mask(self) -> u32 {
         match self {
             Self::Byte => 0xff,
@@ -33,7 +33,7 @@ impl Width {
     }
 
     /// The width of so many bytes.
-    #[must_use] 
+    #[must_use]
     pub const fn of(bytes: usize) -> Option<Self> {
         match bytes {
             1 => Some(Self::Byte),

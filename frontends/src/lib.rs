@@ -60,6 +60,7 @@
 //! |---|---|
 //! | (none) | everything but what follows: `no_std`, no allocator, no dependency but `trunnion-protocol` |
 //! | `embedded-io` | the console as an `embedded-io` 0.7 stream ([`embedded`]) |
+//! | `embedded-io-async` | the console and a network port as `embedded-io-async` 0.7 streams ([`streams`]) |
 //! | `log` | one line to the `log` crate when a back end breaks the rules |
 //! | `smoltcp` | a network port as a `smoltcp` device |
 //! | `testbed` | a world of guests in one process, for tests ([`testbed`]; needs `std`) |
@@ -75,7 +76,10 @@
 //! A page that the other side may reach belongs to the object that shares it. It comes back only after the hypervisor
 //! has confirmed that nobody reaches it any more, also when a future is dropped or the other side dies. Whatever is
 //! read from shared memory is copied once and then checked.
-#![cfg_attr(not(all(feature = "testbed", feature = "embedded-io")), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(
+    not(all(feature = "testbed", feature = "embedded-io-async")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 #![cfg_attr(not(any(test, feature = "testbed")), no_std)]
 
 /// True if this mistake is planted; always false, and gone, outside of this crate's tests.
@@ -110,6 +114,8 @@ pub mod page;
 mod planted;
 pub mod platform;
 pub mod store;
+#[cfg(feature = "embedded-io-async")]
+pub mod streams;
 #[cfg(feature = "testbed")]
 pub mod testbed;
 #[cfg(test)]

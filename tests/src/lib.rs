@@ -4,6 +4,8 @@
 #[cfg(not(target_os = "none"))]
 pub mod house;
 #[cfg(not(target_os = "none"))]
+pub mod linux;
+#[cfg(not(target_os = "none"))]
 pub mod sim;
 #[cfg(not(target_os = "none"))]
 pub mod system;

@@ -25,8 +25,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dom0", &["guest", "backends", "devices", "xenstore", "protocol"]),
     ("cli", &["dom0", "protocol"]),
 ];
-const PACKAGES: &[&str] =
-    &["protocol", "hypervisor", "guest", "dom0", "frontends", "backends", "devices", "xenstore", "cli", "tests"];
+const PACKAGES: &[&str] = &[
+    "protocol",
+    "hypervisor",
+    "guest",
+    "dom0",
+    "frontends",
+    "backends",
+    "devices",
+    "xenstore",
+    "cli",
+    "tests",
+];
 
 #[test]
 fn the_hypervisor_is_thin() {

@@ -9,7 +9,6 @@ use core::task::{Context, Poll};
 
 use trunnion_protocol::blkif::{Block, Response, Status};
 use trunnion_protocol::errno::{Errno, GrantStatus};
-use trunnion_protocol::grant::Access;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::ring::{BackRing, Interface, Overrun, Owed};
 
@@ -19,7 +18,8 @@ use super::statistics::Statistics;
 use crate::device::{
     BlockDevice, BlockError, BlockOperation, BlockRequest, BlockShape, Completion, Full, Segment, Ticket,
 };
-use crate::host::{EventPort, Events, GrantMapper, Wanted};
+use crate::handshake::map_rings;
+use crate::host::{EventPort, Events, GrantMapper};
 use crate::pages::RingPages;
 
 /// Completions that one call handles.
@@ -200,24 +200,8 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         if Block::slots(plan.width, plan.references.len()) == 0 {
             return Err(Fault::NoSlots);
         }
-        let wanted: Vec<_> = plan
-            .references
-            .iter()
-            .map(|&reference| Wanted { reference, access: Access::ReadWrite })
-            .collect();
-        let mut results = Vec::with_capacity(wanted.len());
-        self.host.map(self.config.domain, &wanted, &mut results);
-        let (mut pages, mut failed) = (Vec::with_capacity(wanted.len()), None);
-        for result in results {
-            match result {
-                Ok(page) => pages.push(page),
-                Err(status) => failed = failed.or(Some(status)),
-            }
-        }
-        if failed.is_some() || pages.len() != wanted.len() {
-            self.host.unmap(&mut pages);
-            return Err(Fault::RingPage(failed.unwrap_or(GrantStatus::GeneralError)));
-        }
+        let references = plan.references.iter().copied();
+        let mut pages = map_rings(&self.host, self.config.domain, references).map_err(Fault::RingPage)?;
         let port = match self.host.bind(self.config.domain, plan.port) {
             Ok(port) => port,
             Err(errno) => {

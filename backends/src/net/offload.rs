@@ -56,7 +56,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([byte(bytes, at)?, byte(bytes, at + 1)?]))
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
     *bytes.get_mut(at..)?.first_chunk_mut()? = value.to_be_bytes();
     Some(())
 }
@@ -126,7 +126,7 @@ impl Headers {
     }
 
     /// The unfolded sum of the pseudo header for so many bytes of transport header and data.
-    fn pseudo(&self, bytes: &[u8], length: usize) -> Option<u64> {
+    pub(super) fn pseudo(&self, bytes: &[u8], length: usize) -> Option<u64> {
         let addresses = match self.version {
             Version::V4 => bytes.get(self.network + 12..self.network + 20)?,
             Version::V6 => bytes.get(self.network + 8..self.network + 40)?,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
 
-use trunnion_protocol::address::PAGE_SIZE;
+use trunnion_protocol::address::{Gfn, PAGE_SIZE};
 use trunnion_protocol::errno::GrantStatus;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::netif::{ExtraInfo, Gso, Rx, RxRequest, RxResponse, RxSlot, Status, rx};
@@ -32,7 +32,7 @@ pub(super) struct Kept {
 /// A buffer that is being filled.
 struct Slot {
     owed: Owed,
-    id: u16,
+    request: RxRequest,
     /// Bytes; `None` for the slot of extra information.
     length: Option<u16>,
 }
@@ -44,6 +44,18 @@ struct Packet {
     length: usize,
     checksum: Checksum,
     gso: Option<Gso>,
+    outcome: Outcome,
+}
+
+/// What became of a packet's copies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// All were made.
+    Good,
+    /// The receiver's buffers are to blame.
+    Refused,
+    /// Its sender took pages away meanwhile: the receiver has nothing to do with it.
+    Withdrawn,
 }
 
 /// How a run ended.
@@ -133,7 +145,7 @@ impl<P: Pages> Receiver<P> {
             }
             self.slots.push(Slot {
                 owed: claimed.owed,
-                id: claimed.request.id,
+                request: claimed.request,
                 length: (!extra).then_some(here as u16),
             });
         }
@@ -156,7 +168,7 @@ impl<P: Pages> Receiver<P> {
             }
         }
         let (slots, copies) = (self.slots.len() - first, self.copies.len() - copies);
-        self.packets.push(Packet { slots, copies, length, checksum, gso });
+        self.packets.push(Packet { slots, copies, length, checksum, gso, outcome: Outcome::Good });
         Ok(true)
     }
 
@@ -195,18 +207,20 @@ impl<P: Pages> Receiver<P> {
         mem::take(&mut self.backlog).len()
     }
 
-    /// Makes the copies and hands the buffers over.
-    pub(super) fn flush<H: GrantCopier>(&mut self, host: &H) -> Done {
+    /// Makes the copies and hands the buffers over. `scratch` is a page of this kernel's own with nothing in it.
+    pub(super) fn flush<H: GrantCopier>(&mut self, host: &H, scratch: Gfn) -> Done {
         let mut done = Done::default();
         if self.packets.is_empty() {
             return done;
         }
-        self.results.clear();
-        host.copy(&self.copies, &mut self.results);
-        let mut results = self.results.iter();
+        self.copy(host, 0);
+        if let Some(first) = self.blame(host, scratch) {
+            self.close_up(first);
+            self.copy(host, first);
+        }
         let mut slots = self.slots.drain(..);
         for packet in self.packets.drain(..) {
-            let good = (0..packet.copies).fold(true, |good, _| good & matches!(results.next(), Some(Ok(()))));
+            let good = packet.outcome == Outcome::Good;
             if good {
                 done.packets += 1;
                 done.bytes += packet.length as u64;
@@ -220,10 +234,88 @@ impl<P: Pages> Receiver<P> {
                 }
             }
         }
-        drop(slots);
+        // Buffers that are left over are still the next ones.
+        for slot in slots.rev() {
+            self.buffers.push_front(Claimed { request: slot.request, owed: slot.owed });
+        }
         self.copies.clear();
         done.notify = self.ring.publish() == Notify::Peer;
         done
+    }
+
+    /// Makes the copies of the packets from `first` on, and notes what became of them.
+    fn copy<H: GrantCopier>(&mut self, host: &H, first: usize) {
+        let skipped: usize = self.packets.iter().take(first).map(|packet| packet.copies).sum();
+        self.results.clear();
+        host.copy(self.copies.get(skipped..).unwrap_or_default(), &mut self.results);
+        let mut results = self.results.iter();
+        for packet in self.packets.iter_mut().skip(first) {
+            if packet.outcome == Outcome::Withdrawn {
+                continue;
+            }
+            let good = (0..packet.copies).fold(true, |good, _| good & matches!(results.next(), Some(Ok(()))));
+            packet.outcome = if good { Outcome::Good } else { Outcome::Refused };
+        }
+    }
+
+    /// Finds out whose pages the failed copies could not reach, by copying from their sources alone. Returns the first packet
+    /// whose sender withdrew it.
+    fn blame<H: GrantCopier>(&mut self, host: &H, scratch: Gfn) -> Option<usize> {
+        let (mut at, mut first) = (0, None);
+        for (index, packet) in self.packets.iter_mut().enumerate() {
+            let copies = at..at + packet.copies;
+            at += packet.copies;
+            if packet.outcome == Outcome::Good {
+                continue;
+            }
+            let to = CopyPage::Local(scratch);
+            let copies = self.copies.get(copies).unwrap_or_default();
+            let probes: Vec<_> = copies.iter().map(|copy| GrantCopy { to, to_offset: 0, ..*copy }).collect();
+            let mut results = Vec::with_capacity(probes.len());
+            host.copy(&probes, &mut results);
+            if results.iter().any(Result::is_err) {
+                packet.outcome = Outcome::Withdrawn;
+                first = first.or(Some(index));
+            }
+        }
+        first
+    }
+
+    /// Takes withdrawn packets out, the first of which is `first`; those behind them move up into their buffers.
+    fn close_up(&mut self, first: usize) {
+        let mut copies = self.copies.iter().copied();
+        let mut kept = Vec::with_capacity(self.copies.len());
+        let mut slot = 0;
+        for (index, packet) in self.packets.iter_mut().enumerate() {
+            let mine = copies.by_ref().take(packet.copies);
+            if packet.outcome == Outcome::Withdrawn {
+                mine.for_each(drop);
+                (packet.slots, packet.copies) = (0, 0);
+                continue;
+            }
+            if index < first {
+                kept.extend(mine);
+            } else {
+                let (extra, mut at, mut rest) = (packet.gso.is_some(), 0usize, packet.length);
+                for copy in mine {
+                    let page = at / PAGE_SIZE;
+                    let place = slot + page + usize::from(extra && page > 0);
+                    at += usize::from(copy.length);
+                    let Some(target) = self.slots.get(place) else { continue };
+                    kept.push(GrantCopy {
+                        to: CopyPage::Granted(self.domain, target.request.reference),
+                        ..copy
+                    });
+                }
+                for (number, place) in self.slots.iter_mut().skip(slot).take(packet.slots).enumerate() {
+                    let here = rest.min(PAGE_SIZE);
+                    place.length = (!(extra && number == 1)).then_some(here as u16);
+                    rest -= if place.length.is_some() { here } else { 0 };
+                }
+            }
+            slot += packet.slots;
+        }
+        self.copies = kept;
     }
 }
 
@@ -249,5 +341,5 @@ fn answer(packet: &Packet, index: usize, slot: &Slot, good: bool) -> RxSlot {
         }
     }
     let status = if good { length as i16 } else { Status::Error.number() };
-    RxResponse { id: slot.id, offset: 0, flags, status }.into()
+    RxResponse { id: slot.request.id, offset: 0, flags, status }.into()
 }

@@ -11,10 +11,9 @@ use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
-use trunnion_protocol::address::PAGE_SIZE;
+use trunnion_protocol::address::{Gfn, PAGE_SIZE};
 use trunnion_protocol::errno::{Errno, GrantStatus};
-use trunnion_protocol::grant::Access;
-use trunnion_protocol::id::{DomainId, GrantRef};
+use trunnion_protocol::id::DomainId;
 use trunnion_protocol::layout::Width;
 use trunnion_protocol::netif::{Gso, GsoKind, Tx};
 use trunnion_protocol::ring::{BackRing, Overrun};
@@ -28,8 +27,9 @@ use super::send::Rules;
 use super::statistics::Statistics;
 use super::workshop::{Room, Shared, source};
 use crate::bridge::{Bridge, PortId};
-use crate::frame::{Checksum, Frame, NetPort};
-use crate::host::{EventPort, NetHost, Wanted};
+use crate::frame::{Checksum, Frame, NetPort, Tap};
+use crate::handshake::map_rings;
+use crate::host::{EventPort, NetHost};
 use crate::pages::RingPages;
 
 /// How long a limited guest may send at full speed after a pause.
@@ -117,6 +117,7 @@ pub struct Vif<H: NetHost> {
     whole: Cell<bool>,
     fault: Cell<Option<Fault>>,
     waker: RefCell<Option<Waker>>,
+    tap: RefCell<Option<Rc<dyn Tap>>>,
 }
 
 impl<H: NetHost> Vif<H> {
@@ -139,6 +140,7 @@ impl<H: NetHost> Vif<H> {
             whole: Cell::new(false),
             fault: Cell::new(None),
             waker: RefCell::new(None),
+            tap: RefCell::new(None),
         }
     }
 
@@ -157,6 +159,17 @@ impl<H: NetHost> Vif<H> {
         &self.bridge
     }
 
+    /// From now on `tap` sees the frames that the guest has sent, and those that are for it.
+    pub fn watch(&self, tap: Rc<dyn Tap>) {
+        *self.tap.borrow_mut() = Some(tap);
+    }
+
+    fn show(&self, frame: &Frame<'_>) {
+        if let Some(tap) = &*self.tap.borrow() {
+            tap.passes(frame);
+        }
+    }
+
     /// Whether rings are joined.
     pub fn is_connected(&self) -> bool {
         self.link.borrow().is_some()
@@ -168,7 +181,8 @@ impl<H: NetHost> Vif<H> {
         H: 'static,
     {
         self.disconnect();
-        let mut pages = self.map(plan)?;
+        let references = plan.queues.iter().flat_map(|queue| [queue.tx, queue.rx]);
+        let mut pages = map_rings(&self.host, self.config.domain, references).map_err(Fault::RingPage)?;
         let mut queues = Vec::with_capacity(plan.queues.len());
         let mut failed = None;
         let mut rings = pages.drain(..);
@@ -208,25 +222,6 @@ impl<H: NetHost> Vif<H> {
         let port: Rc<dyn NetPort> = Rc::<Self>::clone(self);
         self.port.set(Some(self.bridge.join(port, self.host.now())));
         Ok(())
-    }
-
-    fn map(&self, plan: &LinkPlan) -> Result<Vec<H::Page>, Fault> {
-        let want = |reference: GrantRef| Wanted { reference, access: Access::ReadWrite };
-        let wanted: Vec<_> = plan.queues.iter().flat_map(|queue| [want(queue.tx), want(queue.rx)]).collect();
-        let mut results = Vec::with_capacity(wanted.len());
-        self.host.map(self.config.domain, &wanted, &mut results);
-        let (mut pages, mut failed) = (Vec::with_capacity(wanted.len()), None);
-        for result in results {
-            match result {
-                Ok(page) => pages.push(page),
-                Err(status) => failed = failed.or(Some(status)),
-            }
-        }
-        if failed.is_some() || pages.len() != wanted.len() {
-            self.host.unmap(&mut pages);
-            return Err(Fault::RingPage(failed.unwrap_or(GrantStatus::GeneralError)));
-        }
-        Ok(pages)
     }
 
     fn bind(&self, plan: PortPlan) -> Result<(H::Port, Option<H::Port>), Errno> {
@@ -330,8 +325,10 @@ impl<H: NetHost> Vif<H> {
             run.fetch(&self.host);
             let Some(port) = self.port.get() else { return Ok(false) };
             let mut whole = false;
-            let (packets, bytes, dropped) =
-                run.forward(rules, |frame| whole |= self.bridge.forward(port, frame, now));
+            let (packets, bytes, dropped) = run.forward(rules, |frame| {
+                self.show(frame);
+                whole |= self.bridge.forward(port, frame, now);
+            });
             self.bridge.flush();
             self.whole.set(whole);
             self.statistics.change(|counts| {
@@ -387,7 +384,7 @@ impl<H: NetHost> Vif<H> {
             receiver
                 .place(list.iter().copied(), kept.bytes.len(), kept.checksum, kept.gso)
                 .map_err(Fault::Ring)?;
-            let done = receiver.flush(&self.host);
+            let done = receiver.flush(&self.host, self.scratch());
             self.account(queue, &done);
         }
         if receiver.has_backlog() { receiver.ring.arm().map_err(Fault::Ring) } else { Ok(false) }
@@ -403,6 +400,10 @@ impl<H: NetHost> Vif<H> {
         if done.notify {
             queue.notify_receiver();
         }
+    }
+
+    fn scratch(&self) -> Gfn {
+        self.shared.gather.borrow().scratch()
     }
 
     fn dropped(&self) {
@@ -480,7 +481,7 @@ impl<H: NetHost> Vif<H> {
             }
             let mut list = Vec::new();
             if !stage.put(bytes, |page, length| list.push((page, 0, length))) {
-                let done = receiver.flush(&self.host);
+                let done = receiver.flush(&self.host, self.scratch());
                 self.account(queue, &done);
                 stage.clear();
                 list.clear();
@@ -511,7 +512,7 @@ impl<H: NetHost> Vif<H> {
             self.dropped();
         }
         // What was staged must not outlive this call.
-        let done = queue.receive.borrow_mut().flush(&self.host);
+        let done = queue.receive.borrow_mut().flush(&self.host, self.scratch());
         self.account(queue, &done);
         drop(stage);
         *self.shared.bytes.borrow_mut() = (bytes, cut);
@@ -545,6 +546,7 @@ impl<H: NetHost> NetPort for Vif<H> {
         if !link.groups.borrow().hears(to) {
             return;
         }
+        self.show(frame);
         let index = match link.queues.len() {
             0 | 1 => 0,
             count => offload::flow(frame.head) as usize % count,
@@ -560,7 +562,7 @@ impl<H: NetHost> NetPort for Vif<H> {
     fn flush(&self) {
         let Some(link) = self.current() else { return };
         for queue in &link.queues {
-            let done = queue.receive.borrow_mut().flush(&self.host);
+            let done = queue.receive.borrow_mut().flush(&self.host, self.scratch());
             self.account(queue, &done);
         }
     }

@@ -81,6 +81,11 @@ impl<L: AsRef<[SharedPage]>> Gather<L> {
         Some(Self { pages, first, copies: Vec::new(), results: Vec::new() })
     }
 
+    /// A page with nothing in it between two calls.
+    pub(super) const fn scratch(&self) -> Gfn {
+        self.first
+    }
+
     /// Replaces `bytes` by the frame's; false when some of them cannot be had.
     pub fn pull<H: GrantCopier<Local = L>>(
         &mut self,

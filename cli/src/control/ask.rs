@@ -25,6 +25,8 @@ pub(crate) enum Ask {
     DeviceDetach { front: String, class: String, id: u32, force: bool },
     /// The machine, as one object.
     Info,
+    /// All figures, as in `summary.json`.
+    Summary,
     /// The hypervisor's messages, as text.
     Dmesg,
     /// Attach: after the answer, bytes of the console both ways.

@@ -34,8 +34,25 @@ const POWER: &str = "#!/bin/busybox sh\n/bin/busybox sync\n/bin/busybox mount -o
 /// The drivers a PVH guest needs that Debian's kernel has as modules.
 const DRIVERS: [&str; 2] = ["xen-blkfront", "xen-netfront"];
 
+/// The root's programs beside busybox: Debian package, folder in it, how their names begin.
+const TOOLS: [(&str, &str, &str); 3] = [
+    ("xenstore-utils", "usr/bin", "xenstore"),
+    ("ethtool", "sbin", "ethtool"),
+    ("iperf3", "usr/bin", "iperf3"),
+];
+/// Their libraries: Debian package, how the files' names begin.
+const LIBRARIES: [(&str, &[&str]); 7] = [
+    ("libc6", &["libc.so", "libm.so", "ld-linux"]),
+    ("libxenstore4", &["libxen"]),
+    ("libxentoolcore1", &["libxen"]),
+    ("libmnl0", &["libmnl"]),
+    ("libiperf0", &["libiperf"]),
+    ("libsctp1", &["libsctp"]),
+    ("libssl3", &["libssl", "libcrypto"]),
+];
+
 /// Raised when the content of the root changes, so that an old one is made anew.
-const EDITION: &str = "1";
+const EDITION: &str = "2";
 
 /// Makes what is missing in `folder`. The root disk is kept from run to run, like a real one.
 pub(super) fn make(folder: &Path, permission: Permission) -> Result<Parts> {
@@ -133,17 +150,18 @@ fn fill(root: &Path, busybox: &Path, permission: Permission) -> Result<()> {
     fs::write(root.join("etc/hostname"), "debian\n").map_err(fail)?;
     symlink("/run/resolv.conf", root.join("etc/resolv.conf")).map_err(fail)?;
 
-    let tools = debian::unpacked("xenstore-utils", permission)?.join("usr/bin");
-    for tool in files(&tools).into_iter().filter(|path| named(path, "xenstore")) {
-        copy(&tool, &root.join("usr/bin"))?;
+    for (package, folder, prefix) in TOOLS {
+        let tools = debian::unpacked(package, permission)?.join(folder);
+        for tool in files(&tools).into_iter().filter(|path| named(path, prefix)) {
+            copy(&tool, &root.join("usr/bin"))?;
+        }
     }
-    for package in ["libxenstore4", "libxentoolcore1", "libc6"] {
+    for (package, prefixes) in LIBRARIES {
         let folder = debian::unpacked(package, permission)?;
         for libraries in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
-            let wanted = ["libxen", "libc.so", "ld-linux"];
             for library in files(&folder.join(libraries))
                 .into_iter()
-                .filter(|path| wanted.iter().any(|prefix| named(path, prefix)))
+                .filter(|path| prefixes.iter().any(|prefix| named(path, prefix)))
             {
                 copy(&library, &root.join("lib"))?;
             }

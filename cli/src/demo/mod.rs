@@ -2,8 +2,10 @@
 
 mod linux;
 mod modules;
+mod scripted;
 
 pub use linux::Parts;
+pub use scripted::{PROBE, scripted};
 
 use crate::failure::{Failure, Result};
 use crate::setup::{Permission, Tool, debian};

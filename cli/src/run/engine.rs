@@ -6,6 +6,7 @@ use crate::console::terminal::{Raw, typed};
 use crate::control::dom0::{Dom0, Said, refusal};
 use crate::failure::{Failure, Result, Status};
 use crate::machine::child::Emulator;
+use crate::run::captures::Captures;
 use crate::run::needle::Needle;
 use crate::run::record::{Record, tail};
 use crate::say;
@@ -56,6 +57,7 @@ pub(crate) struct Engine {
     pub emulator: Emulator,
     pub dom0: Dom0,
     pub consoles: Consoles,
+    pub captures: Captures,
     pub record: Record,
     pub course: Course,
     pub notes: Receiver<Note>,
@@ -213,6 +215,7 @@ impl Engine {
                 );
                 return Err(self.died(&status));
             }
+            Note::Said(Said::Console(channel, bytes)) if self.captures.take(channel, &bytes) => {}
             Note::Said(Said::Console(channel, bytes)) => {
                 let after = self.begin.elapsed();
                 if let Some(needle) = &mut self.course.needle {
@@ -247,6 +250,7 @@ impl Engine {
             }
             Event::DomainCreated { domid, name, .. } => {
                 self.consoles.open(&name, domid)?;
+                self.captures.begin(&name, domid)?;
                 seen.started += 1;
                 // One that is started again has been kept here under its old number.
                 seen.living.retain(|(_, known)| *known != name);
@@ -323,7 +327,11 @@ impl Engine {
     fn drain(&mut self) {
         while let Ok(note) = self.notes.try_recv() {
             match note {
-                Note::Said(Said::Console(channel, bytes)) => drop(self.consoles.output(channel, &bytes)),
+                Note::Said(Said::Console(channel, bytes)) => {
+                    if !self.captures.take(channel, &bytes) {
+                        let _ = self.consoles.output(channel, &bytes);
+                    }
+                }
                 Note::Said(Said::Event(Event::Log { at_ns, level, subsystem, message })) => {
                     self.record.log(at_ns, level, &subsystem, &message);
                 }

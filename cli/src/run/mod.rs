@@ -3,6 +3,7 @@
 //! `plan` reads and checks everything, so that nothing starts from a wrong file; then the images are built and bundled, the machine is
 //! started, and `engine` follows what dom0 tells until every domain has ended.
 
+mod captures;
 mod create;
 pub mod disks;
 mod engine;
@@ -22,6 +23,7 @@ use crate::instance::Instance;
 use crate::machine::{Boot, Machine, choice, platform};
 use crate::setup::{self, Permission, Tool};
 use crate::{demo, images, say, workspace};
+use captures::Captures;
 use create::Creator;
 use engine::{Course, Engine, Note};
 use needle::{Marks, Needle};
@@ -113,6 +115,8 @@ impl Prepared {
         let names = plan.domains.iter().map(|domain| domain.config.name.clone()).collect();
         let users = plan.domains.iter().flat_map(Domain::users).collect();
         let dom0_memory = options.dom0_memory.or_else(|| plan.dom0_mib());
+        let ports = plan.domains.iter().any(|domain| !domain.config.nics.is_empty());
+        let uplink = options.uplink(ports && !machine.is_bochs()).to_string();
         let mut bundle = Bundle::new(&dom0);
         let creates = plan.pack(&mut bundle)?;
         let manifest = Manifest {
@@ -121,7 +125,7 @@ impl Prepared {
             wait_for_tool: true,
             power_off: false,
             unix_seconds: if options.icount { FIXED_TIME } else { now() },
-            address: options.dom0_address().to_string(),
+            address: options.dom0_address(&uplink).to_string(),
             domains: creates,
         };
         bundle.configure(manifest.to_bytes());
@@ -148,14 +152,13 @@ impl Prepared {
         boot.memory_mib = memory_mib;
         boot.smp = options.smp;
         boot.icount = options.icount;
-        if options.net != "none" {
+        if uplink != "none" {
             if machine.is_bochs() {
                 return Err(Failure::usage(format!(
-                    "--net {} needs a machine with virtio, which {machine} is not; its domains have networks among themselves",
-                    options.net
+                    "--net {uplink} needs a machine with virtio, which {machine} is not; its domains have networks among themselves"
                 )));
             }
-            boot.extra = crate::machine::qemu::network(&options.net, &options.forwards()?);
+            boot.extra = crate::machine::qemu::network(&uplink, &options.forwards()?);
         }
         boot.extra.extend_from_slice(&options.emulator);
         if let Some(dom0) = dom0_memory {
@@ -194,6 +197,7 @@ impl Prepared {
         });
         greet(dom0.clone(), ready, sender.clone());
         let consoles = Consoles::new(dom0.clone(), self.logs.clone());
+        let captures = Captures::new(dom0.clone(), &options.captures()?)?;
         let creator = Creator::new(machine, instance.file("monitor.sock"), self.plan.devices, self.users);
         let server = Server {
             dom0: dom0.clone(),
@@ -216,7 +220,7 @@ impl Prepared {
             serial,
             errors: started.errors,
         };
-        Engine { emulator: started.emulator, dom0, consoles, record, course, notes, begin }.follow()
+        Engine { emulator: started.emulator, dom0, consoles, captures, record, course, notes, begin }.follow()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The options of `trunnion run`.
 
 use crate::failure::{Failure, Result};
+use crate::run::captures::Wish;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -39,15 +40,18 @@ pub struct Options {
     /// QEMU counts instructions, one virtual nanosecond each: runs repeat to the instruction
     #[arg(long)]
     pub icount: bool,
-    /// Uplink of dom0's bridge: none, user, socket:...
-    #[arg(long, value_name = "KIND", default_value = "none")]
-    pub net: String,
+    /// Uplink of dom0's bridge: none, user, socket:... [default: user where a domain has a network port, else none]
+    #[arg(long, value_name = "KIND")]
+    pub net: Option<String>,
     /// Publish a guest's port on this machine: tcp:HOST:GUESTIP:PORT
     #[arg(long, value_name = "RULE")]
     pub forward: Vec<String>,
     /// dom0's own address on the first bridge: dhcp, none, or ADDRESS/BITS [default: dhcp with an uplink, else 10.0.2.1/24]
     #[arg(long, value_name = "ADDRESS")]
     pub dom0_ip: Option<String>,
+    /// Record a domain's network port for Wireshark: NAME=FILE, or NAME:N=FILE for its port N
+    #[arg(long, value_name = "NAME=FILE")]
+    pub pcap: Vec<String>,
     /// Start each domain when the one before it has ended
     #[arg(long)]
     pub sequence: bool,
@@ -83,20 +87,23 @@ impl Options {
         if self.machine.as_deref() == Some("xen") {
             return refuse("the comparison with real Xen (--machine xen) is not there yet");
         }
-        if self.net != "none" {
-            if self.net != "user" && !self.net.starts_with("socket:") {
-                return Err(Failure::usage(format!("--net {}: there are none, user and socket:…", self.net)));
-            }
-            if self.net == "socket:" {
+        match self.net.as_deref() {
+            None | Some("none" | "user") => {}
+            Some("socket:") => {
                 return refuse("--net socket: needs QEMU's words behind it, as in socket:listen=:1234");
+            }
+            Some(kind) if kind.starts_with("socket:") => {}
+            Some(kind) => {
+                return Err(Failure::usage(format!("--net {kind}: there are none, user and socket:…")));
             }
         }
         for rule in &self.forward {
-            if self.net != "user" {
+            if self.net.as_deref().is_some_and(|kind| kind != "user") {
                 return refuse("--forward needs --net user, the emulator's own network");
             }
             Forward::parse(rule)?;
         }
+        self.captures()?;
         match self.dom0_ip.as_deref() {
             None | Some("dhcp" | "none") => {}
             Some(text) if is_network(text) => {}
@@ -114,17 +121,31 @@ impl Options {
 }
 
 impl Options {
-    /// dom0's own address, as the manifest has it.
-    pub(crate) fn dom0_address(&self) -> &str {
-        match (&self.dom0_ip, self.net.as_str()) {
-            (Some(text), _) => text,
-            (None, "none") => "10.0.2.1/24",
-            (None, _) => "dhcp",
+    /// The uplink, where the domains have network ports or not.
+    pub(crate) fn uplink(&self, ports: bool) -> &str {
+        match &self.net {
+            Some(kind) => kind,
+            None if ports || !self.forward.is_empty() => "user",
+            None => "none",
+        }
+    }
+
+    /// dom0's own address, as the manifest has it, beside this uplink.
+    pub(crate) fn dom0_address(&self, uplink: &str) -> &str {
+        match &self.dom0_ip {
+            Some(text) => text,
+            None if uplink == "none" => "10.0.2.1/24",
+            None => "dhcp",
         }
     }
 }
 
 impl Options {
+    /// The ports to be recorded.
+    pub(crate) fn captures(&self) -> Result<Vec<Wish>> {
+        self.pcap.iter().map(|text| Wish::parse(text)).collect()
+    }
+
     /// The published ports.
     pub(crate) fn forwards(&self) -> Result<Vec<Forward>> {
         self.forward.iter().map(|rule| Forward::parse(rule)).collect()

@@ -107,6 +107,10 @@ impl Server {
                 Reply::Info(info) => Ok(json!(info)),
                 _ => Err(strange()),
             },
+            Ask::Summary => match self.dom0.call(Request::Summary)? {
+                Reply::Summary(summary) => Ok(json!(summary)),
+                _ => Err(strange()),
+            },
             Ask::Dmesg => self.dmesg().map(Value::from),
             Ask::Nics { domain } => self.nics(Request::NicList(DomainName::parse(&domain))),
             Ask::NicAttach { domain, specification } => {

@@ -1,6 +1,7 @@
 //! `trunnion bench`: the measurements, each a run of its own, and their two forms: a table and JSON.
 
 mod micro;
+mod net;
 mod startup;
 
 use crate::failure::{Failure, Result, Status};
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   trunnion bench micro --icount
   trunnion bench micro --icount --json micro.json
+  trunnion bench net --icount
   trunnion bench boot --json -")]
 pub(crate) struct Arguments {
     /// What to measure
@@ -36,6 +38,9 @@ pub(crate) struct Arguments {
     /// The processor model, in the emulator's words
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu: Option<String>,
+    /// Measure this hypervisor image instead of building one
+    #[arg(long, value_name = "ELF")]
+    pub(crate) hypervisor: Option<PathBuf>,
     /// Name what is missing, and never install it
     #[arg(long)]
     pub(crate) no_install: bool,
@@ -48,7 +53,7 @@ pub(crate) enum What {
     Micro,
     /// From power-on to a shell
     Boot,
-    /// Network paths (not there yet)
+    /// Network paths: Linux guests with dom0 and with each other
     Net,
     /// Disk paths (not there yet)
     Io,
@@ -100,7 +105,7 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
     let report = match arguments.what {
         What::Micro => micro::measure(instance, arguments)?,
         What::Boot => startup::measure(instance, arguments)?,
-        What::Net => return not_yet("bench net"),
+        What::Net => net::measure(instance, arguments)?,
         What::Io => return not_yet("bench io"),
         What::Exits => return not_yet("bench exits"),
     };
@@ -162,6 +167,9 @@ fn run_arguments(arguments: &Arguments) -> Vec<String> {
         if let Some(value) = value {
             words.extend([option.to_string(), value.clone()]);
         }
+    }
+    if let Some(path) = &arguments.hypervisor {
+        words.extend(["--hypervisor".into(), path.display().to_string()]);
     }
     words
 }

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod console;
 pub(crate) mod device;
 pub(crate) mod network;
+pub(crate) mod top;
 pub(crate) mod xenstore;
 pub(crate) mod xl;
 

@@ -17,7 +17,7 @@ use std::time::Duration;
   trunnion xl shutdown --wait debian
   trunnion --instance ci xl list --json
 
-Not there yet (they say so and exit 2): top, vcpu-list, vcpu-set, mem-set, sched-credit, trigger, sysrq, block-attach, block-detach,
+Not there yet (they say so and exit 2): vcpu-list, vcpu-set, mem-set, sched-credit, trigger, sysrq, block-attach, block-detach,
 block-list, rename, uptime, screenshot, sendkeys, save, restore, migrate, debug-keys")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -129,13 +129,14 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what the domains do: processor, exits by kind, disks, networks
+    Top(super::top::Arguments),
     #[command(external_subcommand)]
     Other(Vec<String>),
 }
 
 /// The verbs of xl that will be there.
-const LATER: [&str; 18] = [
-    "top",
+const LATER: [&str; 17] = [
     "vcpu-list",
     "vcpu-set",
     "mem-set",
@@ -207,6 +208,7 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
         }
         Verb::NetworkDetach { domain, nic } => drop(client.ask(&Ask::NicDetach { domain, nic })?),
         Verb::NetworkList { domain, json } => super::network::list(&client.ask(&Ask::Nics { domain })?, json),
+        Verb::Top(arguments) => super::top::perform(&mut client, &arguments)?,
         Verb::Other(_) => {}
     }
     Ok(Status::Done)

@@ -190,7 +190,8 @@ impl<M: Machine> Cpu<'_, M> {
             offset = offset.wrapping_add(self.register(base));
         }
         if index != Register::None {
-            offset = offset.wrapping_add(self.register(index).wrapping_mul(u64::from(i.memory_index_scale())));
+            offset =
+                offset.wrapping_add(self.register(index).wrapping_mul(u64::from(i.memory_index_scale())));
         }
         let size = if base != Register::None {
             base.size()

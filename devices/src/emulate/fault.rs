@@ -33,19 +33,19 @@ pub struct Fault {
 
 impl Fault {
     /// An exception without an error code.
-    #[must_use] 
+    #[must_use]
     pub const fn plain(vector: u8) -> Self {
         Self { vector, error: None, address: 0 }
     }
 
     /// An exception with one.
-    #[must_use] 
+    #[must_use]
     pub const fn with(vector: u8, error: u32) -> Self {
         Self { vector, error: Some(error), address: 0 }
     }
 
     /// A page fault (SDM 3, 4.7).
-    #[must_use] 
+    #[must_use]
     pub const fn page(address: u64, error: u32) -> Self {
         Self { vector: vector::PF, error: Some(error), address }
     }

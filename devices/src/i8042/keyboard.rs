@@ -48,7 +48,7 @@ impl Keyboard {
     }
 
     /// Lamps: bit 0 scroll, 1 number, 2 capitals.
-    #[must_use] 
+    #[must_use]
     pub const fn leds(&self) -> u8 {
         self.leds
     }

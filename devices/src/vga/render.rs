@@ -85,7 +85,7 @@ impl Vga {
     }
 
     /// The characters of a text mode, line by line; `None` in a graphics mode.
-    #[must_use] 
+    #[must_use]
     pub fn text(&self) -> Option<Vec<String>> {
         if !self.is_text() {
             return None;
@@ -108,7 +108,7 @@ impl Vga {
     }
 
     /// The picture.
-    #[must_use] 
+    #[must_use]
     pub fn screen(&self) -> Screen {
         if self.linear_mode() {
             self.draw_linear()

@@ -126,6 +126,15 @@ pub enum Request {
     },
     /// A device of any class between two guests.
     Device(DeviceRequest),
+    /// Records a network port from now on, as a libpcap file on a channel that is opened with it.
+    NicCapture {
+        /// Whose.
+        domain: DomainName,
+        /// Number of the port; it may be attached later.
+        nic: u32,
+        /// Number of the channel, not in use.
+        channel: Channel,
+    },
 }
 
 /// What becomes of a device between two guests.

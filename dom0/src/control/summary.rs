@@ -14,6 +14,8 @@ pub type Counts = BTreeMap<String, u64>;
 pub struct Summary {
     /// The platform's own.
     pub platform: Platform,
+    /// What dom0 itself has done.
+    pub dom0: Activity,
     /// Every domain since power-on, also those that are gone, in the order of creation.
     pub domains: Vec<Domain>,
 }
@@ -125,6 +127,21 @@ pub struct Domain {
     pub disks: Vec<Disk>,
     /// In the order of the configuration.
     pub nics: Vec<Nic>,
+}
+
+/// What a domain has done, as the hypervisor counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Time on a CPU.
+    pub cpu_ns: u64,
+    /// Ways out of the domain by kind.
+    pub exits: Counts,
+    /// Hypercalls by name.
+    pub hypercalls: Counts,
+    /// Event channels.
+    pub events: Events,
+    /// Its use of other domains' grants.
+    pub grants: Grants,
 }
 
 /// Events of a domain.

@@ -86,6 +86,11 @@ impl<P: Platform> Toolstack<P> {
             Request::NicList(name) => self.nics(&name).map(Reply::Nics),
             Request::NicAttach { domain, specification } => self.attach_nic(&domain, &specification).await,
             Request::NicDetach { domain, nic } => self.detach_nic(&domain, &nic).await,
+            Request::NicCapture { domain, nic, channel } => {
+                let id = self.find_guest(&domain)?;
+                self.platform.capture_nic(id, nic, channel)?;
+                Ok(Reply::Done)
+            }
             Request::Devices => Ok(Reply::Devices(self.platform.devices())),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Platform, State, Toolstack};
 use crate::build;
-use crate::control::summary::{self, Counts, Leaks, Outcome, Summary};
+use crate::control::summary::{self, Activity, Counts, Leaks, Outcome, Summary};
 use alloc::string::ToString;
 use trunnion_protocol::control::{Audit, ExitKind};
 use trunnion_protocol::id::DomainId;
@@ -56,8 +56,26 @@ impl<P: Platform> Toolstack<P> {
                 leaks,
                 ..summary::Platform::default()
             },
+            dom0: self.activity(DomainId(0)).unwrap_or_default(),
             domains: figures.clone(),
         }
+    }
+
+    /// What the hypervisor counted of a domain.
+    fn activity(&self, id: DomainId) -> Option<Activity> {
+        let counters = self.platform.counters(id).ok()?;
+        let exits = ExitKind::NAMES.iter().zip(&counters.exits);
+        Some(Activity {
+            cpu_ns: counters.cpu_ns,
+            exits: exits.map(|(name, tally)| (name.to_string(), tally.count)).collect(),
+            hypercalls: hypercalls(&counters.hypercalls),
+            events: summary::Events { sent: counters.events_sent, delivered: counters.events_delivered },
+            grants: summary::Grants {
+                mapped: counters.grants_mapped,
+                unmapped: counters.grants_unmapped,
+                copied: counters.grants_copied,
+            },
+        })
     }
 
     fn leaks(&self, baseline: &Baseline) -> Leaks {
@@ -82,19 +100,13 @@ impl<P: Platform> Toolstack<P> {
         let id = DomainId(figure.domid);
         if let Ok(counters) = self.platform.counters(id) {
             for (name, tally) in ExitKind::NAMES.iter().zip(&counters.exits) {
-                figure.exits.insert(name.to_string(), tally.count);
                 figure.exit_cycles.insert(name.to_string(), tally.cycles);
                 figure.exit_cycles_max.insert(name.to_string(), tally.longest);
             }
-            figure.hypercalls = hypercalls(&counters.hypercalls);
-            figure.events =
-                summary::Events { sent: counters.events_sent, delivered: counters.events_delivered };
-            figure.grants = summary::Grants {
-                mapped: counters.grants_mapped,
-                unmapped: counters.grants_unmapped,
-                copied: counters.grants_copied,
-            };
-            figure.cpu_ns = counters.cpu_ns;
+        }
+        if let Some(Activity { cpu_ns, exits, hypercalls, events, grants }) = self.activity(id) {
+            (figure.cpu_ns, figure.exits, figure.hypercalls) = (cpu_ns, exits, hypercalls);
+            (figure.events, figure.grants) = (events, grants);
         }
         let disk = |disk| self.platform.disk_figures(id, disk);
         figure.disks = domain.plan.disks.iter().map(disk).collect();

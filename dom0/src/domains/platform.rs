@@ -3,7 +3,7 @@
 use crate::build::Host;
 use crate::config::Nic;
 use crate::control::reply::{DeviceInfo, NicInfo};
-use crate::control::{Channel, Event, Failure, summary};
+use crate::control::{Channel, Code, Event, Failure, summary};
 use crate::plan::PlannedDisk;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -72,6 +72,11 @@ pub trait Platform: Host {
     /// Asks a guest to let go of a network port, and waits for that, but not for ever.
     async fn release_nic(&self, domain: DomainId, number: u32) {
         let _ = (domain, number);
+    }
+    /// Records a network port on a channel that this opens.
+    fn capture_nic(&self, domain: DomainId, number: u32, channel: Channel) -> Result<(), Failure> {
+        let _ = (domain, number, channel);
+        Err(Failure::new(Code::Unsupported, "there are no networks here"))
     }
     /// dom0's devices.
     fn devices(&self) -> Vec<DeviceInfo>;

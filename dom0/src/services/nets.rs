@@ -16,10 +16,12 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::xenbus::State;
 
+use super::capture::Capture;
 use super::disks::wait_for;
 use super::grants::Kernel;
 use super::store::StoreHandle;
 use crate::config::{FIRST_BRIDGE, Nic};
+use crate::control::Outbox;
 use crate::control::reply::NicInfo;
 use crate::devices::interrupt::Signal;
 use crate::plan::{backend_nic, frontend_nic};
@@ -46,6 +48,7 @@ pub struct Nets {
     bridges: RefCell<BTreeMap<String, Rc<Bridge>>>,
     vifs: RefCell<BTreeMap<(DomainId, u32), Served>>,
     shared: RefCell<Option<Rc<Shared<Kernel>>>>,
+    captures: RefCell<BTreeMap<(DomainId, u32), Rc<Capture>>>,
     store: StoreHandle,
     spawner: Spawner,
 }
@@ -57,6 +60,7 @@ impl Nets {
             bridges: RefCell::default(),
             vifs: RefCell::default(),
             shared: RefCell::default(),
+            captures: RefCell::default(),
             store,
             spawner,
         }
@@ -94,6 +98,9 @@ impl Nets {
             Config { domain, address: nic.mac.0, any_address: false, rate: nic.rate, queues: QUEUES };
         let bridge = self.bridge(nic.bridge_name());
         let vif = Rc::new(Vif::new(Kernel::default(), config, bridge, shared));
+        if let Some(capture) = self.captures.borrow().get(&(domain, number)) {
+            vif.watch(Rc::<Capture>::clone(capture));
+        }
         let ended = Rc::new(Ended::default());
         let place = Place { back: backend_nic(domain, number), front: frontend_nic(domain, number) };
         let served = Served { vif: Rc::clone(&vif), ended: Rc::clone(&ended) };
@@ -148,6 +155,32 @@ impl Nets {
         if !ended.done.get() {
             log::warn!("a guest does not let go of a network port domain={domain} port={number}");
         }
+    }
+
+    /// Records what passes through a port from now on, also when it is attached later.
+    pub fn capture(&self, domain: DomainId, number: u32, capture: Capture) {
+        let capture = Rc::new(capture);
+        if let Some(served) = self.vifs.borrow().get(&(domain, number)) {
+            served.vif.watch(Rc::<Capture>::clone(&capture));
+        }
+        let mut captures = self.captures.borrow_mut();
+        let vifs = self.vifs.borrow();
+        // Those of domains that are gone have nothing more to say once the tool has it all.
+        let lives = |id: DomainId| id == domain || vifs.keys().any(|(owner, _)| *owner == id);
+        captures.retain(|(owner, _), capture| lives(*owner) || !capture.is_empty());
+        captures.insert((domain, number), capture);
+    }
+
+    /// Moves what was recorded to the tool, as far as there is room.
+    pub fn deliver(&self, outbox: &mut Outbox) {
+        for capture in self.captures.borrow().values() {
+            capture.deliver(outbox);
+        }
+    }
+
+    /// Frames that records leave out.
+    pub fn unrecorded(&self) -> u64 {
+        self.captures.borrow().values().map(|capture| capture.lost()).sum()
     }
 
     /// What a port has done so far.

@@ -26,6 +26,7 @@ use trunnion_xenstore::local::NO_TRANSACTION;
 use trunnion_xenstore::path::Path;
 use zerocopy::FromZeros;
 
+use super::capture::Capture;
 use super::console::Consoles;
 use super::disks::{Disks, Media};
 use super::foreign::Foreign;
@@ -406,6 +407,17 @@ impl Platform for Dom0 {
 
     fn nics(&self, domain: DomainId) -> Vec<NicInfo> {
         self.nets.list(domain)
+    }
+
+    fn capture_nic(&self, domain: DomainId, number: u32, channel: Channel) -> Result<(), Failure> {
+        let capture = Capture::new(channel, Rc::clone(&self.wire.output))
+            .ok_or_else(|| Failure::new(Code::NoMemory, "not enough memory for a record of the port"))?;
+        if !self.wire.with(|outbox| outbox.open(channel)) {
+            return Err(Failure::new(Code::Channel, format!("channel {channel} is in use")));
+        }
+        self.nets.capture(domain, number, capture);
+        self.wire.output.raise();
+        Ok(())
     }
 
     async fn release_nic(&self, domain: DomainId, number: u32) {

@@ -141,7 +141,11 @@ impl Server {
     }
 
     fn deliver(&self) {
-        self.wire.with(|outbox| self.toolstack.platform().consoles.deliver(outbox));
+        let platform = self.toolstack.platform();
+        self.wire.with(|outbox| {
+            platform.consoles.deliver(outbox);
+            platform.nets.deliver(outbox);
+        });
     }
 
     fn hear(&mut self, message: Down) {

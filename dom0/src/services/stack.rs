@@ -21,7 +21,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
 use trunnion_backends::bridge::{Bridge, PortId};
 use trunnion_backends::frame::{Checksum, Frame, HEAD, NetPort, Piece, Place};
 use trunnion_backends::host::GrantCopier;
-use trunnion_backends::net::{Gather, offload};
+use trunnion_backends::net::{Gather, offload, train};
 use trunnion_guest::clock;
 use trunnion_guest::executor::Spawner;
 use trunnion_guest::memory::Pages;
@@ -352,22 +352,51 @@ impl Stack {
                 return sent;
             }
             sent = true;
-            for ((index, page), bytes) in self.pages.as_ref().iter().enumerate().zip(&mut frames) {
-                let checksum = if offload::blank(bytes) { Checksum::Blank } else { Checksum::Good };
-                if bytes.len() > PAGE_SIZE || page.copy_in(0, bytes).is_err() {
-                    continue;
-                }
-                let gfn = Gfn(self.first.0 + index as u64);
-                let pieces =
-                    [Piece { place: Place::Local { page, gfn, offset: 0 }, length: bytes.len() as u16 }];
-                let head = bytes.get(..bytes.len().min(HEAD)).unwrap_or_default();
-                let frame = Frame { head, pieces: &pieces, length: bytes.len(), checksum, gso: None };
-                self.bridge.forward(self.id, &frame, now);
+            let mut at = 0;
+            while let Some(rest) = frames.get_mut(at..).filter(|rest| !rest.is_empty()) {
+                at += self.send_first(rest, at, now);
             }
             self.bridge.flush();
             let mut queues = self.port.queues.borrow_mut();
             frames.into_iter().for_each(|bytes| queues.recycle(bytes));
         }
+    }
+}
+
+impl Stack {
+    /// Sends the first of some frames, with those that can go in one packet with it, from the pages from `at` on; returns how
+    /// many it sent.
+    fn send_first(&self, frames: &mut [Vec<u8>], at: usize, now: Duration) -> usize {
+        let train = train::find(frames.iter().map(Vec::as_slice));
+        let count = train.map_or(1, |train| train.count);
+        let pushed = frames.get(count - 1).is_some_and(|last| train::is_pushed(last));
+        let Some(first) = frames.first_mut() else { return 1 };
+        let blank = match &train {
+            Some(train) => train::couple(first, train, pushed),
+            None => offload::blank(first),
+        };
+        let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(count);
+        let pages = self.pages.as_ref().iter().enumerate().skip(at);
+        for ((index, page), bytes) in pages.zip(frames.iter().take(count)) {
+            // Behind the first come data alone.
+            let start = if pieces.is_empty() { 0 } else { train.map_or(0, |train| train.data) };
+            let Some(bytes) = bytes.get(start..) else { return count };
+            if bytes.len() > PAGE_SIZE || page.copy_in(0, bytes).is_err() {
+                return count;
+            }
+            let gfn = Gfn(self.first.0 + index as u64);
+            pieces.push(Piece { place: Place::Local { page, gfn, offset: 0 }, length: bytes.len() as u16 });
+        }
+        let Some(first) = frames.first() else { return 1 };
+        let frame = Frame {
+            head: first.get(..first.len().min(HEAD)).unwrap_or_default(),
+            pieces: &pieces,
+            length: train.map_or(first.len(), |train| train.length),
+            checksum: if blank { Checksum::Blank } else { Checksum::Good },
+            gso: train.map(|train| train.gso),
+        };
+        self.bridge.forward(self.id, &frame, now);
+        count
     }
 }
 

@@ -166,8 +166,8 @@ async fn set_address(
 /// Answers a request that has come whole; true when it has.
 fn answer(socket: &mut tcp::Socket<'_>, name: &str, pages: u64) -> bool {
     if !socket.may_recv() || !socket.can_send() {
-        // The other side has ended: so do we.
-        if socket.is_active() && !socket.may_recv() {
+        // The other side has ended: so do we. A connection that is only being opened cannot receive either.
+        if socket.state() == tcp::State::CloseWait {
             socket.close();
         }
         return false;

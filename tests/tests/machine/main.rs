@@ -3,6 +3,7 @@
 mod grub;
 mod guests;
 mod linux;
+mod network;
 mod terminal;
 mod trouble;
 mod verbs;

@@ -134,7 +134,9 @@ fn world(script: Script) -> World {
         serial: folder.path().join("hypervisor.log"),
         errors: folder.path().join("emulator.log"),
     };
-    let engine = Engine { emulator, dom0, consoles, record, course, notes: heard, begin: Instant::now() };
+    let captures = Captures::new(dom0.clone(), &[]).unwrap();
+    let engine =
+        Engine { emulator, dom0, consoles, captures, record, course, notes: heard, begin: Instant::now() };
     World { engine, folder, instance, notes }
 }
 
