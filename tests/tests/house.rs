@@ -24,6 +24,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("guest", &["protocol", "frontends"]),
     ("dom0", &["guest", "backends", "devices", "xenstore", "protocol"]),
     ("cli", &["dom0", "protocol"]),
+    ("docs/examples", &["protocol", "frontends", "guest"]),
+    ("docs/vrng", &["protocol", "frontends", "guest"]),
 ];
 const PACKAGES: &[&str] = &[
     "protocol",
@@ -36,6 +38,8 @@ const PACKAGES: &[&str] = &[
     "xenstore",
     "cli",
     "tests",
+    "docs/examples",
+    "docs/vrng",
 ];
 
 #[test]
@@ -43,7 +47,7 @@ fn the_hypervisor_is_thin() {
     let lines = house::code_lines("hypervisor/src");
     println!("hypervisor: {lines} code lines, budget {HYPERVISOR_BUDGET}, ceiling {HYPERVISOR_CEILING}");
     for package in PACKAGES {
-        println!("{package:>12}: {} code lines", house::code_lines(package));
+        println!("{package:>13}: {} code lines", house::code_lines(package));
     }
     assert!(
         lines <= HYPERVISOR_CEILING,
