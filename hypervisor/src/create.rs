@@ -5,7 +5,6 @@ use trunnion_protocol::hypercall::hvm::Param;
 use trunnion_protocol::shared_info;
 
 use crate::debug::DebugLine;
-use crate::domain::stop;
 use crate::events::Ports;
 use crate::frames::DOMAINS;
 use crate::life::Life;
@@ -27,7 +26,7 @@ pub fn create<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<D
     if !id.is_guest() || usize::from(id.0) >= DOMAINS {
         return Err(Errno::Inval);
     }
-    let domain = enlist(host, wanted, id, false)?;
+    let domain = enlist(host, &CreateDomain { domain: id.0, ..*wanted })?;
     if any {
         *last = DomainId(id.0 + 1);
     }
@@ -38,23 +37,18 @@ pub fn create<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<D
 pub fn dom0<M: Machine>(host: &Host<M>, max_pages: u64) -> Result<Arc<Domain<M>>, Errno> {
     let wanted = CreateDomain { domain: 0, pad: 0, vcpus: 1, max_pages, uuid: [0; 16], name: name("dom0") };
     let _last = host.creation.lock();
-    enlist(host, &wanted, DomainId::DOM0, true)
+    enlist(host, &wanted)
 }
 
 /// Makes a domain with a number, under the lock of creation.
-fn enlist<M: Machine>(
-    host: &Host<M>,
-    wanted: &CreateDomain,
-    id: DomainId,
-    privileged: bool,
-) -> Result<Arc<Domain<M>>, Errno> {
+fn enlist<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain<M>>, Errno> {
     if wanted.vcpus == 0 || wanted.vcpus > VCPUS {
         return Err(Errno::Inval);
     }
-    if host.domain(id).is_some() {
+    if host.domain(DomainId(wanted.domain)).is_some() {
         return Err(Errno::Exist);
     }
-    let domain = build(host, wanted, id, privileged)?;
+    let domain = build(host, wanted)?;
     if host.enlist(domain.clone()) { Ok(domain) } else { Err(Errno::Exist) }
 }
 
@@ -67,36 +61,20 @@ fn free_id<M: Machine>(host: &Host<M>, from: DomainId) -> Option<DomainId> {
         .find(|&id| host.domain(id).is_none())
 }
 
-/// Frames that go back unless the domain is made.
-struct Undo<'h, M: Machine> {
-    host: &'h Host<M>,
-    frames: Vec<Mfn>,
-}
-
-impl<M: Machine> Drop for Undo<'_, M> {
-    fn drop(&mut self) {
-        for &frame in &self.frames {
-            self.host.frames.put(frame);
-        }
-    }
-}
-
-fn build<M: Machine>(
-    host: &Host<M>,
-    wanted: &CreateDomain,
-    id: DomainId,
-    privileged: bool,
-) -> Result<Arc<Domain<M>>, Errno> {
-    let mut undo = Undo { host, frames: Vec::new() };
-    undo.frames.try_reserve(8).map_err(|_| Errno::NoMem)?;
+fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain<M>>, Errno> {
+    let id = DomainId(wanted.domain);
+    let privileged = id == DomainId::DOM0;
+    // Frames that go back unless the domain is made.
+    let mut frames: Vec<Held<'_>> = Vec::new();
+    frames.try_reserve(8).map_err(|_| Errno::NoMem)?;
     let pool = host.table_pool(id);
     let tables = SecondLevel::new(host.machine.format(), &pool).ok_or(Errno::NoMem)?;
     let root = tables.root();
-    undo.frames.push(root);
+    frames.push(host.frames.adopt(root));
     let shared_info = host.allocate_frame(id, FrameKind::Shared).ok_or(Errno::NoMem)?;
-    undo.frames.push(shared_info);
+    frames.push(host.frames.adopt(shared_info));
     let grants = granting::new_table(host, id)?;
-    undo.frames.extend(granting::frames(&grants));
+    frames.extend(granting::frames(&grants).map(|mfn| host.frames.adopt(mfn)));
     let mut vcpus = Vec::new();
     vcpus.try_reserve_exact(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
     for index in 0..wanted.vcpus {
@@ -114,10 +92,10 @@ fn build<M: Machine>(
     let mut probe: Vec<u8> = Vec::new();
     probe.try_reserve_exact(size_of::<Domain<M>>() + 64).map_err(|_| Errno::NoMem)?;
     drop(probe);
-    let params = [const { AtomicU64::new(0) }; Param::COUNT as usize];
-    if let Some(param) = params.get(Param::TripleFaultReason.number() as usize) {
-        param.store(u64::from(ShutdownReason::Reboot.number()), Ordering::Relaxed);
-    }
+    let params = core::array::from_fn(|param| {
+        let reboots = param as u32 == Param::TripleFaultReason.number();
+        AtomicU64::new(if reboots { ShutdownReason::Reboot.number().into() } else { 0 })
+    });
     let machine = &host.machine;
     let cpuid = Cpuid::new(
         |leaf, subleaf| machine.cpuid(leaf, subleaf),
@@ -159,7 +137,9 @@ fn build<M: Machine>(
         weight: AtomicU32::new(DEFAULT_WEIGHT),
         cap: AtomicU32::new(0),
     });
-    undo.frames.clear();
+    for frame in frames {
+        let _ = frame.into_raw();
+    }
     time::new_domain(host, &domain);
     Ok(domain)
 }

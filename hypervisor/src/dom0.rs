@@ -5,8 +5,6 @@
 
 mod image;
 
-use core::fmt;
-
 use trunnion_protocol::hypercall::memory::{Region, RegionKind};
 use trunnion_protocol::start_info::{
     FLAG_INITIAL_DOMAIN, FLAG_PRIVILEGED, MAGIC, MEMORY_MAP_LIMIT, MapEntry, Module, StartInfo, VERSION,
@@ -131,14 +129,9 @@ fn map<M: Machine>(
     frames: FrameRange,
     kind: Kind,
 ) -> Result<(), Errno> {
-    let mut memory = domain.memory.lock();
-    let pool = host.table_pool(domain.id);
     let rights = if kind == Kind::Device { Rights::WRITE } else { Rights::all() };
     let count = frames.end.0.saturating_sub(frames.start.0);
-    let run = Run { gfn: Gfn(frames.start.0), mfn: frames.start, count, rights, kind };
-    memory.tables.map(&pool, run).map_err(|partial| Errno::from(partial.error))?;
-    memory.highest = memory.highest.max(Gfn(frames.end.0.saturating_sub(1)));
-    Ok(())
+    domain.map(host).map(Run { gfn: Gfn(frames.start.0), mfn: frames.start, count, rights, kind })
 }
 
 /// dom0's memory map: its RAM, and the rest of the host's RAM as reserved, since other domains' frames appear there.

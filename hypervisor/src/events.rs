@@ -11,7 +11,6 @@ mod channel;
 mod deliver;
 mod pirq;
 
-pub use bind::*;
 pub use channel::{Channel, Ports};
 pub use deliver::*;
 pub use pirq::Pirqs;

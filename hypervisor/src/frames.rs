@@ -10,8 +10,6 @@
 
 mod buddy;
 
-use trunnion_protocol::closed;
-
 use crate::prelude::*;
 use buddy::Buddies;
 

@@ -18,6 +18,7 @@ use trunnion_protocol::grant::{DEFAULT_MAX_FRAMES, INITIAL_FRAMES};
 use trunnion_protocol::hypercall::grant::{MAP_HOST, MAP_READONLY, Map, Unmap};
 
 use crate::grants::{GUEST_LIMIT, HARDWARE_LIMIT, Mapping, Mappings, Table, Wanted};
+use crate::lock::Guard;
 use crate::prelude::*;
 use crate::second_level::{GFN_LIMIT, Stale};
 
@@ -50,12 +51,19 @@ fn grow<M: Machine>(host: &Host<M>, id: DomainId, table: &mut Table) -> Result<(
 }
 
 /// Makes the table of a domain at least so many frames long.
-pub fn grow_to<M: Machine>(host: &Host<M>, domain: &Domain<M>, frames: u32) -> Result<(), Errno> {
+pub fn grow_to<'d, M: Machine>(
+    host: &Host<M>,
+    domain: &'d Domain<M>,
+    frames: u32,
+) -> Result<Guard<'d, Table>, Errno> {
     let mut table = domain.grants.table.lock();
+    if frames > table.limit() {
+        return Err(Errno::Inval);
+    }
     while table.frames() < frames {
         grow(host, domain.id, &mut table)?;
     }
-    Ok(())
+    Ok(table)
 }
 
 /// Frames of a table.
@@ -64,34 +72,25 @@ pub fn frames(grants: &Grants) -> impl Iterator<Item = Mfn> {
     (0..).map_while(move |index| table.frame(index).map(|(mfn, _)| mfn))
 }
 
-/// Puts a frame of the table into the domain's map. The table grows as needed.
-pub fn place_frame<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    index: u32,
-    gfn: Gfn,
-) -> Result<(), Errno> {
-    let mut table = domain.grants.table.lock();
-    if index >= table.limit() {
-        return Err(Errno::Inval);
+impl<M: Machine> Domain<M> {
+    /// Puts a frame of the table into the domain's map. The table grows as needed.
+    pub fn place_grant_frame(&self, host: &Host<M>, index: u32, gfn: Gfn) -> Result<(), Errno> {
+        let mut table = grow_to(host, self, index.checked_add(1).ok_or(Errno::Inval)?)?;
+        let (mfn, place) = table.frame_mut(index).ok_or(Errno::Inval)?;
+        self.map(host).place_special(mfn, place, gfn)
     }
-    while table.frames() <= index {
-        grow(host, domain.id, &mut table)?;
-    }
-    let (mfn, place) = table.frame_mut(index).ok_or(Errno::Inval)?;
-    memory::place_special(host, domain, mfn, place, gfn)
-}
 
-/// Fills a reserved entry.
-pub fn seed<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    reference: GrantRef,
-    to: DomainId,
-    frame: u32,
-) -> Result<(), Errno> {
-    let seeded = domain.grants.table.lock().seed(&host.machine, reference, to, frame);
-    if seeded { Ok(()) } else { Err(Errno::Busy) }
+    /// Fills a reserved entry.
+    pub fn seed_grant(
+        &self,
+        host: &Host<M>,
+        reference: GrantRef,
+        to: DomainId,
+        frame: u32,
+    ) -> Result<(), Errno> {
+        let seeded = self.grants.table.lock().seed(&host.machine, reference, to, frame);
+        if seeded { Ok(()) } else { Err(Errno::Busy) }
+    }
 }
 
 /// Mappings and pins in force.
@@ -104,113 +103,120 @@ fn granter<M: Machine>(host: &Host<M>, id: DomainId) -> Result<Arc<Domain<M>>, G
     host.domain(id).filter(|domain| life::is_alive(domain)).ok_or(GrantStatus::BadDomain)
 }
 
-/// Begins a use of an entry of `granter` by `by`, with a reference to the frame.
-fn pin<'h, M: Machine>(
+/// A use of an entry of `granter`, which may be a zombie by now. It ends with this.
+struct Pin<'h, M: Machine> {
     host: &'h Host<M>,
-    granter: &Domain<M>,
+    granter: Arc<Domain<M>>,
     reference: GrantRef,
-    by: DomainId,
     access: Access,
-) -> Result<Held<'h>, GrantStatus> {
-    let mut table = granter.grants.table.lock();
-    table.pin(&host.machine, reference, by, access, |wanted| {
-        let held = match wanted {
-            Wanted::Claimed(gfn) => {
-                let (held, leaf) = memory::lookup(host, granter, gfn).ok_or(GrantStatus::BadPage)?;
-                let enough = access == Access::ReadOnly || leaf.rights.contains(Rights::WRITE);
-                // Only a domain's own memory can be granted: not what others have granted to it.
-                if leaf.kind != Kind::Ram || !enough || held.owner() != granter.id {
-                    return Err(GrantStatus::BadPage);
-                }
-                held
-            }
-            Wanted::Known(mfn) => host.frames.hold(mfn).ok_or(GrantStatus::BadPage)?,
-        };
-        Ok((held.mfn(), held))
-    })
+    /// Somebody else ends it.
+    is_kept: bool,
 }
 
-/// Ends a use, of a domain that may be a zombie by now.
-fn unpin<M: Machine>(host: &Host<M>, granter: DomainId, reference: GrantRef, access: Access) {
-    if let Some(granter) = host.domain(granter) {
-        granter.grants.table.lock().unpin(&host.machine, reference, access);
-    }
-}
-
-/// Maps one grant for `domain`, and fills in what the call returns but the status.
-pub fn map<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    mappings: &mut Mappings,
-    call: &mut Map,
-) -> Result<(), GrantStatus> {
-    if call.flags & !MAP_READONLY != MAP_HOST {
-        return Err(GrantStatus::GeneralError);
-    }
-    let access = if call.flags & MAP_READONLY == 0 { Access::ReadWrite } else { Access::ReadOnly };
-    mappings.reserve()?;
-    let granter = granter(host, call.domain)?;
-    let held = pin(host, &granter, call.reference, domain.id, access)?;
-    let mfn = held.mfn();
-    let gfn = match enter(host, domain, held, call.address, access) {
-        Ok(gfn) => gfn,
-        Err(status) => {
-            granter.grants.table.lock().unpin(&host.machine, call.reference, access);
-            return Err(status);
+impl<M: Machine> Drop for Pin<'_, M> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.granter.grants.table.lock().unpin(&self.host.machine, self.reference, self.access);
         }
-    };
-    let mapping = Mapping { domain: call.domain, reference: call.reference, access, gfn, mfn };
-    call.handle = mappings.insert(mapping)?;
-    call.bus_address = MachineAddress(mfn.address().0);
-    call.address = gfn.address();
-    Ok(())
+    }
 }
 
-/// Puts a held frame into the mapper's tables, which take the reference over.
-fn enter<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    held: Held<'_>,
-    address: Gpa,
-    access: Access,
-) -> Result<Gfn, GrantStatus> {
-    let mfn = held.mfn();
-    let write = access == Access::ReadWrite;
-    let mut memory = domain.memory.lock();
-    if memory.direct {
-        memory::map_direct(host, domain, &mut memory, held, write).map_err(|_| GrantStatus::GeneralError)?;
-        return Ok(Gfn(mfn.0));
+impl<'h, M: Machine> Pin<'h, M> {
+    fn of(host: &'h Host<M>, granter: Arc<Domain<M>>, reference: GrantRef, access: Access) -> Self {
+        Self { host, granter, reference, access, is_kept: false }
     }
-    let gfn = address.frame();
-    if !address.is_page_aligned() || gfn.0 >= GFN_LIMIT {
-        return Err(GrantStatus::BadVirtAddr);
+
+    /// Begins a use by `by`, with a reference to the frame.
+    fn begin(mut self, by: DomainId) -> Result<(Self, Held<'h>), GrantStatus> {
+        let Self { host, ref granter, reference, access, .. } = self;
+        let pinned = granter.grants.table.lock().pin(&host.machine, reference, by, access, |wanted| {
+            let held = match wanted {
+                Wanted::Claimed(gfn) => {
+                    let (held, leaf) = memory::lookup(host, granter, gfn).ok_or(GrantStatus::BadPage)?;
+                    let enough = access == Access::ReadOnly || leaf.rights.contains(Rights::WRITE);
+                    // Only a domain's own memory can be granted: not what others have granted to it.
+                    if leaf.kind != Kind::Ram || !enough || held.owner() != granter.id {
+                        return Err(GrantStatus::BadPage);
+                    }
+                    held
+                }
+                Wanted::Known(mfn) => host.frames.hold(mfn).ok_or(GrantStatus::BadPage)?,
+            };
+            Ok((held.mfn(), held))
+        });
+        self.is_kept = pinned.is_err();
+        pinned.map(|held| (self, held))
     }
-    let rights = if write { Rights::WRITE } else { Rights::empty() };
-    let pool = host.table_pool(domain.id);
-    memory.insert(&pool, gfn, held, rights, Kind::Grant).map_err(|_| GrantStatus::BadVirtAddr)?;
-    Ok(gfn)
 }
 
-/// Mappings that were taken out of a domain's tables and wait for the flush.
-#[derive(Default)]
-pub struct Unmapping {
-    handles: [u32; UNMAP_BATCH],
+/// Mappings of others' grants that a domain makes or gives back in one go. What it gives back is out of the tables at once;
+/// one flush for all comes at the end, and only then the pins and the references go.
+pub struct Batch<'a, M: Machine> {
+    host: &'a Host<M>,
+    domain: &'a Domain<M>,
+    mappings: Guard<'a, Mappings>,
+    gone: [Option<Mapping>; UNMAP_BATCH],
     count: usize,
     stale: Stale,
     /// A remembered walk may use one of the frames.
     walked: bool,
 }
 
-impl Unmapping {
-    /// Takes the mapping that a call names out of the tables.
-    pub fn add<M: Machine>(
-        &mut self,
-        host: &Host<M>,
-        domain: &Domain<M>,
-        mappings: &mut Mappings,
-        call: &Unmap,
-    ) -> Result<(), GrantStatus> {
-        let mapping = mappings.get(call.handle).ok_or(GrantStatus::BadHandle)?;
+impl<'a, M: Machine> Batch<'a, M> {
+    /// An empty one.
+    pub fn new(host: &'a Host<M>, domain: &'a Domain<M>) -> Self {
+        let mappings = domain.grants.mappings.lock();
+        Self {
+            host,
+            domain,
+            mappings,
+            gone: [None; UNMAP_BATCH],
+            count: 0,
+            stale: Stale::NONE,
+            walked: false,
+        }
+    }
+
+    /// Maps one grant, and fills in what the call returns but the status.
+    pub fn map(&mut self, call: &mut Map) -> Result<(), GrantStatus> {
+        if call.flags & !MAP_READONLY != MAP_HOST {
+            return Err(GrantStatus::GeneralError);
+        }
+        let access = if call.flags & MAP_READONLY == 0 { Access::ReadWrite } else { Access::ReadOnly };
+        self.mappings.reserve()?;
+        let pin = Pin::of(self.host, granter(self.host, call.domain)?, call.reference, access);
+        let (mut pin, held) = pin.begin(self.domain.id)?;
+        let mfn = held.mfn();
+        let gfn = self.enter(held, call.address, access)?;
+        let mapping = Mapping { domain: call.domain, reference: call.reference, access, gfn, mfn };
+        call.handle = self.mappings.insert(mapping)?;
+        pin.is_kept = true;
+        call.bus_address = MachineAddress(mfn.address().0);
+        call.address = gfn.address();
+        Ok(())
+    }
+
+    /// Puts a held frame into the mapper's tables, which take the reference over.
+    fn enter(&self, held: Held<'_>, address: Gpa, access: Access) -> Result<Gfn, GrantStatus> {
+        let mfn = held.mfn();
+        let write = access == Access::ReadWrite;
+        let mut map = self.domain.map(self.host);
+        if map.memory.direct {
+            map.map_direct(held, write).map_err(|_| GrantStatus::GeneralError)?;
+            return Ok(Gfn(mfn.0));
+        }
+        let gfn = address.frame();
+        if !address.is_page_aligned() || gfn.0 >= GFN_LIMIT {
+            return Err(GrantStatus::BadVirtAddr);
+        }
+        let rights = if write { Rights::WRITE } else { Rights::empty() };
+        map.insert(gfn, held, rights, Kind::Grant).map_err(|_| GrantStatus::BadVirtAddr)?;
+        Ok(gfn)
+    }
+
+    /// Gives the mapping back that a call names.
+    pub fn unmap(&mut self, call: &Unmap) -> Result<(), GrantStatus> {
+        let mapping = self.mappings.get(call.handle).ok_or(GrantStatus::BadHandle)?;
         // One to one, the address says nothing that the handle does not.
         let implied = call.address.0 == 0 && mapping.gfn.0 == mapping.mfn.0;
         if call.address != mapping.gfn.address() && !implied {
@@ -219,73 +225,51 @@ impl Unmapping {
         if call.bus_address.0 != 0 && call.bus_address.0 != mapping.mfn.address().0 {
             return Err(GrantStatus::BadDevAddr);
         }
-        self.take(host, domain, mappings, call.handle, mapping)
+        self.take(call.handle, mapping)
     }
 
-    fn take<M: Machine>(
-        &mut self,
-        host: &Host<M>,
-        domain: &Domain<M>,
-        mappings: &mut Mappings,
-        handle: u32,
-        mapping: Mapping,
-    ) -> Result<(), GrantStatus> {
-        let slot = self.handles.get_mut(self.count).ok_or(GrantStatus::GeneralError)?;
-        let mut memory = domain.memory.lock();
-        let stale = if memory.direct {
-            memory::unmap_direct(host, domain, &mut memory, mapping.mfn, mapping.access == Access::ReadWrite)
-        } else {
-            let pool = host.table_pool(domain.id);
-            let unmapped = memory.tables.unmap_page(&pool, mapping.gfn);
-            unmapped.map(|(_, stale)| stale).map_err(Errno::from)
-        };
+    fn take(&mut self, handle: u32, mapping: Mapping) -> Result<(), GrantStatus> {
+        let slot = self.gone.get_mut(self.count).ok_or(GrantStatus::GeneralError)?;
+        let stale = self.domain.map(self.host).unmap_grant(mapping.gfn, mapping.mfn, mapping.access);
         let stale = stale.map_err(|_| GrantStatus::GeneralError)?;
-        let before = core::mem::take(&mut self.stale);
-        self.stale = before.join(&host.machine, &stale);
-        self.walked |= host.frames.is_walked(mapping.mfn);
-        mappings.leave(handle);
-        *slot = handle;
+        self.stale = core::mem::take(&mut self.stale).join(&self.host.machine, &stale);
+        self.walked |= self.host.frames.is_walked(mapping.mfn);
+        *slot = self.mappings.remove(handle);
         self.count += 1;
         Ok(())
     }
+}
 
-    /// One flush for all, then the pins and the references go.
-    pub fn finish<M: Machine>(self, host: &Host<M>, domain: &Domain<M>, mappings: &mut Mappings) {
-        if self.walked {
-            memory::flush(host, domain, self.stale);
-        } else {
-            memory::flush_translations(host, domain, self.stale);
-        }
-        for &handle in self.handles.iter().take(self.count) {
-            if let Some(mapping) = mappings.remove(handle) {
-                unpin(host, mapping.domain, mapping.reference, mapping.access);
-                host.frames.put(mapping.mfn);
+impl<M: Machine> Drop for Batch<'_, M> {
+    fn drop(&mut self) {
+        memory::flush(self.host, self.domain, core::mem::take(&mut self.stale), self.walked);
+        for mapping in self.gone.iter().flatten() {
+            if let Some(granter) = self.host.domain(mapping.domain) {
+                drop(Pin::of(self.host, granter, mapping.reference, mapping.access));
             }
+            self.host.frames.put(mapping.mfn);
         }
     }
 }
 
 /// Gives up to `budget` mappings of others' grants back. True when none is left.
-pub fn release_some<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, budget: u32) -> bool {
-    let mut mappings = domain.grants.mappings.lock();
+pub fn release_some<M: Machine>(host: &Host<M>, domain: &Domain<M>, budget: u32) -> bool {
     let mut from = 0;
     let mut left = budget;
     while left > 0 {
-        let mut unmapping = Unmapping::default();
+        let mut batch = Batch::new(host, domain);
         for _ in 0..UNMAP_BATCH {
-            let Some((handle, mapping)) = mappings.next(from) else { break };
+            let Some((handle, mapping)) = batch.mappings.next(from) else { break };
             from = handle + 1;
             // What the tables no longer have cannot fail; what fails stays, and shows in an audit.
-            let _ = unmapping.take(host, domain, &mut mappings, handle, mapping);
+            let _ = batch.take(handle, mapping);
         }
-        let count = unmapping.count as u32;
-        unmapping.finish(host, domain, &mut mappings);
-        if count == 0 {
+        if batch.count == 0 {
             return true;
         }
-        left = left.saturating_sub(count);
+        left = left.saturating_sub(batch.count as u32);
     }
-    mappings.used() == 0
+    domain.grants.mappings.lock().used() == 0
 }
 
 /// Gives the frames of a domain's table up.

@@ -7,7 +7,6 @@ use crate::authority::Mint;
 use crate::events::Pirqs;
 use crate::frames::{DOMAINS, FrameTable, Run};
 use crate::journal::Journal;
-use crate::pages::{Pages, TablePool};
 use crate::prelude::*;
 use crate::schedule::Queue;
 use crate::seam::BootInfo;
@@ -154,21 +153,21 @@ impl<M: Machine> Host<M> {
         Some(run)
     }
 
-    /// As [`Host::allocate`], scrubbing at most `budget` frames. `Err(true)` when more have to be scrubbed: the next try
-    /// finds less to do. `Err(false)` when there is no memory.
+    /// As [`Host::allocate`], scrubbing at most `budget` frames. [`Errno::Restart`] when more have to be scrubbed: the next
+    /// try finds less to do.
     pub fn allocate_some(
         &self,
         order: u32,
         owner: DomainId,
         kind: FrameKind,
         budget: u32,
-    ) -> Result<Run, bool> {
-        let run = self.frames.allocate(order, owner, kind).ok_or(false)?;
+    ) -> Result<Run, Errno> {
+        let run = self.frames.allocate(order, owner, kind).ok_or(Errno::NoMem)?;
         if self.frames.scrub_run(run, budget, |mfn| self.scrub(mfn)) {
             return Ok(run);
         }
         self.frames.give_back(run);
-        Err(true)
+        Err(Errno::Restart)
     }
 
     /// Fills a frame with zeroes.

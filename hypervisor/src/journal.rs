@@ -1,7 +1,7 @@
 //! The hypervisor's log: a ring of bytes with positions counted from power-on, copied to the machine's console.
 
 use crate::prelude::*;
-use core::fmt::{self, Write};
+use core::fmt::Write;
 
 /// Bytes that are kept.
 const KEPT: usize = 64 << 10;

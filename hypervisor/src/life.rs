@@ -3,12 +3,8 @@
 //! A domain that ends stops at once and waits for dom0, which reads why and destroys it. Destroying goes in steps of
 //! bounded work, so that no call takes long; what others still map keeps the domain as a zombie until it is given back.
 
-use core::fmt;
-
-use crate::domain::stop;
 use crate::prelude::*;
 use crate::report::{self, Text};
-use crate::schedule::Activity;
 
 /// How far the destruction of a domain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -168,13 +164,13 @@ pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Resu
                 crate::timers::change(host, &at, |timers| *timers = crate::timers::VcpuTimers::default());
                 schedule::withdraw(host, &at);
             }
-            match events::close_all(host, domain, Port(from), STEP) {
+            match domain.close_ports(host, Port(from), STEP) {
                 Some(port) => Phase::Ports(port.0),
                 None => Phase::Grants,
             }
         }
         Phase::Grants if granting::release_some(host, domain, STEP) => Phase::Memory,
-        Phase::Memory if memory::clear_some(host, domain, u64::from(STEP)) => Phase::Tables,
+        Phase::Memory if domain.map(host).clear_some(u64::from(STEP)) => Phase::Tables,
         Phase::Tables if free_tables(host, domain) => {
             release_specials(host, domain);
             host.zombies.fetch_add(1, Ordering::Relaxed);

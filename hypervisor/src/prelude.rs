@@ -4,6 +4,7 @@
 pub use alloc::boxed::Box;
 pub use alloc::sync::Arc;
 pub use alloc::vec::Vec;
+pub use core::fmt;
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 pub use trunnion_protocol::address::{Gfn, Gpa, Gva, Mfn, PAGE_SIZE};
@@ -16,11 +17,15 @@ pub use trunnion_protocol::id::{DomainId, GrantRef, Pirq, Port, VcpuId, Virq, Vi
 pub use trunnion_protocol::layout::{Layout, Width};
 pub use trunnion_protocol::planted::{self, Bug};
 pub use trunnion_protocol::shared::SharedPage;
+pub use trunnion_protocol::{closed, event};
 
-pub use crate::domain::Domain;
+pub use crate::domain::{Domain, stop};
 pub use crate::frames::{FrameKind, Held};
 pub use crate::host::Host;
+pub(crate) use crate::hypercall::{Arguments, Reply, Stop, target};
 pub use crate::lock::{Lock, Rank};
+pub use crate::pages::{Pages, TablePool};
+pub use crate::schedule::Activity;
 pub use crate::seam::{
     CodeMode, Context, Cpu, EntryFormat, Event, Exit, FrameRange, HostTime, Machine, OutOfHeap, Verdict,
     boxed,

@@ -1,6 +1,6 @@
 //! Crash reports: what a domain was doing when it died, as text for people.
 
-use core::fmt::{self, Write};
+use core::fmt::Write;
 
 use trunnion_protocol::control::ExitKind;
 

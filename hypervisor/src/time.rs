@@ -8,7 +8,6 @@ use trunnion_protocol::shared_info::{RunState, Runstate, TimeInfo, vcpu::TIME};
 
 use crate::account::Account;
 use crate::prelude::*;
-use crate::schedule::Activity;
 
 /// Bytes of guest memory that the core writes later: one page, or the end of one and the start of the next.
 #[derive(Clone, Copy)]
@@ -141,66 +140,54 @@ pub fn run_state_now<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) -> Runstate {
     vcpu.areas.lock().account.as_of(host.now())
 }
 
-/// Registers an area of a vCPU of the caller's domain; address 0 takes it back.
-pub fn register_area<M: Machine>(
-    running: &mut Running<'_, M>,
-    at: &VcpuRef<M>,
-    address: Gva,
-    width: Width,
-    time: bool,
-) -> Result<(), Errno> {
-    let host = running.host;
-    let vcpu = at.vcpu().ok_or(Errno::NoEnt)?;
-    let size = if time { TimeInfo::size(width) } else { Runstate::size(width) };
-    let area = if address.is_null() { None } else { Some(hold_area(running, address, size, width)?) };
-    let old = {
-        let mut areas = vcpu.areas.lock();
-        let slot = if time { &mut areas.time } else { &mut areas.runstate };
-        core::mem::replace(slot, area)
-    };
-    if let Some(old) = old {
-        old.release(host);
-    }
-    if time {
-        update(host, at, vcpu);
-    } else if let Some(area) = area {
-        let flagged = at.domain.runstate_flag.load(Ordering::Relaxed);
-        let shown = vcpu.areas.lock().account.area();
-        publish::write_runstate(width, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
-    }
-    Ok(())
-}
-
-fn hold_area<M: Machine>(
-    running: &mut Running<'_, M>,
-    address: Gva,
-    size: usize,
-    width: Width,
-) -> Result<Area, Errno> {
-    let offset = address.page_offset();
-    if !offset.is_multiple_of(4) {
-        return Err(Errno::Inval);
-    }
-    let first = hold_page(running, address)?;
-    let second = if offset + size > PAGE_SIZE {
-        let next = Gva(address.0.wrapping_add((PAGE_SIZE - offset) as u64));
-        match hold_page(running, next) {
-            Ok(mfn) => Some(mfn),
-            Err(errno) => {
-                running.host.frames.put(first);
-                return Err(errno);
-            }
+impl<'a, M: Machine> Running<'a, M> {
+    /// Registers an area of a vCPU of the caller's domain; address 0 takes it back.
+    pub fn register_area(
+        &mut self,
+        at: &VcpuRef<M>,
+        address: Gva,
+        width: Width,
+        time: bool,
+    ) -> Result<(), Errno> {
+        let host = self.host;
+        let vcpu = at.vcpu().ok_or(Errno::NoEnt)?;
+        let size = if time { TimeInfo::size(width) } else { Runstate::size(width) };
+        let area = if address.is_null() { None } else { Some(self.hold_area(address, size, width)?) };
+        let old = {
+            let mut areas = vcpu.areas.lock();
+            core::mem::replace(if time { &mut areas.time } else { &mut areas.runstate }, area)
+        };
+        if let Some(old) = old {
+            old.release(host);
         }
-    } else {
-        None
-    };
-    Ok(Area { first, second, offset, width })
-}
+        if time {
+            update(host, at, vcpu);
+        } else if let Some(area) = area {
+            let flagged = at.domain.runstate_flag.load(Ordering::Relaxed);
+            let shown = vcpu.areas.lock().account.area();
+            publish::write_runstate(width, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
+        }
+        Ok(())
+    }
 
-fn hold_page<M: Machine>(running: &mut Running<'_, M>, address: Gva) -> Result<Mfn, Errno> {
-    let gpa = running.with_memory(|memory| memory.gpa(address, true)).map_err(|_| Errno::Fault)?;
-    let held = memory::writable(running.host, running.domain, gpa.frame()).ok_or(Errno::Fault)?;
-    Ok(held.into_raw())
+    fn hold_area(&mut self, address: Gva, size: usize, width: Width) -> Result<Area, Errno> {
+        let offset = address.page_offset();
+        if !offset.is_multiple_of(4) {
+            return Err(Errno::Inval);
+        }
+        let first = self.hold_page(address)?;
+        let second = if offset + size > PAGE_SIZE {
+            Some(self.hold_page(Gva(address.0.wrapping_add((PAGE_SIZE - offset) as u64)))?.into_raw())
+        } else {
+            None
+        };
+        Ok(Area { first: first.into_raw(), second, offset, width })
+    }
+
+    fn hold_page(&mut self, address: Gva) -> Result<Held<'a>, Errno> {
+        let gpa = self.with_memory(|memory| memory.gpa(address, true))?;
+        memory::writable(self.host, self.domain, gpa.frame()).ok_or(Errno::Fault)
+    }
 }
 
 /// Gives the areas' pages up.

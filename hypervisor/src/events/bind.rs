@@ -1,165 +1,194 @@
 //! Binding, moving and closing ports.
 
-use trunnion_protocol::event;
 use trunnion_protocol::hypercall::event::{PortState, Status};
 
 use super::channel::Channel;
 use super::deliver::{clear_pending, set_pending};
 use crate::prelude::*;
 
-/// Gives `channel` the lowest free port, for a vCPU of the domain.
-fn allocate<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    channel: Channel,
-    vcpu: VcpuId,
-) -> Result<Port, Errno> {
-    let mut used = domain.ports.allocation.lock();
-    let port = domain.ports.find_free(&mut used, event::ports(domain.width())).ok_or(Errno::NoSpc)?;
-    clear_pending(host, domain, port);
-    domain.ports.set(port, channel, vcpu);
-    Ok(port)
-}
+impl<M: Machine> Domain<M> {
+    /// Gives `channel` the lowest free port, for one of its vCPUs.
+    fn allocate_port(&self, host: &Host<M>, channel: Channel, vcpu: VcpuId) -> Result<Port, Errno> {
+        let mut used = self.ports.allocation.lock();
+        let port = self.ports.find_free(&mut used, event::ports(self.width())).ok_or(Errno::NoSpc)?;
+        clear_pending(host, self, port);
+        self.ports.set(port, channel, vcpu);
+        Ok(port)
+    }
 
-/// `EVTCHNOP_alloc_unbound`: a port of `domain` that `remote` may join.
-pub fn alloc_unbound<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    remote: DomainId,
-) -> Result<Port, Errno> {
-    allocate(host, domain, Channel::Unbound(remote), VcpuId(0))
-}
+    /// `EVTCHNOP_alloc_unbound`: a port that `remote` may join.
+    pub fn alloc_unbound(&self, host: &Host<M>, remote: DomainId) -> Result<Port, Errno> {
+        self.allocate_port(host, Channel::Unbound(remote), VcpuId(0))
+    }
 
-/// `EVTCHNOP_bind_interdomain`: joins `remote`'s open port. The new port is pending at once.
-pub fn bind_interdomain<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    remote: &Arc<Domain<M>>,
-    remote_port: Port,
-) -> Result<Port, Errno> {
-    let port = allocate(host, domain, Channel::Interdomain(remote.id, remote_port), VcpuId(0))?;
-    let joined = Channel::Interdomain(domain.id, port);
-    if !remote.ports.replace(remote_port, Channel::Unbound(domain.id), joined) {
-        domain.ports.take(port);
-        return Err(Errno::Inval);
-    }
-    set_pending(host, domain, port, VcpuId(0));
-    Ok(port)
-}
-
-/// `EVTCHNOP_bind_virq`.
-pub fn bind_virq<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    virq: Virq,
-    vcpu: VcpuId,
-) -> Result<Port, Errno> {
-    let scope = virq.scope().ok_or(Errno::Inval)?;
-    if scope != VirqScope::Vcpu && vcpu.0 != 0 {
-        return Err(Errno::Inval);
-    }
-    if scope == VirqScope::Global && !domain.is_privileged() {
-        return Err(Errno::Perm);
-    }
-    let target = domain.vcpu(vcpu).ok_or(Errno::NoEnt)?;
-    let slot = target.virqs.get(virq.0 as usize).ok_or(Errno::Inval)?;
-    if slot.load(Ordering::Acquire) != 0 {
-        return Err(Errno::Exist);
-    }
-    if scope == VirqScope::Global {
-        host.claim_virq(virq, domain.id)?;
-    }
-    let port = match allocate(host, domain, Channel::Virq(virq), vcpu) {
-        Ok(port) => port,
-        Err(errno) => {
-            host.release_virq(virq, domain.id);
-            return Err(errno);
+    /// `EVTCHNOP_bind_interdomain`: joins `remote`'s open port. The new port is pending at once.
+    pub fn bind_interdomain(
+        self: &Arc<Self>,
+        host: &Host<M>,
+        remote: &Self,
+        remote_port: Port,
+    ) -> Result<Port, Errno> {
+        let port = self.allocate_port(host, Channel::Interdomain(remote.id, remote_port), VcpuId(0))?;
+        let joined = Channel::Interdomain(self.id, port);
+        if !remote.ports.replace(remote_port, Channel::Unbound(self.id), joined) {
+            self.ports.take(port);
+            return Err(Errno::Inval);
         }
-    };
-    if slot.compare_exchange(0, port.0, Ordering::AcqRel, Ordering::Acquire).is_err() {
-        domain.ports.take(port);
-        return Err(Errno::Exist);
+        set_pending(host, self, port, VcpuId(0));
+        Ok(port)
     }
-    Ok(port)
-}
 
-/// `EVTCHNOP_bind_ipi`.
-pub fn bind_ipi<M: Machine>(host: &Host<M>, domain: &Domain<M>, vcpu: VcpuId) -> Result<Port, Errno> {
-    domain.vcpu(vcpu).ok_or(Errno::NoEnt)?;
-    allocate(host, domain, Channel::Ipi, vcpu)
-}
-
-/// `EVTCHNOP_bind_pirq`, for the domain that mapped it.
-pub fn bind_pirq<M: Machine>(host: &Host<M>, domain: &Domain<M>, pirq: Pirq) -> Result<Port, Errno> {
-    let mut pirqs = host.pirqs.lock();
-    let port = pirqs.port_slot(pirq, domain.id)?;
-    if *port != 0 {
-        return Err(Errno::Exist);
-    }
-    drop(pirqs);
-    let new = allocate(host, domain, Channel::Pirq(pirq), VcpuId(0))?;
-    let mut pirqs = host.pirqs.lock();
-    match pirqs.port_slot(pirq, domain.id) {
-        Ok(slot) if *slot == 0 => {
-            *slot = new.0;
-            Ok(new)
+    /// `EVTCHNOP_bind_virq`.
+    pub fn bind_virq(&self, host: &Host<M>, virq: Virq, vcpu: VcpuId) -> Result<Port, Errno> {
+        let scope = virq.scope().ok_or(Errno::Inval)?;
+        if scope != VirqScope::Vcpu && vcpu.0 != 0 {
+            return Err(Errno::Inval);
         }
-        _ => {
-            domain.ports.take(new);
-            Err(Errno::Exist)
+        if scope == VirqScope::Global && !self.is_privileged() {
+            return Err(Errno::Perm);
         }
+        let target = self.vcpu(vcpu).ok_or(Errno::NoEnt)?;
+        let slot = target.virqs.get(virq.0 as usize).ok_or(Errno::Inval)?;
+        if slot.load(Ordering::Acquire) != 0 {
+            return Err(Errno::Exist);
+        }
+        if scope == VirqScope::Global {
+            host.claim_virq(virq, self.id)?;
+        }
+        let port = match self.allocate_port(host, Channel::Virq(virq), vcpu) {
+            Ok(port) => port,
+            Err(errno) => {
+                host.release_virq(virq, self.id);
+                return Err(errno);
+            }
+        };
+        if slot.compare_exchange(0, port.0, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            self.ports.take(port);
+            return Err(Errno::Exist);
+        }
+        Ok(port)
     }
-}
 
-/// `EVTCHNOP_bind_vcpu`.
-pub fn bind_vcpu<M: Machine>(domain: &Domain<M>, port: Port, vcpu: VcpuId) -> Result<(), Errno> {
-    domain.vcpu(vcpu).ok_or(Errno::NoEnt)?;
-    match domain.ports.get(port).0 {
-        Channel::Unbound(_) | Channel::Interdomain(..) | Channel::Pirq(_) => {}
-        Channel::Virq(virq) if virq.scope() != Some(VirqScope::Vcpu) => {}
-        Channel::Free | Channel::Virq(_) | Channel::Ipi => return Err(Errno::Inval),
+    /// `EVTCHNOP_bind_ipi`.
+    pub fn bind_ipi(&self, host: &Host<M>, vcpu: VcpuId) -> Result<Port, Errno> {
+        self.vcpu(vcpu).ok_or(Errno::NoEnt)?;
+        self.allocate_port(host, Channel::Ipi, vcpu)
     }
-    domain.ports.set_vcpu(port, vcpu);
-    Ok(())
-}
 
-/// `EVTCHNOP_close`. The peer of an interdomain port is open again for this domain.
-pub fn close<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) -> Result<(), Errno> {
-    let _allocation = domain.ports.allocation.lock();
-    let (_, vcpu) = domain.ports.get(port);
-    let was = domain.ports.take(port);
-    match was {
-        Channel::Free => return Err(Errno::Inval),
-        Channel::Interdomain(remote, remote_port) => {
-            let ours = Channel::Interdomain(domain.id, port);
-            let open = Channel::Unbound(domain.id);
-            if remote == domain.id {
-                domain.ports.replace(remote_port, ours, open);
-            } else if let Some(remote) = host.domain(remote).filter(|_| !planted::is(Bug::OneSidedClose)) {
-                remote.ports.replace(remote_port, ours, open);
+    /// `EVTCHNOP_bind_pirq`, for the domain that mapped it.
+    pub fn bind_pirq(&self, host: &Host<M>, pirq: Pirq) -> Result<Port, Errno> {
+        let mut pirqs = host.pirqs.lock();
+        let port = pirqs.port_slot(pirq, self.id)?;
+        if *port != 0 {
+            return Err(Errno::Exist);
+        }
+        drop(pirqs);
+        let new = self.allocate_port(host, Channel::Pirq(pirq), VcpuId(0))?;
+        let mut pirqs = host.pirqs.lock();
+        match pirqs.port_slot(pirq, self.id) {
+            Ok(slot) if *slot == 0 => {
+                *slot = new.0;
+                Ok(new)
+            }
+            _ => {
+                self.ports.take(new);
+                Err(Errno::Exist)
             }
         }
-        Channel::Virq(virq) => {
-            if let Some(slot) =
-                domain.vcpu(vcpu_of(virq, vcpu)).and_then(|vcpu| vcpu.virqs.get(virq.0 as usize))
-            {
-                let _ = slot.compare_exchange(port.0, 0, Ordering::AcqRel, Ordering::Acquire);
-            }
-            if virq.scope() == Some(VirqScope::Global) {
-                host.release_virq(virq, domain.id);
-            }
-        }
-        Channel::Pirq(pirq) => {
-            if let Ok(slot) = host.pirqs.lock().port_slot(pirq, domain.id)
-                && *slot == port.0
-            {
-                *slot = 0;
-            }
-        }
-        Channel::Unbound(_) | Channel::Ipi => {}
     }
-    clear_pending(host, domain, port);
-    Ok(())
+
+    /// `EVTCHNOP_bind_vcpu`.
+    pub fn bind_vcpu(&self, port: Port, vcpu: VcpuId) -> Result<(), Errno> {
+        self.vcpu(vcpu).ok_or(Errno::NoEnt)?;
+        match self.ports.get(port).0 {
+            Channel::Unbound(_) | Channel::Interdomain(..) | Channel::Pirq(_) => {}
+            Channel::Virq(virq) if virq.scope() != Some(VirqScope::Vcpu) => {}
+            Channel::Free | Channel::Virq(_) | Channel::Ipi => return Err(Errno::Inval),
+        }
+        self.ports.set_vcpu(port, vcpu);
+        Ok(())
+    }
+
+    /// `EVTCHNOP_close`. The peer of an interdomain port is open again for this self.
+    pub fn close_port(&self, host: &Host<M>, port: Port) -> Result<(), Errno> {
+        let _allocation = self.ports.allocation.lock();
+        let (_, vcpu) = self.ports.get(port);
+        let was = self.ports.take(port);
+        match was {
+            Channel::Free => return Err(Errno::Inval),
+            Channel::Interdomain(remote, remote_port) => {
+                let ours = Channel::Interdomain(self.id, port);
+                let open = Channel::Unbound(self.id);
+                if remote == self.id {
+                    self.ports.replace(remote_port, ours, open);
+                } else if let Some(remote) = host.domain(remote).filter(|_| !planted::is(Bug::OneSidedClose))
+                {
+                    remote.ports.replace(remote_port, ours, open);
+                }
+            }
+            Channel::Virq(virq) => {
+                if let Some(slot) =
+                    self.vcpu(vcpu_of(virq, vcpu)).and_then(|vcpu| vcpu.virqs.get(virq.0 as usize))
+                {
+                    let _ = slot.compare_exchange(port.0, 0, Ordering::AcqRel, Ordering::Acquire);
+                }
+                if virq.scope() == Some(VirqScope::Global) {
+                    host.release_virq(virq, self.id);
+                }
+            }
+            Channel::Pirq(pirq) => {
+                if let Ok(slot) = host.pirqs.lock().port_slot(pirq, self.id)
+                    && *slot == port.0
+                {
+                    *slot = 0;
+                }
+            }
+            Channel::Unbound(_) | Channel::Ipi => {}
+        }
+        clear_pending(host, self, port);
+        Ok(())
+    }
+
+    /// `EVTCHNOP_status`.
+    pub fn port_status(&self, mut status: Status) -> Result<Status, Errno> {
+        if event::place(status.port, self.width()).is_none() {
+            return Err(Errno::Inval);
+        }
+        let (channel, vcpu) = self.ports.get(status.port);
+        let (state, first, second) = match channel {
+            Channel::Free => (PortState::Closed, 0, 0),
+            Channel::Unbound(remote) => (PortState::Unbound, u32::from(remote.0), 0),
+            Channel::Interdomain(remote, port) => (PortState::Interdomain, u32::from(remote.0), port.0),
+            Channel::Pirq(pirq) => (PortState::Pirq, pirq.0, 0),
+            Channel::Virq(virq) => (PortState::Virq, virq.0, 0),
+            Channel::Ipi => (PortState::Ipi, 0, 0),
+        };
+        status.status = state.number();
+        status.vcpu = vcpu;
+        status.first = first;
+        status.second = second;
+        Ok(status)
+    }
+
+    /// Closes up to `budget` ports from `from` on; returns where to go on, `None` when all are closed.
+    pub fn close_ports(&self, host: &Host<M>, from: Port, budget: u32) -> Option<Port> {
+        let end = self.ports.end();
+        let stop = from.0.saturating_add(budget).min(end);
+        for port in from.0.max(1)..stop {
+            let _ = self.close_port(host, Port(port));
+        }
+        (stop < end).then_some(Port(stop))
+    }
+
+    /// `EVTCHNOP_reset`: closes up to `budget` ports that are in use. True when none is left.
+    pub fn reset_ports(&self, host: &Host<M>, budget: usize) -> bool {
+        let in_use = |port: &Port| self.ports.get(*port).0 != Channel::Free;
+        let mut ports = (1..self.ports.end()).map(Port).filter(in_use);
+        for port in ports.by_ref().take(budget) {
+            let _ = self.close_port(host, port);
+        }
+        ports.next().is_none()
+    }
 }
 
 /// The vCPU that has a virtual interrupt's slot: its own, or vCPU 0 wherever the port was moved.
@@ -168,45 +197,4 @@ const fn vcpu_of(virq: Virq, vcpu: VcpuId) -> VcpuId {
         Some(VirqScope::Vcpu) => vcpu,
         _ => VcpuId(0),
     }
-}
-
-/// `EVTCHNOP_status`.
-pub fn status<M: Machine>(domain: &Domain<M>, mut status: Status) -> Result<Status, Errno> {
-    if event::place(status.port, domain.width()).is_none() {
-        return Err(Errno::Inval);
-    }
-    let (channel, vcpu) = domain.ports.get(status.port);
-    let (state, first, second) = match channel {
-        Channel::Free => (PortState::Closed, 0, 0),
-        Channel::Unbound(remote) => (PortState::Unbound, u32::from(remote.0), 0),
-        Channel::Interdomain(remote, port) => (PortState::Interdomain, u32::from(remote.0), port.0),
-        Channel::Pirq(pirq) => (PortState::Pirq, pirq.0, 0),
-        Channel::Virq(virq) => (PortState::Virq, virq.0, 0),
-        Channel::Ipi => (PortState::Ipi, 0, 0),
-    };
-    status.status = state.number();
-    status.vcpu = vcpu;
-    status.first = first;
-    status.second = second;
-    Ok(status)
-}
-
-/// Closes up to `budget` ports from `from` on; returns where to go on, `None` when all are closed.
-pub fn close_all<M: Machine>(host: &Host<M>, domain: &Domain<M>, from: Port, budget: u32) -> Option<Port> {
-    let end = domain.ports.end();
-    let stop = from.0.saturating_add(budget).min(end);
-    for port in from.0.max(1)..stop {
-        let _ = close(host, domain, Port(port));
-    }
-    (stop < end).then_some(Port(stop))
-}
-
-/// `EVTCHNOP_reset`: closes up to `budget` ports that are in use. True when none is left.
-pub fn reset<M: Machine>(host: &Host<M>, domain: &Domain<M>, budget: usize) -> bool {
-    let in_use = |port: &Port| domain.ports.get(*port).0 != Channel::Free;
-    let mut ports = (1..domain.ports.end()).map(Port).filter(in_use);
-    for port in ports.by_ref().take(budget) {
-        let _ = close(host, domain, port);
-    }
-    ports.next().is_none()
 }

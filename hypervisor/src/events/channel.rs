@@ -1,7 +1,5 @@
 //! The word of a port, and a domain's ports.
 
-use trunnion_protocol::event;
-
 use crate::prelude::*;
 
 /// What a port is.

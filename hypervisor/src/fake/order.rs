@@ -1,8 +1,7 @@
 //! The check of the lock order: a bit for each rank that this thread holds.
 
+use crate::prelude::*;
 use core::cell::Cell;
-
-use crate::lock::Rank;
 
 std::thread_local! {
     static HELD: Cell<u32> = const { Cell::new(0) };

@@ -247,9 +247,9 @@ fn sizes_and_versions() {
     size.domain = DomainId::DOM0;
     operate(&world, &guest, Op::QuerySize, core::slice::from_mut(&mut size));
     assert_eq!(size.status, GrantStatus::PermissionDenied.number());
-    let place = place_frame(&world.host, &guest, 2, Gfn(0x200));
+    let place = guest.place_grant_frame(&world.host, 2, Gfn(0x200));
     assert_eq!((place, guest.grants.table.lock().frames()), (Ok(()), 3));
-    assert_eq!(place_frame(&world.host, &guest, 64, Gfn(0x201)), Err(Errno::Inval));
+    assert_eq!(guest.place_grant_frame(&world.host, 64, Gfn(0x201)), Err(Errno::Inval));
     let mut setup =
         SetupTable { domain: DomainId::SELF, frames: 4, list: Gva(0x4000), ..SetupTable::default() };
     assert_eq!(operate(&world, &guest, Op::SetupTable, core::slice::from_mut(&mut setup)), 0);

@@ -32,8 +32,6 @@ enum Slot {
     /// The next free handle.
     Free(u32),
     Used(Mapping),
-    /// Out of the tables, until the flush.
-    Leaving(Mapping),
 }
 
 /// All mappings of one domain.
@@ -90,16 +88,7 @@ impl Mappings {
     pub fn get(&mut self, handle: u32) -> Option<Mapping> {
         match self.slot(handle)? {
             Slot::Used(mapping) => Some(*mapping),
-            Slot::Free(_) | Slot::Leaving(_) => None,
-        }
-    }
-
-    /// Marks a mapping as one that processors may still use, and nobody else.
-    pub fn leave(&mut self, handle: u32) {
-        if let Some(slot) = self.slot(handle)
-            && let Slot::Used(mapping) = *slot
-        {
-            *slot = Slot::Leaving(mapping);
+            Slot::Free(_) => None,
         }
     }
 
@@ -107,7 +96,7 @@ impl Mappings {
     pub fn remove(&mut self, handle: u32) -> Option<Mapping> {
         let free = self.free;
         let slot = self.slot(handle)?;
-        let (Slot::Used(mapping) | Slot::Leaving(mapping)) = *slot else { return None };
+        let Slot::Used(mapping) = *slot else { return None };
         *slot = Slot::Free(free);
         self.free = handle;
         self.used -= 1;
@@ -160,8 +149,7 @@ mod tests {
         assert_eq!(mappings.insert(mapping(300)), Err(GrantStatus::NoSpace));
         assert_eq!(mappings.remove(257), Some(mapping(257)));
         assert_eq!((mappings.remove(257), mappings.get(257)), (None, None));
-        mappings.leave(256);
-        assert_eq!((mappings.get(256), mappings.next(256)), (None, Some((258, mapping(258)))));
+        assert_eq!(mappings.next(257), Some((258, mapping(258))));
         assert_eq!((mappings.remove(256), mappings.insert(mapping(256))), (Some(mapping(256)), Ok(256)));
         assert_eq!(mappings.next(256), Some((256, mapping(256))));
         assert_eq!(mappings.next(257), Some((258, mapping(258))));

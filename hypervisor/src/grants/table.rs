@@ -6,7 +6,6 @@
 
 use trunnion_protocol::grant::{self, ENTRIES_PER_FRAME, READING, WRITING, place};
 
-use crate::pages::Pages;
 use crate::prelude::*;
 
 /// How often an access word is tried while the guest changes it.

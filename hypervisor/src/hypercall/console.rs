@@ -2,7 +2,6 @@
 
 use trunnion_protocol::hypercall::misc::ConsoleOp;
 
-use super::{Arguments, Reply, Stop};
 use crate::prelude::*;
 
 /// Bytes written in one go.

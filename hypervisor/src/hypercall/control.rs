@@ -10,7 +10,6 @@ use trunnion_protocol::control::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Arguments, Reply, Stop};
 use crate::audit::{self, Position};
 use crate::authority::Control;
 use crate::prelude::*;

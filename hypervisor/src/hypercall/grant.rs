@@ -6,8 +6,7 @@
 
 use trunnion_protocol::hypercall::grant::{Copy, GetVersion, Map, Op, QuerySize, SetupTable, Unmap, Version};
 
-use super::{Arguments, Reply, Stop, target};
-use crate::granting::{UNMAP_BATCH, Unmapping};
+use crate::granting::{Batch, UNMAP_BATCH};
 use crate::prelude::*;
 
 /// Elements that are done before interrupts and others get their turn.
@@ -22,24 +21,22 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     let count = arguments.get(2) & 0xffff_ffff;
     match op {
         Op::Map => {
-            let mut mappings = domain.grants.mappings.lock();
+            let mut batch = Batch::new(host, domain);
             running.each_call(arguments, |call: &mut Map| {
-                let result = granting::map(host, domain, &mut mappings, call);
+                let result = batch.map(call);
                 call.status = status(result);
                 tally.mapped.add(u64::from(result.is_ok()));
             })
         }
         Op::Unmap => {
-            let mut mappings = domain.grants.mappings.lock();
-            let mut unmapping = Unmapping::default();
+            let mut batch = Batch::new(host, domain);
             let reply = running.each_call(arguments, |call: &mut Unmap| {
-                let result = unmapping.add(host, domain, &mut mappings, call);
+                let result = batch.unmap(call);
                 call.status = status(result);
                 tally.unmapped.add(u64::from(result.is_ok()));
             });
             // Whatever was taken out is finished, also when a later element could not be read.
-            unmapping.finish(host, domain, &mut mappings);
-            drop(mappings);
+            drop(batch);
             crate::life::reap(host);
             reply
         }

@@ -4,7 +4,6 @@ use trunnion_protocol::hypercall::hvm::{
     Callback, FIRST_UPCALL_VECTOR, GetMemType, MemType, Op, Param, ParamArgument, UpcallVector,
 };
 
-use super::{Arguments, Reply, target};
 use crate::prelude::*;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {

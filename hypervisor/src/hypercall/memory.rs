@@ -9,7 +9,6 @@ use trunnion_protocol::hypercall::memory::{
 };
 use trunnion_protocol::start_info::MEMORY_MAP_LIMIT;
 
-use super::{Arguments, Reply, Stop, target};
 use crate::frames::LARGEST_ORDER;
 use crate::prelude::*;
 
@@ -45,7 +44,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             for page in done..end {
                 let from = add.index.checked_add(page).ok_or(Errno::Inval)?;
                 let to = add.gfn.checked_add(page).ok_or(Errno::Inval)?;
-                memory::move_page(running.host, &domain, Gfn(from), to)?;
+                domain.map(running.host).move_page(Gfn(from), to)?;
             }
             if end < u64::from(add.size) { again(arguments, end) } else { Ok(0) }
         }
@@ -56,7 +55,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         Op::RemoveFromPhysmap => {
             let remove: RemoveFromPhysmap = running.get(width, at)?;
             let domain = target(running, remove.domain)?;
-            memory::remove(running.host, &domain, remove.gfn, &[Kind::Ram, Kind::Special])?;
+            domain.map(running.host).remove(remove.gfn, &[Kind::Ram, Kind::Special])?;
             Ok(0)
         }
         Op::MemoryMap => running.memory_map(width, at),
@@ -106,7 +105,7 @@ impl<M: Machine> Running<'_, M> {
             let entry = Gva(wanted.extents.0.wrapping_add(position * width.word() as u64));
             let Ok(gfn) = self.get_word(width, entry) else { return Ok(position) };
             let result = if op == Op::PopulatePhysmap {
-                memory::populate(self.host, &domain, Gfn(gfn), wanted.order)
+                domain.map(self.host).populate(Gfn(gfn), wanted.order)
             } else {
                 self.decrease(&domain, Gfn(gfn), pages)
             };
@@ -122,7 +121,7 @@ impl<M: Machine> Running<'_, M> {
     fn decrease(&self, domain: &Domain<M>, gfn: Gfn, pages: u64) -> Result<(), Errno> {
         for page in 0..pages {
             let gfn = gfn.checked_add(page).ok_or(Errno::Inval)?;
-            memory::remove(self.host, domain, gfn, &[Kind::Ram])?;
+            domain.map(self.host).remove(gfn, &[Kind::Ram])?;
         }
         Ok(())
     }
@@ -137,12 +136,12 @@ impl<M: Machine> Running<'_, M> {
         match space {
             Space::SharedInfo if index == 0 => {
                 let mut place = domain.shared_place.lock();
-                memory::place_special(self.host, domain, domain.shared_info, &mut place, gfn)
+                domain.map(self.host).place_special(domain.shared_info, &mut place, gfn)
             }
             Space::GrantTable if index & INDEX_GRANT_STATUS == 0 => {
-                granting::place_frame(self.host, domain, u32::try_from(index).map_err(|_| Errno::Inval)?, gfn)
+                domain.place_grant_frame(self.host, u32::try_from(index).map_err(|_| Errno::Inval)?, gfn)
             }
-            Space::Gmfn => memory::move_page(self.host, domain, Gfn(index), gfn),
+            Space::Gmfn => domain.map(self.host).move_page(Gfn(index), gfn),
             Space::SharedInfo | Space::GrantTable | Space::GmfnRange => Err(Errno::Inval),
             // Another domain's frames are mapped by grant, or by dom0's control call.
             Space::GmfnForeign | Space::DeviceMemory => Err(Errno::OpNotSupp),

@@ -3,7 +3,7 @@
 use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::hypercall::misc::MulticallEntry;
 
-use super::{Arguments, Reply, Stop, perform};
+use super::perform;
 use crate::prelude::*;
 
 /// Calls in one go; the rest follow when the instruction is executed again.

@@ -2,7 +2,6 @@
 
 use trunnion_protocol::hypercall::sched::{Op, POLL_LIMIT, Poll, RemoteShutdown, Shutdown, Watchdog};
 
-use super::{Arguments, Reply, Stop, target};
 use crate::prelude::*;
 use crate::vcpu::POLL_MANY;
 

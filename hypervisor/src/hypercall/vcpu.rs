@@ -7,7 +7,6 @@ use trunnion_protocol::hypercall::vcpu::{
 };
 use trunnion_protocol::shared_info::VCPU_INFO_SIZE;
 
-use super::{Arguments, Reply, Stop};
 use crate::prelude::*;
 
 /// Shortest period of a periodic timer.
@@ -23,13 +22,8 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     let own = id == running.vcpu.id;
     match op {
         Op::IsUp => return Ok(u64::from(vcpu.state.is_up())),
-        Op::Up => {
-            if vcpu.started.load(Ordering::Acquire) {
-                schedule::start(host, &name);
-            } else {
-                return Err(Errno::Inval.into());
-            }
-        }
+        Op::Up if !vcpu.started.load(Ordering::Acquire) => return Err(Errno::Inval.into()),
+        Op::Up => drop(schedule::start(host, &name)),
         Op::Down => {
             vcpu.going_down.store(true, Ordering::Release);
             if own {
@@ -63,24 +57,17 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         Op::RegisterRunstateMemoryArea | Op::RegisterVcpuTimeMemoryArea => {
             let area: AreaVirtual = running.get(width, at)?;
             let time = op == Op::RegisterVcpuTimeMemoryArea;
-            time::register_area(running, &name, area.address, width, time)?;
+            running.register_area(&name, area.address, width, time)?;
         }
+        Op::SetSingleshotTimer | Op::StopSingleshotTimer if !own => return Err(Errno::Inval.into()),
         Op::SetSingleshotTimer => {
             let timer: SingleshotTimer = running.get(width, at)?;
-            if !own {
-                return Err(Errno::Inval.into());
-            }
             if timer.flags & SINGLESHOT_FUTURE != 0 && timer.deadline_ns < running.now().0 {
                 return Err(Errno::Time.into());
             }
             timers::change(host, &name, |timers| timers.singleshot = Some(HostTime(timer.deadline_ns)));
         }
-        Op::StopSingleshotTimer => {
-            if !own {
-                return Err(Errno::Inval.into());
-            }
-            timers::change(host, &name, |timers| timers.singleshot = None);
-        }
+        Op::StopSingleshotTimer => timers::change(host, &name, |timers| timers.singleshot = None),
         Op::SetPeriodicTimer => {
             let PeriodicTimer { period_ns } = running.get(width, at)?;
             if period_ns < SHORTEST_PERIOD_NS {

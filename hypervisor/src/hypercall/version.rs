@@ -5,7 +5,6 @@ use trunnion_protocol::hypercall::version::{
     FeatureInfo, Op, PlatformParameters, VarBuf,
 };
 
-use super::{Arguments, Reply};
 use crate::policy::VERSION;
 use crate::prelude::*;
 

@@ -1,6 +1,6 @@
 //! The log on COM1: one event a line, `seconds level subsystem message key=value…`.
 
-use core::fmt::{self, Write};
+use core::fmt::Write;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 

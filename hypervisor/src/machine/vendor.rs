@@ -1,7 +1,5 @@
 //! What the two vendor folders have in common: the closed set of operations that the rest of `machine` uses.
 
-use core::fmt;
-
 use super::cpu::percpu::PerCpu;
 use super::page::Block;
 use crate::prelude::*;

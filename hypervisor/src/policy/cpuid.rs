@@ -96,10 +96,11 @@ impl Cpuid {
             if extended.eax & 0xffff_0000 == 0x8000_0000 { extended.eax.min(LAST_EXTENDED) } else { 0 };
         let mut leaves = [NOTHING; PLACES];
         for leaf in 0..=basic {
-            leaves[BASIC + leaf as usize] = basic_leaf(&host, leaf, basic, shape);
+            leaves[BASIC + leaf as usize] = basic_leaf(host(leaf, 0), leaf, basic, shape);
         }
         for leaf in 0x8000_0000..=extended_last {
-            leaves[EXTENDED + (leaf & 0xff) as usize] = extended_leaf(&host, leaf, extended_last, shape, amd);
+            leaves[EXTENDED + (leaf & 0xff) as usize] =
+                extended_leaf(host(leaf, 0), leaf, extended_last, shape, amd);
         }
         if basic >= 4 {
             for subleaf in 0..4 {
@@ -219,8 +220,7 @@ impl Cpuid {
     }
 }
 
-fn basic_leaf(host: &impl Fn(u32, u32) -> CpuidResult, leaf: u32, last: u32, shape: Shape) -> CpuidResult {
-    let own = host(leaf, 0);
+fn basic_leaf(own: CpuidResult, leaf: u32, last: u32, shape: Shape) -> CpuidResult {
     match leaf {
         // Vendor.
         0 => CpuidResult { eax: last, ..own },
@@ -242,14 +242,7 @@ fn basic_leaf(host: &impl Fn(u32, u32) -> CpuidResult, leaf: u32, last: u32, sha
     }
 }
 
-fn extended_leaf(
-    host: &impl Fn(u32, u32) -> CpuidResult,
-    leaf: u32,
-    last: u32,
-    shape: Shape,
-    amd: bool,
-) -> CpuidResult {
-    let own = host(leaf, 0);
+fn extended_leaf(own: CpuidResult, leaf: u32, last: u32, shape: Shape, amd: bool) -> CpuidResult {
     match leaf & 0xff {
         0 => CpuidResult { eax: last, ..own },
         1 => {

@@ -1,7 +1,6 @@
 //! Entries of second-level tables: what a leaf says, and how an entry is read and replaced under a processor's eyes.
 
 use bitflags::bitflags;
-use trunnion_protocol::closed;
 
 use super::span;
 use crate::prelude::*;

@@ -20,7 +20,6 @@ pub use stale::Stale;
 
 use entry::{COUNT, COUNT_SHIFT, FRAME, decode, encode, frame, is_leaf, present};
 
-use crate::pages::{Pages, TablePool};
 use crate::prelude::*;
 
 /// Levels of tables; the root is at this level, 4 KiB leaves are at level 1.

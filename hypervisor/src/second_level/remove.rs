@@ -3,7 +3,6 @@
 use super::entry::{COUNT_SHIFT, Leaf, Rights, decode, encode, frame, is_leaf, present};
 use super::stale::Stale;
 use super::{GFN_LIMIT, MapError, Path, SecondLevel, TOP, count, slot, span};
-use crate::pages::{Pages, TablePool};
 use crate::prelude::*;
 
 /// A leaf that was found: the tables on the way to it, its level, and the entry.

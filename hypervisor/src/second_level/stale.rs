@@ -1,6 +1,5 @@
 //! What processors may still use after tables have changed.
 
-use crate::pages::{Pages, TablePool};
 use crate::prelude::*;
 
 /// Translations that processors may still use, and the tables they may still read. The holder flushes, then calls

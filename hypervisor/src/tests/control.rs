@@ -191,7 +191,7 @@ fn running_out_of_anything_leaves_nothing_behind() {
         let id = DomainId(world.control(Operation::CreateDomain, &wanted).unwrap().domain);
         let domain = world.host.domain(id).unwrap();
         let mut gfn = 0;
-        while crate::memory::populate(&world.host, &domain, Gfn(gfn * 7), 0).is_ok() {
+        while domain.map(&world.host).populate(Gfn(gfn * 7), 0).is_ok() {
             gfn += 1;
         }
         assert!(gfn > 100);

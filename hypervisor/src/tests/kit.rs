@@ -67,7 +67,7 @@ impl World {
         let wanted =
             CreateDomain { domain: 0, pad: 0, vcpus, max_pages, uuid: [7; 16], name: create::name("guest") };
         let domain = create::create(&self.host, &wanted).unwrap();
-        while memory::populate(&self.host, &domain, Gfn(0), 9) == Err(Errno::Restart) {}
+        while domain.map(&self.host).populate(Gfn(0), 9) == Err(Errno::Restart) {}
         assert_eq!(self.host.frames.owned(domain.id), PAGES as u32);
         self.load(&domain, 0, &long_mode());
         domain

@@ -7,7 +7,6 @@ use trunnion_protocol::hypercall::memory::{Op, Reservation};
 use trunnion_protocol::id::DomainId;
 
 use super::kit::{Guest, OTHER, World, page};
-use crate::memory;
 use crate::seam::{Event, Exit};
 
 const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
@@ -73,13 +72,13 @@ fn a_frame_that_was_given_back_is_not_read() {
     assert_eq!(world.call(&a, MemoryOp, &[u64::from(Op::DecreaseReservation.number()), 0x1000]), Ok(1));
     let mut places = 600..1100;
     let place = places.find(|&gfn| {
-        memory::populate(&world.host, &b, Gfn(gfn), 0).unwrap();
+        b.map(&world.host).populate(Gfn(gfn), 0).unwrap();
         world.mfn(&b, Gfn(gfn)) == Some(mfn)
     });
     world.write(&b, page(place.expect("the frame is given out again")), &VMMCALL);
     assert_eq!(length(&world, &a, page(CODE)), None);
     // Its own memory again, with other code.
-    memory::populate(&world.host, &a, Gfn(CODE), 0).unwrap();
+    a.map(&world.host).populate(Gfn(CODE), 0).unwrap();
     world.write(&a, page(CODE), &[0x2e, 0x0f, 0x01, 0xd9]);
     assert_eq!(length(&world, &a, page(CODE)), Some(4));
     world.destroy(a);

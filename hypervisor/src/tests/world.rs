@@ -14,7 +14,6 @@ use crate::fake::FakeMachine;
 use crate::frames::FrameKind;
 use crate::host::Host;
 use crate::life;
-use crate::memory;
 use crate::seam::{Context, Exit, Machine, Verdict};
 use crate::second_level::{Kind, Rights, Run};
 use crate::vcpu::Running;
@@ -69,7 +68,7 @@ impl World {
         };
         let guest = create::create(&self.host, &wanted).unwrap();
         for page in 0..pages {
-            memory::populate(&self.host, &guest, Gfn(page), 0).unwrap();
+            guest.map(&self.host).populate(Gfn(page), 0).unwrap();
         }
         guest
     }

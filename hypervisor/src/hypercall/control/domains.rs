@@ -6,10 +6,7 @@ use trunnion_protocol::control::{
 };
 
 use crate::create;
-use crate::domain::stop;
-use crate::hypercall::Stop;
 use crate::prelude::*;
-use crate::schedule::Activity;
 
 impl<M: Machine> Running<'_, M> {
     pub(super) fn create_domain(&mut self, wanted: &mut CreateDomain) -> Result<(), Errno> {

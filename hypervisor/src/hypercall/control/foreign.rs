@@ -3,7 +3,6 @@
 use trunnion_protocol::control::{FOREIGN_MAX, MapForeign, SeedGrant, UnmapForeign};
 use zerocopy::IntoBytes;
 
-use crate::hypercall::{Arguments, Stop};
 use crate::prelude::*;
 use crate::second_level::Stale;
 
@@ -83,18 +82,11 @@ impl<M: Machine> Running<'_, M> {
         }
         let mut frames = [0u64; CHUNK];
         let mut mapped = 0;
-        let mut result = Ok(());
-        for (index, frame) in frames.iter_mut().take(part.count).enumerate() {
-            let gfn = Gfn(wanted.gfn.wrapping_add(part.from).wrapping_add(index as u64));
-            match self.map_one(&domain, gfn, write) {
-                Ok(mfn) => *frame = mfn.0,
-                Err(errno) => {
-                    result = Err(errno);
-                    break;
-                }
-            }
+        let result = frames.iter_mut().take(part.count).zip(part.from..).try_for_each(|(frame, index)| {
+            *frame = self.map_one(&domain, Gfn(wanted.gfn.wrapping_add(index)), write)?.0;
             mapped += 1;
-        }
+            Ok(())
+        });
         let frames = frames.get(..mapped).unwrap_or(&[]);
         let result = result.and_then(|()| self.write(part.address(), frames.as_bytes()));
         if result.is_err() {
@@ -110,30 +102,24 @@ impl<M: Machine> Running<'_, M> {
             return Err(Errno::NoEnt);
         }
         let mfn = held.mfn();
-        let mut own = self.domain.memory.lock();
-        memory::map_direct(self.host, self.domain, &mut own, held, write)?;
+        self.domain.map(self.host).map_direct(held, write)?;
         Ok(mfn)
     }
 
     /// Takes mappings back: one flush for all, then their references go.
     fn give_back(&self, frames: &[u64], write: bool) -> Result<(), Errno> {
         let (host, dom0) = (self.host, self.domain);
-        let mut memory = dom0.memory.lock();
+        let mut map = dom0.map(host);
         let mut stale = Stale::NONE;
         let mut done = 0;
-        let mut result = Ok(());
-        for &frame in frames {
-            match memory::unmap_direct(host, dom0, &mut memory, Mfn(frame), write) {
-                Ok(more) => stale = stale.join(&host.machine, &more),
-                Err(errno) => {
-                    result = Err(errno);
-                    break;
-                }
-            }
+        let result = frames.iter().try_for_each(|&frame| {
+            let more = map.unmap_direct(Mfn(frame), write)?;
+            stale = core::mem::take(&mut stale).join(&host.machine, &more);
             done += 1;
-        }
-        memory::flush(host, dom0, stale);
-        drop(memory);
+            Ok(())
+        });
+        memory::flush(host, dom0, stale, true);
+        drop(map);
         for &frame in frames.iter().take(if planted::is(Bug::KeptReference) { 0 } else { done }) {
             host.frames.put(Mfn(frame));
         }
@@ -147,6 +133,6 @@ impl<M: Machine> Running<'_, M> {
             return Err(Errno::Inval.into());
         }
         let frame = u32::try_from(wanted.gfn).map_err(|_| Errno::Inval)?;
-        Ok(granting::seed(self.host, &domain, GrantRef(wanted.reference), DomainId(wanted.to), frame)?)
+        Ok(domain.seed_grant(self.host, GrantRef(wanted.reference), DomainId(wanted.to), frame)?)
     }
 }
