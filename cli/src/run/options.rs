@@ -43,7 +43,7 @@ pub struct Options {
     /// Uplink of dom0's bridge: none, user, socket:... [default: user where a domain has a network port, else none]
     #[arg(long, value_name = "KIND")]
     pub net: Option<String>,
-    /// Publish a guest's port on this machine: tcp:HOST:GUESTIP:PORT
+    /// Publish a guest's port on this machine: tcp:PORT:GUESTADDRESS:PORT, or udp:...
     #[arg(long, value_name = "RULE")]
     pub forward: Vec<String>,
     /// dom0's own address on the first bridge: dhcp, none, or ADDRESS/BITS [default: dhcp with an uplink, else 10.0.2.1/24]
@@ -172,7 +172,7 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
-    /// Reads `tcp:HOST:GUESTIP:PORT`.
+    /// Reads `tcp:PORT:GUESTADDRESS:PORT`.
     pub(crate) fn parse(rule: &str) -> Result<Self> {
         let parts: Vec<&str> = rule.split(':').collect();
         let read = || {
