@@ -83,9 +83,9 @@ fn poll<M: Machine>(running: &mut Running<'_, M>, wanted: Poll) -> Reply {
         }
     }
     let passed = wanted.deadline_ns != 0 && running.now() >= HostTime(wanted.deadline_ns);
-    if ready? || passed {
+    if passed || ready != Ok(false) {
         end_poll(running.host, &running.name());
-        return Ok(0);
+        return Ok(ready.map(|_| 0)?);
     }
     if wanted.deadline_ns != 0 {
         timers::change(host, &running.name(), |timers| timers.poll = Some(HostTime(wanted.deadline_ns)));

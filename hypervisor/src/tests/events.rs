@@ -173,6 +173,10 @@ fn polling_ends_with_the_event_even_if_it_is_masked() {
         "an event that is pending already ends it at once"
     );
     assert_eq!(a.ports.pollers.load(std::sync::atomic::Ordering::Relaxed), 0);
+    world.write(&a, OTHER, &9_999_u32.to_le_bytes());
+    assert_eq!(world.call(&a, SchedOp, &[u64::from(sched::Op::Poll.number()), 0x1000]), Err(Errno::Inval));
+    let left = a.ports.pollers.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(left, 0, "a refused poll leaves no poller behind");
     let many = Poll { count: 129, ..poll };
     world.put(&a, 0x1000, &many);
     assert_eq!(world.call(&a, SchedOp, &[u64::from(sched::Op::Poll.number()), 0x1000]), Err(Errno::Inval));
