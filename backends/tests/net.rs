@@ -9,37 +9,10 @@ use trunnion_backends::frame::Checksum;
 use trunnion_backends::net::keys::{Features, LinkPlan, PortPlan, QueuePlan};
 use trunnion_backends::net::{Fault, offload};
 use trunnion_protocol::id::{GrantRef, Port};
-use trunnion_protocol::netif::{EXTRA_MORE, ExtraInfo, ExtraKind, Gso, GsoKind, RxRequest, TxRequest, tx};
-use wire::{ALL, Guest, Lan, Packet, Reader, Sent, packet};
+use trunnion_protocol::netif::{EXTRA_MORE, ExtraInfo, ExtraKind, Gso, GsoKind, TxRequest, tx};
+use wire::{ALL, Guest, Lan, Packet, Reader, Sent, UDP, data, packet, pair};
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
-
-fn data(length: usize) -> Vec<u8> {
-    (0..length).map(|n| (n * 7 % 253) as u8).collect()
-}
-
-/// Two guests that know each other's addresses.
-fn pair(features: Features) -> (Lan, Guest, Guest) {
-    let lan = Lan::new();
-    let mut one = lan.guest(1, ALL, |_| {});
-    let mut two = lan.guest(2, features, |_| {});
-    for (from, to) in [(&mut one, [2; 6]), (&mut two, [2; 6])] {
-        from.put(&Sent { bytes: packet(to, from.address, false, UDP, b"hello"), ..Sent::default() });
-        assert_eq!(from.run(), None);
-    }
-    // The first was flooded to the other, which had no buffers yet.
-    two.offer(1);
-    one.offer(1);
-    assert_eq!((two.poll(), one.poll()), (None, None));
-    two.take();
-    one.take();
-    assert_eq!((one.received.len(), two.received.len()), (1, 1));
-    one.received.clear();
-    two.received.clear();
-    lan.world.copied.set((0, 0));
-    (lan, one, two)
-}
 
 #[test]
 fn a_frame_between_guests_is_copied_once() {
@@ -414,75 +387,6 @@ fn malformed_packets_cost_themselves() {
     assert_eq!(one.run(), None);
     two.take();
     assert_eq!(two.received.len(), 1);
-}
-
-/// Puts a packet whose head is good, and whose second fragment cannot be read.
-fn spoilt(one: &mut Guest, bytes: &[u8]) {
-    let page = Rc::new(trunnion_protocol::shared::SharedPage::zeroed());
-    page.copy_in(0, &bytes[..1000]).unwrap();
-    let reference = one.world.grant(one.domain, &page, false);
-    let request = |reference, flags, size| TxRequest { reference, offset: 0, flags, id: 998, size };
-    one.raw(request(reference, tx::MORE, 4000).into());
-    one.raw(request(GrantRef(0xffff_0000), 0, 3000).into());
-}
-
-#[test]
-fn a_packet_that_is_withdrawn_leaves_its_place_to_the_next() {
-    let (_lan, mut one, mut two) = pair(ALL);
-    let gso = Some(Gso { kind: GsoKind::TcpV4, size: 1448 });
-    let sizes = [100usize, 3000, 20_000, 5000, 60_000, 900];
-    for pattern in 0..64u32 {
-        let offered = 100;
-        two.offer(offered);
-        let (mut sent, mut used) = (Vec::new(), 0);
-        for (bit, size) in sizes.into_iter().enumerate() {
-            let bytes = packet(two.address, one.address, false, TCP, &data(size));
-            if pattern >> bit & 1 != 0 {
-                let bytes = packet(two.address, one.address, false, UDP, &data(4000));
-                spoilt(&mut one, &bytes);
-            }
-            let gso = gso.filter(|_| size > 4000);
-            used += bytes.len().div_ceil(4096) + usize::from(gso.is_some());
-            one.put(&Sent { bytes: bytes.clone(), blank: true, gso, first: 0 });
-            sent.push(Packet { bytes, checksum: Checksum::Blank, gso });
-        }
-        assert_eq!(one.run(), None);
-        two.take();
-        assert!(two.received == sent, "pattern {pattern:b}");
-        assert_eq!(two.errors, 0);
-        two.received.clear();
-        // What was not needed is still there.
-        drain(&mut one, &mut two, offered - used);
-    }
-}
-
-/// Uses up so many buffers.
-fn drain(one: &mut Guest, two: &mut Guest, count: usize) {
-    for _ in 0..count {
-        one.put(&Sent { bytes: packet(two.address, one.address, false, UDP, b"x"), ..Sent::default() });
-        assert_eq!(one.run(), None);
-    }
-    two.take();
-    assert_eq!(two.received.len(), count);
-    two.received.clear();
-}
-
-#[test]
-fn buffers_that_cannot_be_written_cost_their_owner() {
-    let (_lan, mut one, mut two) = pair(ALL);
-    let page = Rc::new(trunnion_protocol::shared::SharedPage::zeroed());
-    let readonly = two.world.grant(two.domain, &page, false);
-    for reference in [readonly, GrantRef(0xffff_0000)] {
-        two.rx.put(&RxRequest { id: 77, reference }).unwrap();
-        let _ = two.rx.publish();
-        let id =
-            one.put(&Sent { bytes: packet(two.address, one.address, false, UDP, b"x"), ..Sent::default() });
-        assert_eq!(one.run(), None);
-        assert_eq!(one.statuses.last(), Some(&(id, 0)), "the sender is not to blame");
-        let answer = two.rx.take().unwrap().expect("an answer").response();
-        assert_eq!((answer.id, answer.status), (77, -1));
-    }
-    assert_eq!(two.counts().rx_dropped, 2);
 }
 
 #[test]

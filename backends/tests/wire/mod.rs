@@ -549,3 +549,32 @@ pub fn packet(to: [u8; 6], from: [u8; 6], v6: bool, protocol: u8, data: &[u8]) -
     bytes.extend_from_slice(data);
     bytes
 }
+
+/// UDP's number.
+pub const UDP: u8 = 17;
+
+pub fn data(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n * 7 % 253) as u8).collect()
+}
+
+/// Two guests that know each other's addresses.
+pub fn pair(features: Features) -> (Lan, Guest, Guest) {
+    let lan = Lan::new();
+    let mut one = lan.guest(1, ALL, |_| {});
+    let mut two = lan.guest(2, features, |_| {});
+    for (from, to) in [(&mut one, [2; 6]), (&mut two, [2; 6])] {
+        from.put(&Sent { bytes: packet(to, from.address, false, UDP, b"hello"), ..Sent::default() });
+        assert_eq!(from.run(), None);
+    }
+    // The first was flooded to the other, which had no buffers yet.
+    two.offer(1);
+    one.offer(1);
+    assert_eq!((two.poll(), one.poll()), (None, None));
+    two.take();
+    one.take();
+    assert_eq!((one.received.len(), two.received.len()), (1, 1));
+    one.received.clear();
+    two.received.clear();
+    lan.world.copied.set((0, 0));
+    (lan, one, two)
+}

@@ -327,11 +327,8 @@ impl Engine {
     fn drain(&mut self) {
         while let Ok(note) = self.notes.try_recv() {
             match note {
-                Note::Said(Said::Console(channel, bytes)) => {
-                    if !self.captures.take(channel, &bytes) {
-                        let _ = self.consoles.output(channel, &bytes);
-                    }
-                }
+                Note::Said(Said::Console(channel, bytes)) if self.captures.take(channel, &bytes) => {}
+                Note::Said(Said::Console(channel, bytes)) => drop(self.consoles.output(channel, &bytes)),
                 Note::Said(Said::Event(Event::Log { at_ns, level, subsystem, message })) => {
                     self.record.log(at_ns, level, &subsystem, &message);
                 }

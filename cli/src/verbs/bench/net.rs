@@ -1,6 +1,7 @@
 //! Network paths between Linux guests and dom0, measured by a program in the guest (`tests/probe`), each in a run of its own.
 //!
 //! What a packet costs in exits, events, hypercalls and copies is the difference to a run in which the same guests only start.
+#![expect(clippy::cast_precision_loss, reason = "costs of a packet are shown with two digits")]
 
 use super::{Arguments, Report, Row};
 use crate::demo::{self, PROBE};

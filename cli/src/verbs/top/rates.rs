@@ -1,4 +1,5 @@
 //! Figures of two moments, and what happened in between.
+#![expect(clippy::cast_precision_loss, reason = "rates are shown with a digit or two")]
 
 use serde::Serialize;
 use serde_json::Value;
