@@ -148,7 +148,7 @@ pub fn dispatch<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verdict
     let reply =
         if context.cpl() == 0 { perform(running, number, &mut call) } else { Err(Stop::Error(Errno::Perm)) };
     match reply {
-        Ok(value) => finish(running, length, width, value, Verdict::Resume),
+        Ok(value) => finish(running, length, value, Verdict::Resume),
         Err(stop) => stopped(running, length, &call, stop),
     }
 }
@@ -169,16 +169,9 @@ pub(crate) fn perform<M: Machine>(
     handler(running, arguments)
 }
 
-/// Goes on behind the instruction with a result.
+/// Goes on behind the instruction with a result, of which 32-bit code sees the lower half.
 #[inline]
-fn finish<M: Machine>(
-    running: &mut Running<'_, M>,
-    length: u8,
-    width: Width,
-    value: u64,
-    verdict: Verdict,
-) -> Verdict {
-    let value = if width == Width::W64 { value } else { value & 0xffff_ffff };
+fn finish<M: Machine>(running: &mut Running<'_, M>, length: u8, value: u64, verdict: Verdict) -> Verdict {
     running.context.set_gpr(Gpr::Rax, value);
     exit::advance(running, length);
     verdict
@@ -199,7 +192,7 @@ fn stopped<M: Machine>(running: &mut Running<'_, M>, length: u8, call: &Argument
             return Verdict::Resume;
         }
     };
-    finish(running, length, call.width, value, verdict)
+    finish(running, length, value, verdict)
 }
 
 /// The domain that a call names: the caller itself, or with authority any that exists and is not being destroyed.

@@ -125,7 +125,9 @@ impl SharedPage {
     #[inline]
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfPage> {
         check(offset, into.len())?;
-        if into.len() <= SMALL && (offset | into.len()).is_multiple_of(8) {
+        if let (Ok(bytes), Some(word)) = (<&mut [u8; 4]>::try_from(&mut *into), self.word_at(offset)) {
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        } else if into.len() <= SMALL && (offset | into.len()).is_multiple_of(8) {
             for (index, bytes) in into.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 *bytes = self.entry(offset / 8 + index).to_ne_bytes();
             }

@@ -91,17 +91,33 @@ fn bits<'h, M: Machine>(
 }
 
 /// Makes a port pending for the vCPU that receives it.
+#[inline]
 pub(super) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port, target: VcpuId) {
+    // Each width with its own constants.
+    let place = match domain.width() {
+        Width::W64 => event::place(port, Width::W64),
+        Width::W32 => event::place(port, Width::W32),
+    };
     let (Some(place), Some(page), Some(vcpu)) =
-        (event::place(port, domain.width()), host.machine.page(domain.shared_info), domain.vcpu(target))
+        (place, host.machine.page(domain.shared_info), domain.vcpu(target))
     else {
         return;
     };
     match event::post(page, &place, || info(host, vcpu)) {
-        Posted::Before => return,
-        Posted::Quietly => {}
-        Posted::Upcall => deliver_upcall(host, domain, vcpu),
+        Posted::Before => {}
+        Posted::Quietly => tell_pollers(host, domain, port),
+        Posted::Upcall => upcall(host, domain, vcpu, port),
     }
+}
+
+#[inline(never)]
+fn upcall<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>, port: Port) {
+    deliver_upcall(host, domain, vcpu);
+    tell_pollers(host, domain, port);
+}
+
+#[inline]
+fn tell_pollers<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) {
     if domain.ports.pollers.load(Ordering::SeqCst) != 0 {
         wake_pollers(host, domain, port);
     }

@@ -27,7 +27,8 @@ impl<V: Vendor> Pc<V> {
         let wall_clock_base = super::rtc::seconds().saturating_mul(1_000_000_000).saturating_sub(now);
         let (from, to) =
             ram.as_slice().iter().copied().max_by_key(|(from, to)| to - from).unwrap_or_default();
-        let main = (from >> 12, (to - from) >> 12);
+        // Address 0 is nobody's.
+        let main = ((from >> 12).max(1), (to >> 12).saturating_sub((from >> 12).max(1)));
         Self { vendor, main, ram, wall_clock_base, tsc_is_stable }
     }
 
@@ -36,7 +37,7 @@ impl<V: Vendor> Pc<V> {
     fn is_elsewhere(&self, frame: Mfn) -> bool {
         let inside =
             |address: u64| self.ram.as_slice().iter().any(|&(from, to)| (from..to).contains(&address));
-        frame.checked_address().is_some_and(|address| inside(address.0))
+        frame.0 != 0 && frame.checked_address().is_some_and(|address| inside(address.0))
     }
 }
 
@@ -48,9 +49,13 @@ impl<V: Vendor> Machine for Pc<V> {
             return None;
         }
         let address = frame.0 << 12;
-        // SAFETY: the address is that of a whole page of RAM, mapped one to one and writable for ever; the caller holds a
-        // reference to the frame; a shared page consists of atomics, so that guests and devices may write it meanwhile.
-        Some(unsafe { &*(address as *const SharedPage) })
+        // SAFETY: the address is that of a whole page of RAM other than the first, mapped one to one and writable for ever; the
+        // caller holds a reference to the frame; a shared page consists of atomics, so that guests and devices may write it
+        // meanwhile.
+        unsafe {
+            core::hint::assert_unchecked(address != 0);
+            Some(&*(address as *const SharedPage))
+        }
     }
 
     fn format(&self) -> &'static EntryFormat {

@@ -137,9 +137,23 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
+/// Where the rows of the low MSRs are, plus one: some of them are read often.
+const LOW: [u8; 0x100] = {
+    let mut low = [0; 0x100];
+    let mut row = 0;
+    while row < TABLE.len() && TABLE[row].msr < 0x100 {
+        low[TABLE[row].msr as usize] = row as u8 + 1;
+        row += 1;
+    }
+    low
+};
+
 /// The row of an MSR; `None` is #GP for reading and writing.
 pub fn find(msr: u32) -> Option<&'static Row> {
-    TABLE.get(TABLE.binary_search_by(|row| row.msr.cmp(&msr)).ok()?)
+    TABLE.get(match LOW.get(msr as usize) {
+        Some(&row) => usize::from(row).checked_sub(1)?,
+        None => TABLE.binary_search_by(|row| row.msr.cmp(&msr)).ok()?,
+    })
 }
 
 /// What the APIC base of a vCPU reads as: the usual place, enabled, the first vCPU being the boot processor.

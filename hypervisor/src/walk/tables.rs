@@ -147,7 +147,7 @@ impl Remembered {
     /// Remembers that code at an address is executed.
     pub fn see(&mut self, space: &impl Space, paging: &Paging, gva: Gva) {
         let page = gva.0 >> 12;
-        // The epoch before the walk, which ends the memory when what the walk found is taken away during it.
+        // The epoch before the walk: what is taken away during it ends the memory.
         let epoch = space.epoch();
         if let (Ok(Found { mfn, .. }), Some(seen)) =
             (self.translate(space, paging, gva, false), self.code.get_mut(page as usize % 4))
@@ -156,7 +156,8 @@ impl Remembered {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs as much as what it does")]
     pub(super) fn translate(
         &mut self,
         space: &impl Space,

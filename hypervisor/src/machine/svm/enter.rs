@@ -58,7 +58,8 @@ fn retag(cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) {
     context.set(field::NESTED_CR3, root.address().0);
     // 1 flushes all guests' translations and the host's.
     context.set(field::TLB_CONTROL, u32::from(flush));
-    context.generation = cpu.switch.generation.get();
+    // A flush is asked for once: the next entry takes another tag, and asks for none.
+    context.generation = if flush { 0 } else { cpu.switch.generation.get() };
     context.epoch = epoch;
 }
 
@@ -70,7 +71,6 @@ pub(super) fn enter(cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u6
     // SAFETY: the registers and the block are this context's, which the caller has for itself; the host page was filled when
     // SVM was switched on for this CPU. The guest reaches no memory but through the nested tables, which the core keeps.
     unsafe { run(context.gpr.as_mut_ptr(), context.block.address(), cpu.switch.host_page.get()) };
-    context.set(field::TLB_CONTROL, 0);
     inject::reinject(context);
     exit::decode(context)
 }
