@@ -100,7 +100,8 @@ impl<'a, S: Space> Memory<'a, S> {
         self.last.see(self.space, &self.paging, gva);
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs as much as what it does")]
     fn page(&mut self, gva: Gva, write: bool) -> Result<&'a SharedPage, Fault> {
         let found = self.translate(gva, write)?;
         self.space.page(found.mfn).ok_or(Fault { gva, reason: FaultReason::NoMemory })
