@@ -20,16 +20,6 @@ const PAGES: u64 = 512;
 /// What the rest of a domain's account costs, in pages.
 const DOMAIN: u64 = 128;
 
-/// Walks every table of every domain.
-pub fn audit<M: Machine>(host: &Host<M>) -> Audit {
-    let mut audit = Audit::default();
-    let mut at = Position::Frames(0);
-    while let Some(next) = step(host, at, &mut audit) {
-        at = next;
-    }
-    audit
-}
-
 /// A bounded part of the walk; adds what it finds. `None` at the end.
 pub fn step<M: Machine>(host: &Host<M>, at: Position, audit: &mut Audit) -> Option<Position> {
     match at {
@@ -58,7 +48,7 @@ pub fn step<M: Machine>(host: &Host<M>, at: Position, audit: &mut Audit) -> Opti
                     audit.grants += granting::in_force(&domain);
                     budget = budget.saturating_sub(DOMAIN);
                 }
-                match map(host, &domain, gfn, &mut budget, audit) {
+                match domain.audit(host, gfn, &mut budget, audit) {
                     Some(gfn) => return Some(Position::Map(id.0, gfn.0)),
                     None => (id, gfn) = (DomainId(id.0.saturating_add(1)), Gfn(0)),
                 }
@@ -71,42 +61,38 @@ pub fn step<M: Machine>(host: &Host<M>, at: Position, audit: &mut Audit) -> Opti
     }
 }
 
-/// Looks at a domain's map from `from` on; gives where it stopped for want of budget.
-fn map<M: Machine>(
-    host: &Host<M>,
-    domain: &Domain<M>,
-    from: Gfn,
-    budget: &mut u64,
-    audit: &mut Audit,
-) -> Option<Gfn> {
-    let memory = domain.memory.lock();
-    if !crate::life::is_alive(domain) {
-        return None;
-    }
-    let mut at = from;
-    while let Some((gfn, leaf)) = memory.tables.next(&host.machine, at) {
-        // A large leaf may be looked at in parts.
-        let skip = at.0.saturating_sub(gfn.0);
-        let pages = if leaf.kind == Kind::Device { leaf.pages } else { leaf.pages.min(skip + PAGES) };
-        if *budget == 0 {
-            return Some(Gfn(gfn.0 + skip));
+impl<M: Machine> Domain<M> {
+    /// Looks at the domain's map from `from` on; gives where it stopped for want of budget.
+    fn audit(&self, host: &Host<M>, from: Gfn, budget: &mut u64, audit: &mut Audit) -> Option<Gfn> {
+        let memory = self.memory.lock();
+        if !life::is_alive(self) {
+            return None;
         }
-        for page in skip..if leaf.kind == Kind::Device { skip } else { pages } {
-            let mfn = Mfn(leaf.mfn.0 + page);
-            let good = match leaf.kind {
-                Kind::Ram => {
-                    let kind = host.frames.kind(mfn);
-                    kind == FrameKind::Bundle && memory.direct
-                        || kind == FrameKind::Ram && host.frames.owner(mfn) == Some(domain.id)
-                }
-                Kind::Special => host.frames.owner(mfn) == Some(domain.id),
-                Kind::Grant => host.frames.references(mfn) > 0,
-                Kind::Device => true,
-            };
-            audit.mismatches += u64::from(!good);
+        let mut at = from;
+        while let Some((gfn, leaf)) = memory.tables.next(&host.machine, at) {
+            // A large leaf may be looked at in parts.
+            let skip = at.0.saturating_sub(gfn.0);
+            let pages = if leaf.kind == Kind::Device { leaf.pages } else { leaf.pages.min(skip + PAGES) };
+            if *budget == 0 {
+                return Some(Gfn(gfn.0 + skip));
+            }
+            for page in skip..if leaf.kind == Kind::Device { skip } else { pages } {
+                let mfn = Mfn(leaf.mfn.0 + page);
+                let good = match leaf.kind {
+                    Kind::Ram => {
+                        let kind = host.frames.kind(mfn);
+                        kind == FrameKind::Bundle && memory.direct
+                            || kind == FrameKind::Ram && host.frames.owner(mfn) == Some(self.id)
+                    }
+                    Kind::Special => host.frames.owner(mfn) == Some(self.id),
+                    Kind::Grant => host.frames.references(mfn) > 0,
+                    Kind::Device => true,
+                };
+                audit.mismatches += u64::from(!good);
+            }
+            *budget = budget.saturating_sub((pages - skip).clamp(1, PAGES));
+            at = Gfn(gfn.0 + pages);
         }
-        *budget = budget.saturating_sub((pages - skip).clamp(1, PAGES));
-        at = Gfn(gfn.0 + pages);
+        None
     }
-    None
 }

@@ -1,7 +1,8 @@
 //! Making a domain: paused, with no memory, its vCPUs down.
 
-use trunnion_protocol::control::{CreateDomain, NAME_BYTES};
+use trunnion_protocol::control::CreateDomain;
 use trunnion_protocol::hypercall::hvm::Param;
+pub use trunnion_protocol::hypercall::version::padded as name;
 use trunnion_protocol::shared_info;
 
 use crate::debug::DebugLine;
@@ -142,13 +143,4 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
     }
     time::new_domain(host, &domain);
     Ok(domain)
-}
-
-/// A name as the domain keeps it: cut off and padded.
-pub fn name(text: &str) -> [u8; NAME_BYTES] {
-    let mut name = [0; NAME_BYTES];
-    for (to, from) in name.iter_mut().take(NAME_BYTES - 1).zip(text.bytes()) {
-        *to = from;
-    }
-    name
 }

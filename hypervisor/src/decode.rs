@@ -96,22 +96,10 @@ pub fn modrm(bytes: &[u8], address_bits: u8) -> Option<ModRm> {
     let base = if sib { *bytes.get(1)? & 7 } else { operand };
     let displacement = match (address_bits, mode) {
         (_, 3) => 0,
-        (16, 0) => {
-            if operand == 6 {
-                2
-            } else {
-                0
-            }
-        }
-        (16, 2) => 2,
         (_, 1) => 1,
-        (_, 0) => {
-            if base == 5 {
-                4
-            } else {
-                0
-            }
-        }
+        (16, 0) if operand != 6 => 0,
+        (16, _) => 2,
+        (_, 0) if base != 5 => 0,
         _ => 4,
     };
     let length = 1 + usize::from(sib) + displacement;

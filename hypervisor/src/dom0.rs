@@ -67,18 +67,17 @@ pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Fail
     let wanted = if boot.dom0_memory == 0 { DEFAULT_MEMORY } else { boot.dom0_memory.max(LEAST_MEMORY) };
     let domain = create::dom0(host, host.frames.end_frame().0)?;
     domain.weight.store(WEIGHT, Ordering::Relaxed);
-    let runs = give_memory(host, &domain, wanted)?;
+    let runs = domain.give_memory(host, wanted)?;
     host.dom0_bytes.store(runs.iter().map(|run| (PAGE_SIZE as u64) << run.order).sum(), Ordering::Relaxed);
-    map(host, &domain, boot.bundle, Kind::Ram)?;
+    domain.map_frames(host, boot.bundle, Kind::Ram)?;
     for &window in boot.device_windows {
-        map(host, &domain, window, Kind::Device)?;
+        domain.map_frames(host, window, Kind::Device)?;
     }
-    let first = runs.first().ok_or(Failure::Image("no memory for it"))?;
-    let first = FrameRange { start: first.start, end: Mfn(first.start.0 + (1 << first.order)) };
+    let first = runs.first().ok_or(Failure::Image("no memory for it"))?.frames();
     let room = FrameRange { start: first.start, end: Mfn(first.end.0 - START_PAGES) };
     let entry = image.load(&host.machine, room)?;
     let regions = regions(&runs, boot);
-    let info = write_start(host, boot, &regions, room.end)?;
+    let info = write_start(&host.machine, boot, &regions, room.end)?;
     domain.memory.lock().regions = regions;
     let name = VcpuRef { domain: domain.clone(), index: VcpuId(0).0 };
     start::load(host, &name, &VcpuState::pvh(entry, info), true)?;
@@ -88,50 +87,35 @@ pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Fail
     Ok(())
 }
 
-/// Allocates memory and maps it one to one.
-pub(crate) fn give_memory<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    bytes: u64,
-) -> Result<Vec<Frames>, Failure> {
-    let runs = allocate(host, bytes)?;
-    for run in &runs {
-        let frames = FrameRange { start: run.start, end: Mfn(run.start.0 + (1 << run.order)) };
-        map(host, domain, frames, Kind::Ram)?;
-    }
-    Ok(runs)
-}
-
-/// dom0's memory in as few runs as there are, below 4 GiB; the first, which takes the image, is the largest.
-fn allocate<M: Machine>(host: &Host<M>, bytes: u64) -> Result<Vec<Frames>, Failure> {
-    let short = Failure::Memory(bytes, host.frames.free_frames() * PAGE_SIZE as u64);
-    let mut runs: Vec<Frames> = Vec::new();
-    let mut left = bytes.div_ceil((PAGE_SIZE as u64) << ALIGN_ORDER) << ALIGN_ORDER;
-    let mut order = left.ilog2();
-    while left > 0 {
-        order = order.min(left.ilog2());
-        runs.try_reserve(1).map_err(|_| short)?;
-        match host.allocate_below(order, LOW, DomainId::DOM0, FrameKind::Ram) {
-            Some(run) => {
-                runs.push(run);
-                left -= 1 << order;
+impl<M: Machine> Domain<M> {
+    /// Gives dom0 memory below 4 GiB in as few runs as there are, mapped one to one. The first, which takes the image, is the
+    /// largest.
+    pub(crate) fn give_memory(&self, host: &Host<M>, bytes: u64) -> Result<Vec<Frames>, Failure> {
+        let short = Failure::Memory(bytes, host.frames.free_frames() * PAGE_SIZE as u64);
+        let mut runs: Vec<Frames> = Vec::new();
+        let mut left = bytes.div_ceil((PAGE_SIZE as u64) << ALIGN_ORDER) << ALIGN_ORDER;
+        let mut order = left.ilog2();
+        while left > 0 {
+            order = order.min(left.ilog2());
+            runs.try_reserve(1).map_err(|_| short)?;
+            match host.allocate_below(order, LOW, DomainId::DOM0, FrameKind::Ram) {
+                Some(run) => {
+                    self.map_frames(host, run.frames(), Kind::Ram)?;
+                    runs.push(run);
+                    left -= 1 << order;
+                }
+                None if order > ALIGN_ORDER => order -= 1,
+                None => return Err(short),
             }
-            None if order > ALIGN_ORDER => order -= 1,
-            None => return Err(short),
         }
+        Ok(runs)
     }
-    Ok(runs)
-}
 
-fn map<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    frames: FrameRange,
-    kind: Kind,
-) -> Result<(), Errno> {
-    let rights = if kind == Kind::Device { Rights::WRITE } else { Rights::all() };
-    let count = frames.end.0.saturating_sub(frames.start.0);
-    domain.map(host).map(Run { gfn: Gfn(frames.start.0), mfn: frames.start, count, rights, kind })
+    fn map_frames(&self, host: &Host<M>, frames: FrameRange, kind: Kind) -> Result<(), Errno> {
+        let rights = if kind == Kind::Device { Rights::WRITE } else { Rights::all() };
+        let count = frames.end.0.saturating_sub(frames.start.0);
+        self.map(host).map(Run { gfn: Gfn(frames.start.0), mfn: frames.start, count, rights, kind })
+    }
 }
 
 /// dom0's memory map: its RAM, and the rest of the host's RAM as reserved, since other domains' frames appear there.
@@ -142,7 +126,7 @@ fn regions(runs: &[Frames], boot: &BootInfo<'_>) -> Vec<Region> {
             regions.push(Region { address: Gpa(from << 12), length: (to - from) << 12, kind: kind.number() });
         }
     };
-    let mut own: Vec<_> = runs.iter().map(|run| (run.start.0, run.start.0 + (1 << run.order))).collect();
+    let mut own: Vec<_> = runs.iter().map(|run| (run.start.0, run.frames().end.0)).collect();
     own.sort_unstable();
     for range in boot.ram {
         let mut at = range.start.0;
@@ -158,7 +142,7 @@ fn regions(runs: &[Frames], boot: &BootInfo<'_>) -> Vec<Region> {
 
 /// Writes the start info and what it points to at frame `at`; returns its address.
 fn write_start<M: Machine>(
-    host: &Host<M>,
+    machine: &M,
     boot: &BootInfo<'_>,
     regions: &[Region],
     at: Mfn,
@@ -188,7 +172,7 @@ fn write_start<M: Machine>(
     }
     let mut to = start;
     for part in parts {
-        image::copy(&host.machine, part, to)?;
+        image::copy(machine, part, to)?;
         to += part.len() as u64;
     }
     u32::try_from(start).map_err(|_| Failure::Image("its memory is above 4 GiB"))

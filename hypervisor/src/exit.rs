@@ -4,13 +4,9 @@ mod instruction;
 mod memory;
 mod port;
 
-use trunnion_protocol::hypercall::sched::ShutdownReason;
-
 use crate::hypercall;
 use crate::length;
-use crate::life;
 use crate::prelude::*;
-use crate::seam::{CodeMode, Context, Event, Exit, Verdict};
 use crate::space::DomainSpace;
 
 /// Exception vectors (SDM 6.3.1).
@@ -66,7 +62,6 @@ pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Verdict 
 
 /// A physical interrupt, which the run loop looks at. When it comes between STI and HLT, the HLT is carried out here: no
 /// interrupt may get between the two, and QEMU's entry forgets the shadow that says so.
-#[inline]
 fn interrupt<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
     if running.context.interruptibility().shadow
         && let Some(length) = find_length(running, &Exit::Halt)
@@ -85,7 +80,6 @@ enum Done {
 }
 
 /// Carries an instruction out and goes on behind it.
-#[inline]
 fn skip<M: Machine>(
     running: &mut Running<'_, M>,
     exit: &Exit,
@@ -127,7 +121,6 @@ fn find_length<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Option<
 }
 
 /// Linear address of the instruction.
-#[inline]
 pub(crate) fn code_address<M: Machine>(running: &Running<'_, M>) -> Gva {
     let rip = running.context.rip();
     match running.context.mode() {
@@ -137,7 +130,6 @@ pub(crate) fn code_address<M: Machine>(running: &Running<'_, M>) -> Gva {
 }
 
 /// Goes on behind an instruction.
-#[inline]
 pub(crate) fn advance<M: Machine>(running: &mut Running<'_, M>, length: u8) {
     let old = running.context.rip();
     let mut rip = old.wrapping_add(u64::from(length));

@@ -3,6 +3,7 @@
 //! Guest code is a Rust closure, a [`Script`]: each entry calls it with the vCPU's registers, and it returns the exit. Time
 //! stands still unless a test moves it.
 
+pub mod audit;
 pub mod faults;
 pub(crate) mod order;
 
@@ -361,10 +362,9 @@ impl Context for FakeContext {
     fn inject(&mut self, event: Event) {
         self.event = Some(event);
     }
-    fn set_interrupt_window(&mut self, wanted: bool) {
-        self.window.set(wanted);
+    fn set_windows(&mut self, interrupt: bool, _: bool) {
+        self.window.set(interrupt);
     }
-    fn set_nmi_window(&mut self, _: bool) {}
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
     }

@@ -97,6 +97,13 @@ pub struct Run {
     pub order: u32,
 }
 
+impl Run {
+    /// The frames.
+    pub const fn frames(&self) -> FrameRange {
+        FrameRange { start: self.start, end: Mfn(self.start.0 + (1 << self.order)) }
+    }
+}
+
 /// A counted reference to a frame in use.
 pub struct Held<'f> {
     table: &'f FrameTable,

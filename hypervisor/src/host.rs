@@ -106,13 +106,9 @@ impl<M: Machine> Host<M> {
 
     /// Enters a new domain. False when the number is taken or out of range.
     pub(crate) fn enlist(&self, domain: Arc<Domain<M>>) -> bool {
-        match self.list.write().get_mut(usize::from(domain.id.0)) {
-            Some(slot @ None) => {
-                *slot = Some(domain);
-                true
-            }
-            _ => false,
-        }
+        let mut list = self.list.write();
+        let slot = list.get_mut(usize::from(domain.id.0)).filter(|slot| slot.is_none());
+        slot.map(|slot| *slot = Some(domain)).is_some()
     }
 
     /// Takes a domain off the list. The returned reference is dropped by the caller, outside the list's lock.
@@ -206,10 +202,8 @@ impl<M: Machine> Host<M> {
 
     pub(crate) fn claim_virq(&self, virq: Virq, owner: DomainId) -> Result<(), Errno> {
         let slot = self.virqs.get(virq.0 as usize).ok_or(Errno::Inval)?;
-        match slot.compare_exchange(0, u32::from(owner.0) + 1, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Errno::Busy),
-        }
+        let claimed = slot.compare_exchange(0, u32::from(owner.0) + 1, Ordering::AcqRel, Ordering::Acquire);
+        if claimed.is_ok() { Ok(()) } else { Err(Errno::Busy) }
     }
 
     pub(crate) fn release_virq(&self, virq: Virq, owner: DomainId) {

@@ -18,12 +18,9 @@ mod sched;
 mod vcpu;
 mod version;
 
-use trunnion_protocol::control::Gpr;
 use trunnion_protocol::hypercall::Hypercall;
 
-use crate::exit;
 use crate::prelude::*;
-use crate::seam::{CodeMode, Context, Verdict};
 
 pub use hvm::latch_width;
 pub use page::write as write_page;
@@ -158,7 +155,6 @@ const LONG: [Gpr; 5] = [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8];
 const SHORT: [Gpr; 5] = [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi];
 
 /// Carries out one call.
-#[inline]
 pub(crate) fn perform<M: Machine>(
     running: &mut Running<'_, M>,
     number: u64,
@@ -170,7 +166,6 @@ pub(crate) fn perform<M: Machine>(
 }
 
 /// Goes on behind the instruction with a result, of which 32-bit code sees the lower half.
-#[inline]
 fn finish<M: Machine>(running: &mut Running<'_, M>, length: u8, value: u64, verdict: Verdict) -> Verdict {
     running.context.set_gpr(Gpr::Rax, value);
     exit::advance(running, length);

@@ -6,11 +6,10 @@
 //! meantime, and gets #UD.
 
 use crate::decode::{LONGEST, modrm, prefixes};
-use crate::seam::{CodeMode, Exit};
+use crate::prelude::*;
 
 impl Exit {
     /// The length of the frequent instructions where they stand without prefixes, which is how kernels write them.
-    #[inline]
     pub const fn plain(&self, bytes: [u8; 4]) -> Option<u8> {
         let (opcode, length) = match self {
             Self::Hypercall => ([0x0f, 0x01, 0xd9, 0], 3),

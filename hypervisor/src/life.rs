@@ -90,41 +90,36 @@ fn release<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) {
 
 /// Ends a domain: its vCPUs stop, and dom0 hears of it. The first end counts.
 pub fn end<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, reason: ShutdownReason) {
-    end_with(host, domain, reason, None);
+    host.end_with(domain, reason, Text::default());
 }
 
-fn end_with<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    reason: ShutdownReason,
-    report: Option<Text>,
-) {
-    {
-        let mut life = domain.life.lock();
-        if life.reason.is_some() {
-            return;
-        }
-        life.reason = Some(reason);
-        life.ended = Some(host.now());
-        if let Some(report) = report {
+impl<M: Machine> Host<M> {
+    fn end_with(&self, domain: &Arc<Domain<M>>, reason: ShutdownReason, report: Text) {
+        {
+            let mut life = domain.life.lock();
+            if life.reason.is_some() {
+                return;
+            }
+            life.reason = Some(reason);
+            life.ended = Some(self.now());
             life.report = report;
+            domain.stopped.fetch_or(stop::SHUTDOWN, Ordering::SeqCst);
         }
-        domain.stopped.fetch_or(stop::SHUTDOWN, Ordering::SeqCst);
+        halt(self, domain);
+        self.say(format_args!("domain {} ({}) ended: {:?}", domain.id, domain.name(), reason));
+        if domain.is_privileged() {
+            self.say(format_args!("dom0 has ended; so does the machine"));
+            self.machine.power_off(reason == ShutdownReason::PowerOff);
+        }
+        events::raise_global(self, Virq::DOM_EXC);
     }
-    halt(host, domain);
-    host.say(format_args!("domain {} ({}) ended: {:?}", domain.id, domain.name(), reason));
-    if domain.is_privileged() {
-        host.say(format_args!("dom0 has ended; so does the machine"));
-        host.machine.power_off(reason == ShutdownReason::PowerOff);
-    }
-    events::raise_global(host, Virq::DOM_EXC);
 }
 
 /// Ends the running vCPU's domain with a report. `why` is one line.
 pub fn crash<M: Machine>(running: &mut Running<'_, M>, reason: ShutdownReason, why: fmt::Arguments<'_>) {
     let text = report::write(running, why);
     running.host.journal.write(&running.host.machine, text.bytes());
-    end_with(running.host, running.domain, reason, Some(text));
+    running.host.end_with(running.domain, reason, text);
 }
 
 /// Stops the calling vCPU (`VCPUOP_down`, HLT with interrupts off). The last one powers the domain off.
@@ -161,7 +156,7 @@ pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Resu
             halt(host, domain);
             for index in 0..domain.vcpus.len() as u32 {
                 let at = VcpuRef { domain: domain.clone(), index };
-                crate::timers::change(host, &at, |timers| *timers = crate::timers::VcpuTimers::default());
+                timers::change(host, &at, |timers| *timers = timers::VcpuTimers::default());
                 schedule::withdraw(host, &at);
             }
             match domain.close_ports(host, Port(from), STEP) {
@@ -198,7 +193,7 @@ fn release_specials<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
             vcpu.info.store(domain.shared_info.address().0, Ordering::Release);
             host.frames.put(frame);
         }
-        crate::time::forget_areas(host, vcpu);
+        time::forget_areas(host, vcpu);
     }
     granting::release_table(host, domain);
     if !planted::is(Bug::LeakedFrame) {

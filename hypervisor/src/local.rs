@@ -3,14 +3,10 @@
 //! The `attention` flag of the vCPU says that its controller has to be looked at, so that an entry with nothing to inject
 //! takes no lock.
 
-use crate::events;
 use crate::inject::{Pending, Source};
 use crate::lapic::{Action, Delivery, Ipi, Lapic};
 use crate::policy;
 use crate::prelude::*;
-use crate::schedule;
-use crate::start;
-use crate::timers;
 
 /// Interrupts of one vCPU.
 pub struct Local {
@@ -44,10 +40,10 @@ pub fn post_nmi<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
 }
 
 /// The local timer's deadline has come.
-pub fn timer_fired<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) {
-    let next = vcpu.local.lock().lapic.expire(now);
+pub fn timer_fired<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, now: HostTime) {
+    let next = at.local.lock().lapic.expire(now);
     timers::change(host, at, |timers| timers.lapic = next);
-    attend(host, at, vcpu);
+    attend(host, at, at);
 }
 
 /// Reads a register of the calling vCPU's controller.
@@ -107,7 +103,6 @@ fn send<M: Machine>(running: &Running<'_, M>, ipi: Ipi) {
 }
 
 /// The vector of the upcall past the local interrupt controller, when an event waits.
-#[inline]
 pub fn callback<M: Machine>(host: &Host<M>, domain: &Domain<M>, vcpu: &Vcpu<M>) -> Option<u8> {
     let vector = domain.callback.load(Ordering::Relaxed);
     let waits =
@@ -116,7 +111,6 @@ pub fn callback<M: Machine>(host: &Host<M>, domain: &Domain<M>, vcpu: &Vcpu<M>) 
 }
 
 /// What waits right now.
-#[inline]
 pub fn pending<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) -> Pending {
     let mut pending = Pending { upcall: callback(host, &at.domain, vcpu), ..Pending::default() };
     if vcpu.attention.load(Ordering::SeqCst) {
@@ -159,7 +153,6 @@ pub fn wants_to_run<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>)
 }
 
 fn polled_port_waits<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) -> bool {
-    use trunnion_protocol::id::Port;
     let polled = vcpu.polled.load(Ordering::SeqCst);
     // With several ports the vCPU looks at them itself when it goes on; an event in between is rare and costs a poll.
     polled != 0

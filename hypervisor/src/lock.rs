@@ -4,10 +4,10 @@
 //! the host check it. The hypervisor runs with interrupts off, so a holder is never preempted. No lock is held while a
 //! guest runs.
 
-use core::ops::{Deref, DerefMut};
-
 #[cfg(any(test, feature = "sim"))]
 use crate::fake::order;
+
+pub use order::Guard;
 
 /// Order of the locks, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -57,42 +57,18 @@ impl<T> Lock<T> {
 
     /// Waits for the lock.
     pub fn lock(&self) -> Guard<'_, T> {
-        order::enter(self.rank);
-        Guard { rank: self.rank, inner: self.inner.lock() }
+        order::lock(self.rank, &self.inner)
     }
 }
 
-/// A lock that is held.
-pub struct Guard<'a, T> {
-    rank: Rank,
-    inner: spin::MutexGuard<'a, T>,
-}
-
-impl<T> Deref for Guard<'_, T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.inner
-    }
-}
-
-impl<T> DerefMut for Guard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.inner
-    }
-}
-
-impl<T> Drop for Guard<'_, T> {
-    fn drop(&mut self) {
-        order::leave(self.rank);
-    }
-}
-
-/// Bare metal: no thread to keep the set in, and nothing to pay.
+/// Bare metal: no thread to remember the order in, and nothing to pay.
 #[cfg(not(any(test, feature = "sim")))]
 mod order {
-    use super::Rank;
-    pub(super) const fn enter(_: Rank) {}
-    pub(super) const fn leave(_: Rank) {}
+    pub use spin::MutexGuard as Guard;
+
+    pub(super) fn lock<T>(_: super::Rank, inner: &spin::Mutex<T>) -> Guard<'_, T> {
+        inner.lock()
+    }
 }
 
 #[cfg(test)]

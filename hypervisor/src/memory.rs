@@ -13,7 +13,7 @@ use trunnion_protocol::hypercall::memory::Region;
 use crate::host::HostTables;
 use crate::lock::Guard;
 use crate::prelude::*;
-use crate::second_level::{GFN_LIMIT, Leaf, MapError, Run, SecondLevel, Stale};
+use crate::second_level::{GFN_LIMIT, Leaf, Run, SecondLevel, Stale};
 
 /// Pages of the largest leaf that is taken out of a dying domain's map at once.
 const BATCH: u64 = 512;
@@ -30,16 +30,6 @@ pub struct Memory {
     pub highest: Gfn,
     /// The map is one to one: dom0's.
     pub direct: bool,
-}
-
-impl From<MapError> for Errno {
-    fn from(error: MapError) -> Self {
-        match error {
-            MapError::NoTable => Self::NoMem,
-            MapError::Occupied => Self::Exist,
-            MapError::OutOfRange => Self::Inval,
-        }
-    }
 }
 
 /// A domain's physical map while it changes: locked, with what a change needs.
@@ -104,7 +94,7 @@ impl<M: Machine> PhysMap<'_, M> {
         if let Err(partial) = memory.tables.map(&self.pool, run) {
             let (stale, _) = memory.tables.unmap(&self.pool, run.gfn, partial.done, |_, _| ());
             flush(self.host, self.domain, stale, true);
-            return Err(partial.error.into());
+            return Err(partial.error);
         }
         if run.kind != Kind::Grant {
             memory.highest = memory.highest.max(Gfn((run.gfn.0 + run.count).saturating_sub(1)));

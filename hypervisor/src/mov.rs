@@ -58,7 +58,7 @@ impl Mov {
     }
 }
 
-const fn mask(size: u8) -> u64 {
+pub(crate) const fn mask(size: u8) -> u64 {
     match size {
         1 => 0xff,
         2 => 0xffff,

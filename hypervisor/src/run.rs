@@ -2,18 +2,10 @@
 //!
 //! [`run_cpu`] never returns. Its steps are public, so that the simulation and tests drive them one by one.
 
-use alloc::boxed::Box;
-
-use crate::exit;
 use crate::host::PerCpu;
 use crate::inject;
-use crate::life;
-use crate::local;
 use crate::prelude::*;
-use crate::schedule::{self, Activity};
-use crate::seam::{Context, Cpu, HostInterrupt, Verdict};
-use crate::time;
-use crate::timers;
+use crate::seam::HostInterrupt;
 use crate::vcpu::Body;
 
 /// vCPUs whose timers fire in one go.
@@ -102,9 +94,7 @@ impl<M: Machine> CpuLoop<M> {
     pub fn unload(&mut self) {
         if let Some(Loaded { at, mut body }) = self.loaded.take() {
             body.context.switch_out();
-            if let Some(vcpu) = at.vcpu() {
-                *vcpu.body.lock() = Some(body);
-            }
+            *at.body.lock() = Some(body);
         }
     }
 
@@ -114,35 +104,37 @@ impl<M: Machine> CpuLoop<M> {
             return true;
         }
         self.unload();
-        let Some(vcpu) = at.vcpu() else { return false };
-        let Some(mut body) = vcpu.body.lock().take() else { return false };
+        let Some(mut body) = at.body.lock().take() else { return false };
         body.context.switch_in();
         body.context.set_tsc_offset(at.domain.tsc_offset);
         self.loaded = Some(Loaded { at: at.clone(), body });
-        time::scheduled_in(host, at, vcpu);
+        // With a TSC that never changes, what was written last stays true.
+        if !host.machine.tsc_is_stable() {
+            time::update(host, at);
+        }
         true
     }
 
     fn put_back(&mut self, host: &Host<M>, at: &VcpuRef<M>, activity: Activity) {
         let now = host.now();
-        let Some(vcpu) = at.vcpu() else { return };
         if activity == Activity::Ready && !at.domain.may_run() || activity == Activity::Down {
             // Whoever stopped it may want its registers.
             self.unload();
         }
-        time::run_state(host, at, vcpu, activity);
-        schedule::put_back(host, at, activity, now, || local::wants_to_run(host, at, vcpu));
+        time::run_state(host, at, activity);
+        schedule::put_back(host, at, activity, now, || local::wants_to_run(host, at, at));
         life::reap(host);
     }
 
     /// Enters the vCPU until something else should happen.
     fn run(&mut self, host: &Host<M>, cpu: &PerCpu<M>, at: &VcpuRef<M>) -> Activity {
-        let (Some(vcpu), Some(loaded)) = (at.vcpu(), self.loaded.as_mut()) else { return Activity::Down };
+        let Some(loaded) = self.loaded.as_mut() else { return Activity::Down };
+        let vcpu: &Vcpu<M> = at;
         let Body { context, last } = &mut *loaded.body;
         let domain = &at.domain;
         let mut running = Running { host, domain, vcpu, context, last };
         crate::hypercall::end_poll(host, at);
-        time::run_state(host, at, vcpu, Activity::Running);
+        time::run_state(host, at, Activity::Running);
         cpu.queue.look_again();
         for _ in 0..self.exits {
             if cpu.queue.take_look() && !may_go_on(host, cpu, domain, &mut self.armed) {
@@ -228,7 +220,6 @@ fn take_from<M: Machine>(host: &Host<M>, first: HostInterrupt) -> bool {
 }
 
 /// Decides what to inject, when there is anything.
-#[inline]
 fn prepare<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, context: &mut M::Context) {
     if vcpu.attention.load(Ordering::SeqCst) || local::callback(host, &at.domain, vcpu).is_some() {
         inject(host, at, vcpu, context);
@@ -245,8 +236,7 @@ fn inject<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, context: 
     }
     let wanted = decision.interrupt_window || decision.nmi_window;
     if wanted || vcpu.window.swap(wanted, Ordering::Relaxed) {
-        context.set_interrupt_window(decision.interrupt_window);
-        context.set_nmi_window(decision.nmi_window);
+        context.set_windows(decision.interrupt_window, decision.nmi_window);
     }
     if wanted {
         // The window is closed by another look, whatever becomes of what waits.

@@ -10,13 +10,10 @@
 //! timer) and then looks at the state; a vCPU that goes to sleep first publishes the state and then looks for a reason:
 //! one of the two sees the other.
 
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+use core::sync::atomic::fence;
 
 use crate::host::PerCpu;
-use crate::lock::{Lock, Rank};
 use crate::prelude::*;
-use crate::seam::{Cpu, OutOfHeap};
 
 /// Longest time a vCPU runs while another is ready, in nanoseconds.
 pub const SLICE_NS: u64 = 5_000_000;
@@ -29,10 +26,9 @@ pub const DEFAULT_WEIGHT: u32 = 256;
 /// Length of the period over which a cap is kept.
 const CAP_WINDOW_NS: u64 = 30_000_000;
 
+closed! {
 /// What a vCPU does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Activity {
+pub enum Activity: u32 {
     /// Not started, or stopped: waits for a start-up IPI or `VCPUOP_up`.
     Down = 0,
     /// Waits for an event.
@@ -44,8 +40,10 @@ pub enum Activity {
     /// Would be ready, but its domain may not run.
     Parked = 4,
 }
+}
 
 /// A vCPU's activity, and its place in the schedule.
+#[derive(Default)]
 pub struct State {
     activity: AtomicU32,
     cpu: AtomicU32,
@@ -57,33 +55,13 @@ pub struct State {
 }
 
 impl State {
-    /// Of a vCPU that is down.
-    pub const fn down() -> Self {
-        Self {
-            activity: AtomicU32::new(Activity::Down as u32),
-            cpu: AtomicU32::new(0),
-            virtual_time: AtomicU64::new(0),
-            since: AtomicU64::new(0),
-            window_start: AtomicU64::new(0),
-            window_used: AtomicU64::new(0),
-            ready_at: AtomicU64::new(0),
-        }
-    }
-
     /// What it does.
-    #[inline]
     pub fn activity(&self) -> Activity {
-        match self.activity.load(Ordering::Acquire) {
-            0 => Activity::Down,
-            1 => Activity::Blocked,
-            2 => Activity::Ready,
-            3 => Activity::Running,
-            _ => Activity::Parked,
-        }
+        Activity::from_number(self.activity.load(Ordering::Acquire)).unwrap_or(Activity::Parked)
     }
 
     fn set(&self, activity: Activity) {
-        self.activity.store(activity as u32, Ordering::Release);
+        self.activity.store(activity.number(), Ordering::Release);
     }
 
     /// True unless it is down.
@@ -98,7 +76,6 @@ impl State {
     }
 
     /// The CPU whose queue it belongs to.
-    #[inline]
     pub fn cpu(&self) -> Cpu {
         Cpu(self.cpu.load(Ordering::Relaxed))
     }
@@ -162,7 +139,6 @@ impl<M: Machine> Queue<M> {
     }
 
     /// Whether it was asked to, once.
-    #[inline]
     pub fn take_look(&self) -> bool {
         let look = self.look.load(Ordering::Acquire);
         if look {
@@ -172,7 +148,6 @@ impl<M: Machine> Queue<M> {
     }
 
     /// Whether others are ready, or the running vCPU has a cap to be held to.
-    #[inline]
     pub fn is_contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) != 0 || self.current_cap.load(Ordering::Relaxed) != 0
     }
@@ -184,51 +159,48 @@ fn weighted(ns: u64, weight: u32) -> u64 {
 }
 
 /// Makes a vCPU that waits for an event ready. Call it after the reason is visible.
-#[inline]
 pub fn wake<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
-    let Some(vcpu) = at.vcpu() else { return };
     fence(Ordering::SeqCst);
-    match vcpu.state.activity() {
-        Activity::Blocked => wake_blocked(host, at, vcpu),
+    match at.state.activity() {
+        Activity::Blocked => wake_blocked(host, at),
         // It looks at its events before it enters the guest; make it leave the guest if it is there.
-        Activity::Running => host.machine.kick(vcpu.state.cpu()),
+        Activity::Running => host.machine.kick(at.state.cpu()),
         Activity::Down | Activity::Ready | Activity::Parked => {}
     }
 }
 
 #[cold]
-fn wake_blocked<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
-    leave(host, at, vcpu, Activity::Blocked);
+fn wake_blocked<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
+    leave(host, at, Activity::Blocked);
 }
 
 /// Makes a vCPU ready that does what `from` says; false when it does something else.
-fn leave<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, from: Activity) -> bool {
-    let cpu = host.cpu_of(vcpu);
+fn leave<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, from: Activity) -> bool {
+    let cpu = host.cpu_of(at);
     let mut ready = cpu.queue.ready.lock();
-    let is = vcpu.state.activity() == from;
+    let is = at.state.activity() == from;
     if is {
-        enqueue(host, cpu, &mut ready, at, vcpu);
+        enqueue(host, cpu, &mut ready, at);
     }
     is
 }
 
 /// Brings a vCPU up that was down. False when it was up.
 pub fn start<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) -> bool {
-    at.vcpu().is_some_and(|vcpu| leave(host, at, vcpu, Activity::Down))
+    leave(host, at, Activity::Down)
 }
 
 /// Makes a parked vCPU of a domain that may run again ready.
 pub fn unpark<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
-    at.vcpu().map(|vcpu| leave(host, at, vcpu, Activity::Parked));
+    leave(host, at, Activity::Parked);
 }
 
 /// Stops another vCPU of a domain: it is down when this returns, or as soon as its CPU notices.
 pub fn stop<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
-    let Some(vcpu) = at.vcpu() else { return };
-    let cpu = host.cpu_of(vcpu);
+    let cpu = host.cpu_of(at);
     let mut ready = cpu.queue.ready.lock();
-    if vcpu.state.activity() == Activity::Running {
-        vcpu.going_down.store(true, Ordering::Release);
+    if at.state.activity() == Activity::Running {
+        at.going_down.store(true, Ordering::Release);
         cpu.queue.pick_again();
         drop(ready);
         host.machine.kick(cpu.id);
@@ -236,39 +208,32 @@ pub fn stop<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
     }
     ready.retain(|item| !item.is(at));
     cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
-    vcpu.state.set(Activity::Down);
-    vcpu.going_down.store(false, Ordering::Release);
+    at.state.set(Activity::Down);
+    at.going_down.store(false, Ordering::Release);
 }
 
 /// Takes a vCPU of a domain that is being destroyed out of the queue, for good.
 pub fn withdraw<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
-    let Some(vcpu) = at.vcpu() else { return };
-    let cpu = host.cpu_of(vcpu);
+    let cpu = host.cpu_of(at);
     let mut ready = cpu.queue.ready.lock();
     ready.retain(|item| !item.is(at));
     cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
-    if vcpu.state.activity() != Activity::Running {
-        vcpu.state.set(Activity::Down);
+    if at.state.activity() != Activity::Running {
+        at.state.set(Activity::Down);
     }
 }
 
-fn enqueue<M: Machine>(
-    host: &Host<M>,
-    cpu: &PerCpu<M>,
-    ready: &mut Vec<VcpuRef<M>>,
-    at: &VcpuRef<M>,
-    vcpu: &Vcpu<M>,
-) {
+fn enqueue<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, ready: &mut Vec<VcpuRef<M>>, at: &VcpuRef<M>) {
     if !at.domain.may_run() {
-        vcpu.state.set(Activity::Parked);
+        at.state.set(Activity::Parked);
         return;
     }
     let floor = cpu.queue.floor.load(Ordering::Relaxed);
-    let time = vcpu.state.virtual_time.load(Ordering::Relaxed).max(floor.saturating_sub(SLEEPER_NS));
-    vcpu.state.virtual_time.store(time, Ordering::Relaxed);
+    let time = at.state.virtual_time.load(Ordering::Relaxed).max(floor.saturating_sub(SLEEPER_NS));
+    at.state.virtual_time.store(time, Ordering::Relaxed);
     let now = host.machine.now();
-    vcpu.state.ready_at.store(now.0, Ordering::Relaxed);
-    vcpu.state.set(Activity::Ready);
+    at.state.ready_at.store(now.0, Ordering::Relaxed);
+    at.state.set(Activity::Ready);
     ready.push(at.clone());
     cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
     let running = cpu.queue.current.load(Ordering::Relaxed);
@@ -291,30 +256,22 @@ pub fn pick<M: Machine>(cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
     let mut ready = cpu.queue.ready.lock();
     cpu.queue.again.store(false, Ordering::Release);
     let picked = loop {
-        let best = ready
-            .iter()
-            .enumerate()
-            .filter_map(|(at, item)| {
-                let vcpu = item.vcpu()?;
-                (!capped(item, vcpu, now)).then(|| (at, vcpu.state.virtual_time.load(Ordering::Relaxed)))
-            })
-            .min_by_key(|&(_, time)| time)
-            .map(|(at, _)| at);
-        let Some(at) = best else { break None };
+        let free = ready.iter().enumerate().filter(|(_, item)| !capped(item, now));
+        let best = free.min_by_key(|(_, item)| item.state.virtual_time.load(Ordering::Relaxed));
+        let Some((at, _)) = best else { break None };
         let item = ready.swap_remove(at);
-        let Some(vcpu) = item.vcpu() else { continue };
         if item.domain.may_run() {
-            vcpu.state.set(Activity::Running);
-            let time = vcpu.state.virtual_time.load(Ordering::Relaxed);
+            item.state.set(Activity::Running);
+            let time = item.state.virtual_time.load(Ordering::Relaxed);
             cpu.queue.floor.fetch_max(time, Ordering::Relaxed);
             cpu.queue.current.store(time, Ordering::Relaxed);
             cpu.queue.current_weight.store(item.domain.weight.load(Ordering::Relaxed), Ordering::Relaxed);
             cpu.queue.current_cap.store(item.domain.cap.load(Ordering::Relaxed), Ordering::Relaxed);
             cpu.queue.current_start.store(now.0, Ordering::Relaxed);
-            vcpu.state.since.store(now.0, Ordering::Relaxed);
+            item.state.since.store(now.0, Ordering::Relaxed);
             break Some(item);
         }
-        vcpu.state.set(Activity::Parked);
+        item.state.set(Activity::Parked);
     };
     if picked.is_none() {
         cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
@@ -327,7 +284,6 @@ pub fn pick<M: Machine>(cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
 
 /// When a CPU must look at its queue again although nothing else happens: the end of the running vCPU's slice when
 /// others wait, or of a cap's window.
-#[inline]
 pub fn slice_end<M: Machine>(cpu: &PerCpu<M>) -> HostTime {
     if !cpu.queue.is_contended() {
         return HostTime::NEVER;
@@ -336,34 +292,24 @@ pub fn slice_end<M: Machine>(cpu: &PerCpu<M>) -> HostTime {
     HostTime(start.saturating_add(SLICE_NS))
 }
 
-fn capped<M: Machine>(item: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) -> bool {
+fn capped<M: Machine>(item: &VcpuRef<M>, now: HostTime) -> bool {
     let cap = item.domain.cap.load(Ordering::Relaxed);
     if cap == 0 {
         return false;
     }
-    let start = vcpu.state.window_start.load(Ordering::Relaxed);
+    let start = item.state.window_start.load(Ordering::Relaxed);
     if now.0.saturating_sub(start) >= CAP_WINDOW_NS {
-        vcpu.state.window_start.store(now.0, Ordering::Relaxed);
-        vcpu.state.window_used.store(0, Ordering::Relaxed);
+        item.state.window_start.store(now.0, Ordering::Relaxed);
+        item.state.window_used.store(0, Ordering::Relaxed);
         return false;
     }
-    vcpu.state.window_used.load(Ordering::Relaxed) >= CAP_WINDOW_NS / 100 * u64::from(cap)
-}
-
-/// Accounts for the time a running vCPU has had, up to `now`.
-pub fn charge<M: Machine>(at: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) {
-    let ran = now.0.saturating_sub(vcpu.state.since.swap(now.0, Ordering::Relaxed));
-    vcpu.tally.ran.add(ran);
-    vcpu.state.window_used.fetch_add(ran, Ordering::Relaxed);
-    let time = weighted(ran, at.domain.weight.load(Ordering::Relaxed));
-    vcpu.state.virtual_time.fetch_add(time, Ordering::Relaxed);
+    item.state.window_used.load(Ordering::Relaxed) >= CAP_WINDOW_NS / 100 * u64::from(cap)
 }
 
 /// Makes a vCPU that yields go behind one other that is ready.
 pub fn step_behind<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) {
     let ready = host.cpu_of(vcpu).queue.ready.lock();
-    let first =
-        ready.iter().filter_map(|item| Some(item.vcpu()?.state.virtual_time.load(Ordering::Relaxed))).min();
+    let first = ready.iter().map(|item| item.state.virtual_time.load(Ordering::Relaxed)).min();
     if let Some(first) = first {
         vcpu.state.virtual_time.fetch_max(first.saturating_add(1), Ordering::Relaxed);
     }
@@ -378,30 +324,33 @@ pub fn put_back<M: Machine>(
     now: HostTime,
     reason: impl FnOnce() -> bool,
 ) {
-    let Some(vcpu) = at.vcpu() else { return };
-    charge(at, vcpu, now);
-    let cpu = host.cpu_of(vcpu);
+    let ran = now.0.saturating_sub(at.state.since.swap(now.0, Ordering::Relaxed));
+    at.tally.ran.add(ran);
+    at.state.window_used.fetch_add(ran, Ordering::Relaxed);
+    let time = weighted(ran, at.domain.weight.load(Ordering::Relaxed));
+    at.state.virtual_time.fetch_add(time, Ordering::Relaxed);
+    let cpu = host.cpu_of(at);
     if activity == Activity::Blocked {
         {
             let _ready = cpu.queue.ready.lock();
-            vcpu.state.set(Activity::Blocked);
+            at.state.set(Activity::Blocked);
             cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
         if reason() {
-            wake_blocked(host, at, vcpu);
+            wake_blocked(host, at);
         }
         return;
     }
     let mut ready = cpu.queue.ready.lock();
     cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
     if activity == Activity::Down {
-        vcpu.state.set(Activity::Down);
+        at.state.set(Activity::Down);
     } else if at.domain.may_run() {
-        vcpu.state.set(Activity::Ready);
+        at.state.set(Activity::Ready);
         ready.push(at.clone());
         cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
     } else {
-        vcpu.state.set(Activity::Parked);
+        at.state.set(Activity::Parked);
     }
 }

@@ -256,10 +256,10 @@ pub trait Context: Send {
     fn interruptibility(&self) -> Interruptibility;
     /// Sets the event of the next entry. The caller has checked [`Context::interruptibility`].
     fn inject(&mut self, event: Event);
-    /// Whether an exit is wanted as soon as an interrupt can be taken.
-    fn set_interrupt_window(&mut self, wanted: bool);
-    /// Whether an exit is wanted as soon as an NMI can be taken.
-    fn set_nmi_window(&mut self, wanted: bool);
+
+    /// Asks for exits as soon as an interrupt, or an NMI, can be injected; or no longer does. Where the processor has no such exit
+    /// for NMIs, the end of the handler is one anyway.
+    fn set_windows(&mut self, interrupt: bool, nmi: bool);
     /// Guest TSC minus host TSC, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
     /// An MSR that the context keeps itself (see `hypervisor::msr` for the policy); `None` if it is none of them.
@@ -351,7 +351,6 @@ pub enum Exit {
 
 impl Exit {
     /// Which counter it belongs to.
-    #[inline]
     pub const fn kind(&self) -> ExitKind {
         match self {
             Self::Hypercall => ExitKind::Hypercall,

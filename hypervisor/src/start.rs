@@ -4,19 +4,18 @@ use crate::prelude::*;
 
 /// Replaces the registers of a vCPU that does not run; `up` also starts it. `EEXIST` when it is up already.
 pub fn load<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, state: &VcpuState, up: bool) -> Result<(), Errno> {
-    let vcpu = at.vcpu().ok_or(Errno::NoEnt)?;
-    if vcpu.state.is_up() {
+    if at.state.is_up() {
         return Err(Errno::Exist);
     }
     {
-        let mut body = vcpu.body.lock();
+        let mut body = at.body.lock();
         let body = body.as_mut().ok_or(Errno::Busy)?;
         body.context.load(state);
         body.last.forget();
     }
-    vcpu.started.store(true, Ordering::Release);
+    at.started.store(true, Ordering::Release);
     if up {
-        vcpu.going_down.store(false, Ordering::Release);
+        at.going_down.store(false, Ordering::Release);
         schedule::start(host, at);
     }
     Ok(())
@@ -24,18 +23,15 @@ pub fn load<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, state: &VcpuState, up: 
 
 /// INIT for a vCPU: it stops, and waits for a start-up IPI.
 pub fn init<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
-    if let Some(vcpu) = at.vcpu() {
-        vcpu.waits_for_startup.store(true, Ordering::Release);
-        schedule::stop(host, at);
-    }
+    at.waits_for_startup.store(true, Ordering::Release);
+    schedule::stop(host, at);
 }
 
 /// A start-up IPI for a vCPU that waits for one; others ignore it.
 pub fn startup<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, page: u8) {
-    let Some(vcpu) = at.vcpu() else { return };
-    if vcpu.waits_for_startup.load(Ordering::Acquire)
+    if at.waits_for_startup.load(Ordering::Acquire)
         && load(host, at, &VcpuState::real_mode(page), true).is_ok()
     {
-        vcpu.waits_for_startup.store(false, Ordering::Release);
+        at.waits_for_startup.store(false, Ordering::Release);
     }
 }

@@ -74,7 +74,7 @@ pub fn new_domain<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) {
     for vcpu in &domain.vcpus {
         vcpu.areas.lock().account = Account::new(RunState::Offline, host.now());
         let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
-        update(host, &at, vcpu);
+        update(host, &at);
     }
 }
 
@@ -86,28 +86,20 @@ pub fn write_wall_clock<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
 }
 
 /// Writes a vCPU's clock.
-pub fn update<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
+pub fn update<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
     let tsc_timestamp = host.machine.tsc().wrapping_add(at.domain.tsc_offset);
     let time = TimeInfo { tsc_timestamp, system_time: host.now().0, ..host.clock };
-    let (first, offset) = vcpu.info_place();
+    let (first, offset) = at.info_place();
     let own = Area { first, second: None, offset: offset + TIME, width: Width::W64 };
     own.write_time(host, &time);
-    let area = vcpu.areas.lock().time;
+    let area = at.areas.lock().time;
     if let Some(area) = area {
         area.write_time(host, &time);
     }
 }
 
-/// A CPU has loaded the vCPU.
-pub fn scheduled_in<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
-    // With a TSC that never changes, what was written last stays true.
-    if !host.machine.tsc_is_stable() {
-        update(host, at, vcpu);
-    }
-}
-
 /// The vCPU's run state changes.
-pub fn run_state<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, activity: Activity) {
+pub fn run_state<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, activity: Activity) {
     let state = match activity {
         Activity::Running => RunState::Running,
         Activity::Ready => RunState::Runnable,
@@ -115,11 +107,11 @@ pub fn run_state<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, ac
         Activity::Down | Activity::Parked => RunState::Offline,
     };
     let now = host.now();
-    let mut areas = vcpu.areas.lock();
+    let mut areas = at.areas.lock();
     // A vCPU that was woken was runnable for a while before it ran; the time it waited for its CPU is what guests call
     // stolen.
     if state == RunState::Running
-        && let Some(woken) = vcpu.state.ready_since()
+        && let Some(woken) = at.state.ready_since()
         && areas.account.state == RunState::Blocked
     {
         areas.account.enter(RunState::Runnable, woken.min(now));
@@ -150,21 +142,20 @@ impl<'a, M: Machine> Running<'a, M> {
         time: bool,
     ) -> Result<(), Errno> {
         let host = self.host;
-        let vcpu = at.vcpu().ok_or(Errno::NoEnt)?;
         let size = if time { TimeInfo::size(width) } else { Runstate::size(width) };
         let area = if address.is_null() { None } else { Some(self.hold_area(address, size, width)?) };
         let old = {
-            let mut areas = vcpu.areas.lock();
+            let mut areas = at.areas.lock();
             core::mem::replace(if time { &mut areas.time } else { &mut areas.runstate }, area)
         };
         if let Some(old) = old {
             old.release(host);
         }
         if time {
-            update(host, at, vcpu);
+            update(host, at);
         } else if let Some(area) = area {
             let flagged = at.domain.runstate_flag.load(Ordering::Relaxed);
-            let shown = vcpu.areas.lock().account.area();
+            let shown = at.areas.lock().account.area();
             publish::write_runstate(width, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
         }
         Ok(())

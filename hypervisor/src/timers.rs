@@ -74,13 +74,12 @@ impl<M: Machine> Deadlines<M> {
 
 /// Changes a vCPU's timers and brings its CPU's queue up to date.
 pub fn change<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, change: impl FnOnce(&mut VcpuTimers)) {
-    let Some(vcpu) = at.vcpu() else { return };
-    let mut timers = vcpu.timers.lock();
+    let mut timers = at.timers.lock();
     let before = timers.next();
     change(&mut timers);
     let after = timers.next();
     if before != after {
-        let cpu = host.cpu_of(vcpu);
+        let cpu = host.cpu_of(at);
         cpu.deadlines.set(at, after);
         cpu.queue.look_again();
         host.machine.kick(cpu.id);
@@ -95,14 +94,13 @@ pub fn expire<M: Machine>(host: &Host<M>, cpu: &crate::host::PerCpu<M>, now: Hos
             return;
         }
         let Some(at) = cpu.deadlines.pop_due(now) else { return };
-        let Some(vcpu) = at.vcpu() else { continue };
-        fire(host, &at, vcpu, now);
+        fire(host, &at, now);
     }
 }
 
-fn fire<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTime) {
+fn fire<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, now: HostTime) {
     let due = |timer: &mut Option<HostTime>| timer.take_if(|deadline| *deadline <= now).is_some();
-    let mut timers = vcpu.timers.lock();
+    let mut timers = at.timers.lock();
     let mut tick = due(&mut timers.singleshot);
     let polled = due(&mut timers.poll);
     let lapic = due(&mut timers.lapic);
@@ -116,16 +114,16 @@ fn fire<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, now: HostTi
         let missed = (now.0 - next.0) / (*period).max(1);
         *next = HostTime(next.0.saturating_add((missed + 1).saturating_mul(*period)));
     }
-    host.cpu_of(vcpu).deadlines.set(at, timers.next());
+    host.cpu_of(at).deadlines.set(at, timers.next());
     drop(timers);
     if tick {
-        events::raise_virq(host, &at.domain, vcpu, Virq::TIMER);
+        events::raise_virq(host, &at.domain, at, Virq::TIMER);
     }
     if polled {
         schedule::wake(host, at);
     }
     if lapic {
-        crate::local::timer_fired(host, at, vcpu, now);
+        local::timer_fired(host, at, now);
     }
     if watchdog {
         life::end(host, &at.domain, ShutdownReason::Watchdog);

@@ -1,5 +1,7 @@
 //! A virtual CPU as the core knows it, and [`Running`], the handle of code that works for one right now.
 
+use core::ops::Deref;
+
 use trunnion_protocol::address::PAGE_SHIFT;
 use trunnion_protocol::control::{DomainCounters, ExitKind};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -71,7 +73,7 @@ impl<M: Machine> Vcpu<M> {
         Self {
             id,
             body: Lock::new(Rank::Vcpu, Some(body)),
-            state: State::down(),
+            state: State::default(),
             info: AtomicU64::new(info),
             info_registered: AtomicBool::new(false),
             upcall_vector: AtomicU32::new(0),
@@ -194,12 +196,15 @@ impl<M: Machine> Clone for VcpuRef<M> {
     }
 }
 
-impl<M: Machine> VcpuRef<M> {
-    /// The vCPU; `None` never happens for a reference the core made.
-    pub fn vcpu(&self) -> Option<&Vcpu<M>> {
-        self.domain.vcpus.get(self.index as usize)
-    }
+impl<M: Machine> Deref for VcpuRef<M> {
+    type Target = Vcpu<M>;
 
+    fn deref(&self) -> &Vcpu<M> {
+        self.domain.vcpus.get(self.index as usize).unwrap_or(&self.domain.vcpus[0])
+    }
+}
+
+impl<M: Machine> VcpuRef<M> {
     /// True for the same vCPU of the same domain.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.domain, &other.domain) && self.index == other.index

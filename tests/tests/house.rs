@@ -5,7 +5,7 @@ use trunnion_tests::house;
 /// The budget for the hypervisor's code lines, both vendors together.
 const HYPERVISOR_BUDGET: usize = 12_000;
 /// What it may have until it is down to its budget (docs/src/decisions/0005-line-budget.md). Only ever lowered.
-const HYPERVISOR_CEILING: usize = 12_300;
+const HYPERVISOR_CEILING: usize = 12_000;
 /// Most lines of a file.
 const FILE_LINES: usize = 600;
 /// Files that may be longer, each with its reason; none may pass 1,000 lines.

@@ -77,24 +77,19 @@ impl<M: Machine> Domain<M> {
 
     /// `EVTCHNOP_bind_pirq`, for the domain that mapped it.
     pub fn bind_pirq(&self, host: &Host<M>, pirq: Pirq) -> Result<Port, Errno> {
+        let port = self.allocate_port(host, Channel::Pirq(pirq), VcpuId(0))?;
         let mut pirqs = host.pirqs.lock();
-        let port = pirqs.port_slot(pirq, self.id)?;
-        if *port != 0 {
-            return Err(Errno::Exist);
-        }
-        drop(pirqs);
-        let new = self.allocate_port(host, Channel::Pirq(pirq), VcpuId(0))?;
-        let mut pirqs = host.pirqs.lock();
-        match pirqs.port_slot(pirq, self.id) {
-            Ok(slot) if *slot == 0 => {
-                *slot = new.0;
-                Ok(new)
+        let bound = pirqs.port_slot(pirq, self.id).and_then(|slot| {
+            if *slot != 0 {
+                return Err(Errno::Exist);
             }
-            _ => {
-                self.ports.take(new);
-                Err(Errno::Exist)
-            }
+            *slot = port.0;
+            Ok(port)
+        });
+        if bound.is_err() {
+            self.ports.take(port);
         }
+        bound
     }
 
     /// `EVTCHNOP_bind_vcpu`.

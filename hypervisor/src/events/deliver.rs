@@ -1,21 +1,13 @@
 //! Setting a port pending, and the upcall.
 
-use core::sync::atomic::AtomicU32;
-
-use trunnion_protocol::event::{self, Posted};
-use trunnion_protocol::id::{Virq, VirqScope};
-use trunnion_protocol::planted::{self, Bug};
-use trunnion_protocol::shared::SharedPage;
+use trunnion_protocol::event::Posted;
 use trunnion_protocol::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDING_BYTE};
 
 use super::channel::Channel;
-use crate::local;
 use crate::prelude::*;
-use crate::schedule;
 use crate::vcpu::POLL_MANY;
 
 /// `EVTCHNOP_send`.
-#[inline]
 pub fn send<M: Machine>(running: &Running<'_, M>, port: Port) -> Result<(), Errno> {
     running.vcpu.tally.sent.add(1);
     let (channel, vcpu) = running.domain.ports.get(port);
@@ -78,20 +70,17 @@ pub fn raise_global<M: Machine>(host: &Host<M>, virq: Virq) {
     }
 }
 
-/// Where a port's bits are: its place, the word of pending bits and that of masks.
-#[inline]
-fn bits<'h, M: Machine>(
+/// The word that says whether a port is pending, and its bit there.
+fn pending<'h, M: Machine>(
     host: &'h Host<M>,
     domain: &Domain<M>,
     port: Port,
-) -> Option<(event::Place, &'h AtomicU32, &'h AtomicU32)> {
+) -> Option<(&'h AtomicU32, u32)> {
     let place = event::place(port, domain.width())?;
-    let page = host.machine.page(domain.shared_info)?;
-    Some((place, page.word_at(place.pending)?, page.word_at(place.mask)?))
+    Some((host.machine.page(domain.shared_info)?.word_at(place.pending)?, place.bit))
 }
 
 /// Makes a port pending for the vCPU that receives it.
-#[inline]
 pub(super) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port, target: VcpuId) {
     // Each width with its own constants.
     let place = match domain.width() {
@@ -116,7 +105,6 @@ fn upcall<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>, p
     tell_pollers(host, domain, port);
 }
 
-#[inline]
 fn tell_pollers<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) {
     if domain.ports.pollers.load(Ordering::SeqCst) != 0 {
         wake_pollers(host, domain, port);
@@ -144,7 +132,6 @@ pub fn deliver_upcall<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu:
 }
 
 /// Whether a vCPU's pending flag is set.
-#[inline]
 pub fn upcall_waits<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) -> bool {
     info(host, vcpu)
         .and_then(|(page, offset)| page.word_at(offset + UPCALL))
@@ -194,8 +181,8 @@ fn wake_pollers<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port)
 
 /// Whether a port's pending bit is set.
 pub fn is_pending<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) -> Option<bool> {
-    let (place, word, _) = bits(host, domain, port)?;
-    Some(word.load(Ordering::SeqCst) & place.bit != 0)
+    let (word, bit) = pending(host, domain, port)?;
+    Some(word.load(Ordering::SeqCst) & bit != 0)
 }
 
 /// `EVTCHNOP_unmask`.
@@ -204,13 +191,10 @@ pub fn unmask<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) -
     if channel == Channel::Free {
         return Err(Errno::Inval);
     }
-    let (place, pending, mask) = bits(host, domain, port).ok_or(Errno::Inval)?;
-    let was_masked = mask.fetch_and(!place.bit, Ordering::SeqCst) & place.bit != 0;
-    if was_masked
-        && pending.load(Ordering::SeqCst) & place.bit != 0
-        && let Some(vcpu) = domain.vcpu(target)
-        && let Some((page, offset)) = info(host, vcpu)
-        && event::select(page, offset, &place)
+    let place = event::place(port, domain.width()).ok_or(Errno::Inval)?;
+    let page = host.machine.page(domain.shared_info).ok_or(Errno::Inval)?;
+    if let Some(vcpu) = domain.vcpu(target)
+        && event::unmask(page, &place, || info(host, vcpu))
     {
         deliver_upcall(host, domain, vcpu);
     }
@@ -219,7 +203,7 @@ pub fn unmask<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port) -
 
 /// Forgets that a port is pending, when it gets a new meaning.
 pub(super) fn clear_pending<M: Machine>(host: &Host<M>, domain: &Domain<M>, port: Port) {
-    if let Some((place, pending, _)) = bits(host, domain, port) {
-        pending.fetch_and(!place.bit, Ordering::SeqCst);
+    if let Some((word, bit)) = pending(host, domain, port) {
+        word.fetch_and(!bit, Ordering::SeqCst);
     }
 }

@@ -1,16 +1,11 @@
 //! Instructions that the core carries out for the guest, by the rules of [`crate::policy`].
 
-use trunnion_protocol::control::Gpr;
-
 use super::{Done, advance, skip, vector};
 use crate::hypercall;
-use crate::life;
-use crate::local;
 use crate::policy::control::{self, Registers};
 use crate::policy::cpuid::Now;
 use crate::policy::msr::{self, Core, Read, Write};
 use crate::prelude::*;
-use crate::seam::{CodeMode, Context, Exit, Verdict};
 
 const LONG: CodeMode = CodeMode::Bits64;
 

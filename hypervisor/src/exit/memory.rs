@@ -3,25 +3,17 @@
 
 use super::{advance, code_address, ends, undefined};
 use crate::lapic;
-use crate::local;
 use crate::mov;
 use crate::prelude::*;
-use crate::seam::{Context, SecondLevelFault, Verdict};
-use crate::second_level::Rights;
+use crate::seam::SecondLevelFault;
 
 pub(super) fn fault<M: Machine>(running: &mut Running<'_, M>, fault: SecondLevelFault) -> Verdict {
     if allowed_by_now(running, &fault) {
         return Verdict::Resume;
     }
     if fault.walk || fault.execute {
-        return ends(
-            running,
-            format_args!(
-                "{} at {:#x}, where no memory is",
-                if fault.walk { "page table" } else { "instruction fetch" },
-                fault.gpa
-            ),
-        );
+        let what = if fault.walk { "page table" } else { "instruction fetch" };
+        return ends(running, format_args!("{what} at {:#x}, where no memory is", fault.gpa));
     }
     let at = code_address(running);
     let mut bytes = [0; 15];

@@ -1,10 +1,9 @@
 //! Port accesses. There are no devices behind them in the core: what nobody claims reads all ones, and writes go nowhere.
 
-use trunnion_protocol::control::Gpr;
-
 use super::{advance, ends};
-use crate::seam::{Context, Machine, PortAccess, Verdict};
-use crate::vcpu::Running;
+use crate::mov;
+use crate::prelude::*;
+use crate::seam::PortAccess;
 
 /// Bytes written here are printed; reading it gives its own number.
 const DEBUG_CONSOLE: u16 = 0xe9;
@@ -15,11 +14,7 @@ pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAcces
         let why = format_args!("string access to port {:#x}, which is not emulated", access.port);
         return ends(running, why);
     }
-    let mask = match access.size {
-        1 => 0xff,
-        2 => 0xffff,
-        _ => 0xffff_ffff,
-    };
+    let mask = mov::mask(access.size);
     let rax = running.context.gpr(Gpr::Rax);
     if access.read {
         let value: u64 = if access.port == DEBUG_CONSOLE { u64::from(DEBUG_CONSOLE) } else { u64::MAX };

@@ -9,7 +9,7 @@ use trunnion_protocol::hypercall::grant::{
 use trunnion_protocol::layout::{Layout, Width};
 
 use super::*;
-use crate::audit::audit;
+use crate::fake::audit::audit;
 use crate::tests::world::{Guest, World};
 
 /// Where a caller builds its structures: page 3 of a guest, the first page of dom0.

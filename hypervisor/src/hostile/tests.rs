@@ -14,9 +14,9 @@ use trunnion_protocol::control::{Gpr, Operation};
 use trunnion_protocol::hypercall::Hypercall;
 use trunnion_protocol::hypercall::grant::COPY_SOURCE_GRANT;
 
-use crate::audit::audit;
 use crate::domain::stop;
 use crate::exit;
+use crate::fake::audit::audit;
 use crate::seam::{Context, Exit, PortAccess, SecondLevelFault};
 use crate::tests::world::{Guest, World};
 

@@ -24,7 +24,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             let mut batch = Batch::new(host, domain);
             running.each_call(arguments, |call: &mut Map| {
                 let result = batch.map(call);
-                call.status = status(result);
+                call.status = status(&result);
                 tally.mapped.add(u64::from(result.is_ok()));
             })
         }
@@ -32,17 +32,17 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             let mut batch = Batch::new(host, domain);
             let reply = running.each_call(arguments, |call: &mut Unmap| {
                 let result = batch.unmap(call);
-                call.status = status(result);
+                call.status = status(&result);
                 tally.unmapped.add(u64::from(result.is_ok()));
             });
             // Whatever was taken out is finished, also when a later element could not be read.
             drop(batch);
-            crate::life::reap(host);
+            life::reap(host);
             reply
         }
         Op::Copy => running.each_call(arguments, |call: &mut Copy| {
             let result = granting::copy(host, domain, call);
-            call.status = status(result);
+            call.status = status(&result);
             tally.copied.add(u64::from(result.is_ok()));
         }),
         Op::SetupTable | Op::QuerySize | Op::SetVersion | Op::GetVersion if count != 1 => {
@@ -82,7 +82,7 @@ impl<M: Machine> Running<'_, M> {
     }
 
     /// The domain that a call names, or the status that says why not.
-    fn granter(&self, id: DomainId) -> Result<alloc::sync::Arc<crate::domain::Domain<M>>, GrantStatus> {
+    fn granter(&self, id: DomainId) -> Result<Arc<Domain<M>>, GrantStatus> {
         target(self, id).map_err(|errno| match errno {
             Errno::Perm => GrantStatus::PermissionDenied,
             _ => GrantStatus::BadDomain,
@@ -97,7 +97,7 @@ impl<M: Machine> Running<'_, M> {
             granting::grow_to(self.host, &domain, call.frames).map_err(|_| GrantStatus::GeneralError)?;
             Ok(domain)
         });
-        call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
+        call.status = status(&domain);
         if let Ok(domain) = domain {
             for index in 0..call.frames {
                 let place = domain.grants.table.lock().frame(index).and_then(|(_, place)| place);
@@ -113,7 +113,7 @@ impl<M: Machine> Running<'_, M> {
     fn query_size(&mut self, width: Width, at: Gva) -> Reply {
         let mut call: QuerySize = self.get(width, at)?;
         let domain = self.granter(call.domain);
-        call.status = status(domain.as_ref().map(|_| ()).map_err(|status| *status));
+        call.status = status(&domain);
         if let Ok(domain) = domain {
             let table = domain.grants.table.lock();
             call.frames = table.frames();
@@ -144,6 +144,6 @@ impl<M: Machine> Running<'_, M> {
     }
 }
 
-fn status(result: Result<(), GrantStatus>) -> i16 {
-    result.err().unwrap_or(GrantStatus::Okay).number()
+fn status<T>(result: &Result<T, GrantStatus>) -> i16 {
+    result.as_ref().err().unwrap_or(&GrantStatus::Okay).number()
 }

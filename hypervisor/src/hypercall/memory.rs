@@ -75,10 +75,9 @@ fn again(arguments: &mut Arguments, position: u64) -> Reply {
 }
 
 impl<M: Machine> Running<'_, M> {
-    fn of_pointer(&mut self, at: Gva) -> Result<alloc::sync::Arc<Domain<M>>, Errno> {
-        let mut id = [0; 2];
-        self.read(at, &mut id)?;
-        target(self, DomainId(u16::from_le_bytes(id)))
+    fn of_pointer(&mut self, at: Gva) -> Result<Arc<Domain<M>>, Errno> {
+        let id = self.get_plain(at)?;
+        target(self, DomainId(id))
     }
 
     /// Populates or frees the extents of a reservation from `done` on.
@@ -126,13 +125,7 @@ impl<M: Machine> Running<'_, M> {
         Ok(())
     }
 
-    fn add_one(
-        &self,
-        domain: &alloc::sync::Arc<Domain<M>>,
-        space: Space,
-        index: u64,
-        gfn: Gfn,
-    ) -> Result<(), Errno> {
+    fn add_one(&self, domain: &Arc<Domain<M>>, space: Space, index: u64, gfn: Gfn) -> Result<(), Errno> {
         match space {
             Space::SharedInfo if index == 0 => {
                 let mut place = domain.shared_place.lock();
@@ -167,20 +160,13 @@ impl<M: Machine> Running<'_, M> {
 
     fn memory_map(&mut self, width: Width, at: Gva) -> Reply {
         let mut map: MemoryMap = self.get(width, at)?;
-        let mut regions =
-            [Region { address: Default::default(), length: 0, kind: 0 }; MEMORY_MAP_LIMIT as usize];
-        let count = {
-            let memory = self.domain.memory.lock();
-            for (to, from) in regions.iter_mut().zip(&memory.regions) {
-                *to = *from;
-            }
-            memory.regions.len()
-        };
-        if count == 0 {
+        let held = self.domain.memory.lock().regions.len();
+        if held == 0 {
             return Err(Errno::NoSys.into());
         }
-        let count = count.min(map.count as usize).min(regions.len());
-        for (index, region) in regions.iter().take(count).enumerate() {
+        let count = held.min(map.count as usize);
+        for index in 0..count {
+            let Some(region) = self.domain.memory.lock().regions.get(index).copied() else { break };
             let to = Gva(map.buffer.0.wrapping_add((index * REGION_SIZE) as u64));
             self.write(to, &region.to_bytes())?;
         }
@@ -197,7 +183,7 @@ impl<M: Machine> Running<'_, M> {
         if map.count > MEMORY_MAP_LIMIT {
             return Err(Errno::Inval.into());
         }
-        let mut regions = alloc::vec::Vec::new();
+        let mut regions = Vec::new();
         regions.try_reserve_exact(map.count as usize).map_err(|_| Errno::NoMem)?;
         for index in 0..map.count as usize {
             let mut bytes = [0; REGION_SIZE];

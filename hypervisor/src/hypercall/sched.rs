@@ -64,9 +64,7 @@ fn poll<M: Machine>(running: &mut Running<'_, M>, wanted: Poll) -> Reply {
     }
     let mut ports = [Port(0); POLL_LIMIT as usize];
     for (index, port) in ports.iter_mut().take(wanted.count as usize).enumerate() {
-        let mut bytes = [0; 4];
-        running.read(Gva(wanted.ports.0.wrapping_add(index as u64 * 4)), &mut bytes)?;
-        *port = Port(u32::from_le_bytes(bytes));
+        *port = Port(running.get_plain(Gva(wanted.ports.0.wrapping_add(index as u64 * 4)))?);
     }
     let ports = ports.get(..wanted.count as usize).unwrap_or(&[]);
     let (host, domain, vcpu) = (running.host, running.domain, running.vcpu);
@@ -95,9 +93,8 @@ fn poll<M: Machine>(running: &mut Running<'_, M>, wanted: Poll) -> Reply {
 
 /// A vCPU that polled goes on.
 pub(crate) fn end_poll<M: Machine>(host: &crate::host::Host<M>, at: &VcpuRef<M>) {
-    let Some(vcpu) = at.vcpu() else { return };
-    if vcpu.polled.swap(0, Ordering::SeqCst) != 0 {
-        at.domain.ports.pollers.fetch_and(!(1 << (vcpu.id.0 % 32)), Ordering::SeqCst);
+    if at.polled.swap(0, Ordering::SeqCst) != 0 {
+        at.domain.ports.pollers.fetch_and(!(1 << (at.id.0 % 32)), Ordering::SeqCst);
         timers::change(host, at, |timers| timers.poll = None);
     }
 }

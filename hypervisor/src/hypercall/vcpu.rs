@@ -48,7 +48,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
                 return Err(Errno::Inval.into());
             };
             events::place_info(host, domain, vcpu, held.into_raw(), offset);
-            time::update(host, &name, vcpu);
+            time::update(host, &name);
         }
         Op::GetRunstateInfo => {
             let state = time::run_state_now(host, vcpu);
@@ -86,9 +86,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
 
 fn initialise<M: Machine>(running: &mut Running<'_, M>, name: &VcpuRef<M>, arguments: &Arguments) -> Reply {
     let at = arguments.pointer(2);
-    let mut mode = [0; 4];
-    running.read(at, &mut mode)?;
-    let state = match u32::from_le_bytes(mode) {
+    let state = match running.get_plain(at)? {
         MODE_32 => running.get::<HvmContext32>(arguments.width, at)?.state()?,
         MODE_64 => running.get::<HvmContext64>(arguments.width, at)?.state()?,
         _ => return Err(Errno::Inval.into()),

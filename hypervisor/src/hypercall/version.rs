@@ -2,7 +2,7 @@
 
 use trunnion_protocol::hypercall::version::{
     CAPABILITIES_SIZE, CHANGESET_SIZE, COMMANDLINE_SIZE, CompileInfo, EXTRAVERSION_SIZE, Feature,
-    FeatureInfo, Op, PlatformParameters, VarBuf,
+    FeatureInfo, Op, PlatformParameters, VarBuf, padded,
 };
 
 use crate::policy::VERSION;
@@ -11,7 +11,6 @@ use crate::prelude::*;
 const EXTRAVERSION: &str = ".0-trunnion";
 const CAPABILITIES: &str = "hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
 const CHANGESET: &str = concat!("trunnion ", env!("CARGO_PKG_VERSION"));
-const COMPILER: &str = "rustc";
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;
@@ -27,17 +26,7 @@ fn describe<M: Machine>(running: &mut Running<'_, M>, arguments: &Arguments, op:
         Op::PageSize if at.is_null() => return Ok(PAGE_SIZE as u64),
         Op::PageSize => return Err(Errno::Inval.into()),
         Op::CompileInfo => {
-            let mut info = [0; CompileInfo::SIZE];
-            for ((start, size), value) in [
-                (CompileInfo::COMPILER, COMPILER),
-                (CompileInfo::BY, "trunnion"),
-                (CompileInfo::DOMAIN, "trunnion"),
-                (CompileInfo::DATE, env!("CARGO_PKG_VERSION")),
-            ] {
-                if let Some(field) = info.get_mut(start..start + size) {
-                    fill(field, value);
-                }
-            }
+            let info = CompileInfo::encode("rustc", "trunnion", "trunnion", env!("CARGO_PKG_VERSION"));
             running.write(at, &info)?;
         }
         Op::PlatformParameters => running.put(width, at, &PlatformParameters { virt_start: 0 })?,
@@ -54,10 +43,10 @@ fn describe<M: Machine>(running: &mut Running<'_, M>, arguments: &Arguments, op:
             running.write(at, &uuid)?;
         }
         Op::BuildId => return Err(Errno::NoData.into()),
-        Op::Extraversion => return text(running, at, EXTRAVERSION, EXTRAVERSION_SIZE),
-        Op::Capabilities => return text(running, at, CAPABILITIES, CAPABILITIES_SIZE),
-        Op::Changeset => return text(running, at, CHANGESET, CHANGESET_SIZE),
-        Op::Commandline => return text(running, at, "", COMMANDLINE_SIZE),
+        Op::Extraversion => running.write(at, &padded::<EXTRAVERSION_SIZE>(EXTRAVERSION))?,
+        Op::Capabilities => running.write(at, &padded::<CAPABILITIES_SIZE>(CAPABILITIES))?,
+        Op::Changeset => running.write(at, &padded::<CHANGESET_SIZE>(CHANGESET))?,
+        Op::Commandline => running.write(at, &padded::<COMMANDLINE_SIZE>(""))?,
         Op::Extraversion2 => return variable(running, arguments, EXTRAVERSION),
         Op::Capabilities2 => return variable(running, arguments, CAPABILITIES),
         Op::Changeset2 => return variable(running, arguments, CHANGESET),
@@ -72,22 +61,6 @@ fn features<M: Machine>(running: &Running<'_, M>) -> u32 {
     } else {
         Feature::GUEST
     }
-}
-
-fn fill(field: &mut [u8], text: &str) {
-    let room = field.len().saturating_sub(1);
-    for (to, from) in field.iter_mut().take(room).zip(text.bytes()) {
-        *to = from;
-    }
-}
-
-/// A text in a field of `size` bytes, 1024 at most.
-fn text<M: Machine>(running: &mut Running<'_, M>, at: Gva, text: &str, size: usize) -> Reply {
-    let mut bytes = [0; COMMANDLINE_SIZE];
-    let field = bytes.get_mut(..size).unwrap_or(&mut []);
-    fill(field, text);
-    running.write(at, field)?;
-    Ok(0)
 }
 
 /// A text with its length in front; a null pointer asks how long it is.

@@ -1,10 +1,10 @@
 //! The end of a run: wanted or not.
 
-use core::fmt::Write;
 use core::panic::PanicInfo;
 
 use super::cpu::{self, port};
 use super::serial;
+use crate::machine::prelude::*;
 
 /// QEMU's `isa-debug-exit` device.
 const QEMU_EXIT: u16 = 0xf4;

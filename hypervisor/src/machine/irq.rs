@@ -1,9 +1,8 @@
 //! Interrupts of the host: which vector means what, and what is done at once when one comes.
 
-use super::cpu::percpu::PerCpu;
 use super::cpu::{apic, ioapic};
 use crate::loader::acpi::Madt;
-use crate::prelude::*;
+use crate::machine::prelude::*;
 use crate::seam::{DEVICE_SLOTS, HostInterrupt, Message, NoSuchLine};
 
 /// The vector of device slot 0.

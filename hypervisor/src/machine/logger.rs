@@ -1,12 +1,10 @@
 //! The log on COM1: one event a line, `seconds level subsystem message key=value…`.
 
-use core::fmt::Write;
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
 
 use super::cpu::clock;
 use super::serial;
-use crate::prelude::*;
+use crate::machine::prelude::*;
 
 struct Logger;
 

@@ -18,6 +18,7 @@ pub mod page;
 pub mod paging;
 pub mod pc;
 pub mod physical;
+pub mod prelude;
 pub mod rtc;
 pub mod run;
 pub mod serial;
@@ -26,5 +27,3 @@ pub mod svm;
 pub mod vendor;
 pub mod vmx;
 pub mod xstate;
-
-pub use crate::manual as check;

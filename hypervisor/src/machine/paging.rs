@@ -2,7 +2,7 @@
 //! controllers uncached. Built once at boot and never changed.
 
 use super::cpu;
-use crate::loader::ranges::Ranges;
+use crate::machine::prelude::*;
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;

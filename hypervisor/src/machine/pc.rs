@@ -1,11 +1,9 @@
 //! The seam's machine on a PC, for either vendor.
 
-use super::cpu::percpu::PerCpu;
 use super::cpu::{self, apic, clock};
 use super::vendor::Vendor;
 use super::{crash, irq, serial};
-use crate::loader::ranges::Ranges;
-use crate::prelude::*;
+use crate::machine::prelude::*;
 use crate::seam::{CpuidResult, HostInterrupt, Message, NoSuchLine};
 
 /// A PC whose processors run guests the way of `V`.

@@ -1,6 +1,6 @@
 //! The battery clock (MC146818), read once at boot.
 
-use super::cpu::port::{in8, out8};
+use crate::machine::prelude::*;
 
 fn register(index: u8) -> u8 {
     // Bit 7 would keep NMIs off.

@@ -1,9 +1,6 @@
 //! COM1, by polling: it must work when nothing else does.
 
-use spin::Mutex;
-
-use super::cpu::port::{in8, out8};
-use crate::prelude::*;
+use crate::machine::prelude::*;
 
 const COM1: u16 = 0x3f8;
 const LINE_STATUS: u16 = COM1 + 5;

@@ -1,14 +1,13 @@
 //! From the entry code to the core: the machine is found, set up, and handed over to the core, which keeps it.
 
-use super::cpu::percpu::{self, PerCpu};
+use super::cpu::percpu;
 use super::cpu::{apic, clock, ioapic, pic};
 use super::pc::Pc;
 use super::physical::Physical;
 use super::vendor::{Refusal, Vendor};
 use super::{crash, heap, irq, logger, paging, serial, svm, vmx, xstate};
-use crate::loader::ranges::Ranges;
 use crate::loader::{self, BootInfo, acpi, bundle};
-use crate::prelude::*;
+use crate::machine::prelude::*;
 use crate::seam::BootInfo as Handover;
 
 /// The lowest address that is given away: what the firmware keeps below 1 MiB stays as it is.

@@ -1,8 +1,6 @@
 //! What the two vendor folders have in common: the closed set of operations that the rest of `machine` uses.
 
-use super::cpu::percpu::PerCpu;
-use super::page::Block;
-use crate::prelude::*;
+use crate::machine::prelude::*;
 
 /// A processor's way to run guests.
 pub trait Vendor: Sync + Sized + 'static {
@@ -39,6 +37,9 @@ impl From<OutOfHeap> for Refusal {
         Self { missing: "heap for the vendor's pages", advice: "this is a bug" }
     }
 }
+
+/// What a person can do about a switch that is off.
+pub const FIRMWARE: &str = "switch it on in the firmware's setup";
 
 impl Refusal {
     /// Nothing below this can be done without the part `missing`.

@@ -26,16 +26,6 @@ use crate::prelude::*;
 const TOP: u8 = 4;
 /// Guest frame numbers end here: four levels translate 48 bits.
 pub const GFN_LIMIT: u64 = 1 << 36;
-/// Why pages could not be mapped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MapError {
-    /// No frame is left for a table.
-    NoTable,
-    /// Something is mapped there.
-    Occupied,
-    /// The guest frame numbers, or the machine frames, leave the space.
-    OutOfRange,
-}
 
 /// A mapping of several pages that ended early. The first `done` pages are mapped; the caller unmaps them or goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +33,7 @@ pub struct Partial {
     /// Pages mapped.
     pub done: u64,
     /// Why not more.
-    pub error: MapError,
+    pub error: Errno,
 }
 
 /// One domain's tables.
@@ -177,7 +167,7 @@ impl SecondLevel {
     pub fn map(&mut self, pool: &impl TablePool, run: Run) -> Result<(), Partial> {
         let fits = |start: u64, limit: u64| start <= limit && run.count <= limit - start;
         if !fits(run.gfn.0, GFN_LIMIT) || !fits(run.mfn.0, FRAME >> 12) {
-            return Err(Partial { done: 0, error: MapError::OutOfRange });
+            return Err(Partial { done: 0, error: Errno::Inval });
         }
         let mut done = 0;
         while done < run.count {
@@ -193,18 +183,18 @@ impl SecondLevel {
     }
 
     /// Maps the start of a run with one leaf, and returns how many pages that covers.
-    fn map_one(&mut self, pool: &impl TablePool, run: Run) -> Result<u64, MapError> {
+    fn map_one(&mut self, pool: &impl TablePool, run: Run) -> Result<u64, Errno> {
         let gfn = run.gfn.0;
         let mut level = self.format.largest_leaf.clamp(1, 3);
         while level > 1 && ((gfn | run.mfn.0) & (span(level) - 1) != 0 || run.count < span(level)) {
             level -= 1;
         }
         loop {
-            let (path, at) = self.descend(pool, true, gfn, level).ok_or(MapError::NoTable)?;
+            let (path, at) = self.descend(pool, true, gfn, level).ok_or(Errno::NoMem)?;
             if at != level {
-                return Err(MapError::Occupied);
+                return Err(Errno::Exist);
             }
-            let page = pool.page(path[at as usize]).ok_or(MapError::NoTable)?;
+            let page = pool.page(path[at as usize]).ok_or(Errno::NoMem)?;
             let entry = page.entry(slot(gfn, at));
             if !present(self.format, entry) {
                 page.set_entry(slot(gfn, at), encode(self.format, run.mfn, run.rights, run.kind, at));
@@ -212,7 +202,7 @@ impl SecondLevel {
                 return Ok(span(at));
             }
             if is_leaf(self.format, entry, at) {
-                return Err(MapError::Occupied);
+                return Err(Errno::Exist);
             }
             level -= 1;
         }

@@ -2,7 +2,7 @@
 
 use super::entry::{COUNT_SHIFT, Leaf, Rights, decode, encode, frame, is_leaf, present};
 use super::stale::Stale;
-use super::{GFN_LIMIT, MapError, Path, SecondLevel, TOP, count, slot, span};
+use super::{GFN_LIMIT, Path, SecondLevel, TOP, count, slot, span};
 use crate::prelude::*;
 
 /// A leaf that was found: the tables on the way to it, its level, and the entry.
@@ -33,16 +33,11 @@ impl SecondLevel {
 
     /// Finds the leaf at `gfn` and makes it cover no more than `[gfn, gfn + left)`, splitting as often as needed. When
     /// nothing is mapped, for how many frames from here on.
-    fn isolate(
-        &mut self,
-        pool: &impl TablePool,
-        gfn: u64,
-        left: u64,
-    ) -> Result<Result<Found, u64>, MapError> {
+    fn isolate(&mut self, pool: &impl TablePool, gfn: u64, left: u64) -> Result<Result<Found, u64>, Errno> {
         loop {
-            let (path, level) = self.descend(pool, false, gfn, 1).ok_or(MapError::NoTable)?;
+            let (path, level) = self.descend(pool, false, gfn, 1).ok_or(Errno::NoMem)?;
             let table = path[level as usize];
-            let entry = pool.page(table).ok_or(MapError::NoTable)?.entry(slot(gfn, level));
+            let entry = pool.page(table).ok_or(Errno::NoMem)?.entry(slot(gfn, level));
             let inside = gfn & (span(level) - 1);
             if !present(self.format, entry) {
                 return Ok(Err(span(level) - inside));
@@ -50,7 +45,7 @@ impl SecondLevel {
             if level == 1 || (inside == 0 && left >= span(level)) {
                 return Ok(Ok(Found { path, level, entry }));
             }
-            self.split(pool, table, gfn, level).ok_or(MapError::NoTable)?;
+            self.split(pool, table, gfn, level).ok_or(Errno::NoMem)?;
         }
     }
 
@@ -62,7 +57,7 @@ impl SecondLevel {
         gfn: Gfn,
         count: u64,
         mut work: impl FnMut(&mut Self, u64, &Found, &mut Stale),
-    ) -> (Stale, Result<(), MapError>) {
+    ) -> (Stale, Result<(), Errno>) {
         let mut stale = Stale::NONE;
         let end = gfn.0.saturating_add(count).min(GFN_LIMIT);
         let mut at = gfn.0;
@@ -87,7 +82,7 @@ impl SecondLevel {
         gfn: Gfn,
         count: u64,
         mut visit: impl FnMut(Gfn, Leaf),
-    ) -> (Stale, Result<(), MapError>) {
+    ) -> (Stale, Result<(), Errno>) {
         self.each(pool, gfn, count, |tables, at, found, stale| {
             tables.remove(pool, &found.path, at, found.level, stale);
             visit(Gfn(at), decode(tables.format, found.entry, found.level));
@@ -95,7 +90,7 @@ impl SecondLevel {
     }
 
     /// Takes one page away and returns what was there.
-    pub fn unmap_page(&mut self, pool: &impl TablePool, gfn: Gfn) -> Result<(Option<Leaf>, Stale), MapError> {
+    pub fn unmap_page(&mut self, pool: &impl TablePool, gfn: Gfn) -> Result<(Option<Leaf>, Stale), Errno> {
         let mut old = None;
         let (stale, result) = self.unmap(pool, gfn, 1, |_, leaf| old = Some(leaf));
         result.map(|()| (old, stale))
@@ -126,7 +121,7 @@ impl SecondLevel {
         gfn: Gfn,
         count: u64,
         rights: Rights,
-    ) -> (Stale, Result<(), MapError>) {
+    ) -> (Stale, Result<(), Errno>) {
         self.each(pool, gfn, count, |tables, at, found, stale| {
             let leaf = decode(tables.format, found.entry, found.level);
             if leaf.rights != rights

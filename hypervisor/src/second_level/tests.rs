@@ -54,7 +54,7 @@ fn the_largest_leaves_are_used_and_split() {
         assert_eq!(tables.lookup(&memory, Gfn(gig + 512)).unwrap().pages, 512);
         let again =
             tables.map(&pool, Run { gfn: Gfn(gig + 4), mfn: Mfn(9), count: 2, rights: ALL, kind: Kind::Ram });
-        assert_eq!(again, Err(Partial { done: 0, error: MapError::Occupied }));
+        assert_eq!(again, Err(Partial { done: 0, error: Errno::Exist }));
         let mut seen = 0;
         let (stale, done) = tables.unmap(&pool, Gfn(0), GFN_LIMIT, |_, leaf| seen += leaf.pages);
         assert_eq!((done, seen), (Ok(()), gig - 1));
@@ -75,7 +75,7 @@ fn claims_outside_the_space_are_refused() {
     {
         let refused =
             tables.map(&pool, Run { gfn: Gfn(gfn), mfn: Mfn(mfn), count, rights: ALL, kind: Kind::Ram });
-        assert_eq!(refused, Err(Partial { done: 0, error: MapError::OutOfRange }));
+        assert_eq!(refused, Err(Partial { done: 0, error: Errno::Inval }));
     }
     assert_eq!(tables.lookup(&memory, Gfn::INVALID), None);
     assert!(tables.next(&memory, Gfn::INVALID).is_none());
@@ -122,8 +122,8 @@ proptest! {
                     let free = (gfn..gfn + count).take_while(|gfn| !model.contains_key(gfn)).count() as u64;
                     let done = match tables.map(&pool, Run { gfn: Gfn(gfn), mfn: Mfn(mfn), count, rights, kind: Kind::Ram }) {
                         Ok(()) => count,
-                        Err(Partial { done, error: MapError::Occupied }) => { prop_assert!(free < count); done }
-                        Err(partial) => { prop_assert_eq!(partial.error, MapError::NoTable); partial.done }
+                        Err(Partial { done, error: Errno::Exist }) => { prop_assert!(free < count); done }
+                        Err(partial) => { prop_assert_eq!(partial.error, Errno::NoMem); partial.done }
                     };
                     prop_assert!(done <= free);
                     model.extend((0..done).map(|n| (gfn + n, (mfn + n, rights))));

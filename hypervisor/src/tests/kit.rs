@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::run::CpuLoop;
 use crate::seam::{Cpu, Exit, Machine, Verdict};
 use crate::vcpu::{Body, Running, VcpuRef};
-use crate::{dom0, life, memory, start};
+use crate::{life, memory, start};
 
 pub(super) type Guest = Arc<Domain<FakeMachine>>;
 
@@ -46,7 +46,7 @@ impl World {
         let ranges = machine.boot_ranges();
         let host = Host::new(machine, &FakeMachine::boot(&ranges)).unwrap();
         let dom0 = create::dom0(&host, 1 << 20).unwrap();
-        let runs = dom0::give_memory(&host, &dom0, 2 << 20).unwrap();
+        let runs = dom0.give_memory(&host, 2 << 20).unwrap();
         let base = runs[0].start.address().0;
         let world = Self { host, dom0, base, cpu: std::sync::Mutex::new(CpuLoop::with_exits(Cpu(0), 4)) };
         world.load(&world.dom0, 0, &long_mode());

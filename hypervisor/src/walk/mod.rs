@@ -10,15 +10,13 @@
 //! out of the second-level tables. The frame table marks such memory: most of what comes and goes is no part of a walk.
 //! Code has a shorter memory, [`Remembered::code`], that does not read the tables again.
 
+use crate::prelude::*;
+
 mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use tables::{Paging, Remembered};
-
-use trunnion_protocol::address::{Gfn, Gpa, Gva, Mfn, PAGE_SIZE};
-use trunnion_protocol::layout::{Layout, Width};
-use trunnion_protocol::shared::SharedPage;
 
 /// A domain's guest-physical space, as copies see it.
 pub trait Space {
@@ -84,7 +82,6 @@ impl<'a, S: Space> Memory<'a, S> {
     }
 
     /// The page behind an address.
-    #[inline]
     pub fn translate(&mut self, gva: Gva, write: bool) -> Result<Found, Fault> {
         self.last.translate(self.space, &self.paging, gva, write).map_err(|reason| Fault { gva, reason })
     }
@@ -108,7 +105,6 @@ impl<'a, S: Space> Memory<'a, S> {
     }
 
     /// Copies bytes out of the guest.
-    #[inline]
     pub fn read(&mut self, gva: Gva, into: &mut [u8]) -> Result<(), Fault> {
         let offset = gva.page_offset();
         if into.len() <= PAGE_SIZE - offset {
@@ -130,7 +126,6 @@ impl<'a, S: Space> Memory<'a, S> {
     }
 
     /// Copies bytes into the guest. When an address in the middle faults, the bytes before it have been written.
-    #[inline]
     pub fn write(&mut self, gva: Gva, from: &[u8]) -> Result<(), Fault> {
         let offset = gva.page_offset();
         if from.len() <= PAGE_SIZE - offset {
@@ -164,7 +159,6 @@ impl<'a, S: Space> Memory<'a, S> {
     }
 
     /// Reads a structure of the ABI.
-    #[inline]
     pub fn get<T: Layout>(&mut self, width: Width, gva: Gva) -> Result<T, Fault> {
         let mut bytes = T::ZEROED;
         let short = Fault { gva, reason: FaultReason::NoMemory };
@@ -174,7 +168,6 @@ impl<'a, S: Space> Memory<'a, S> {
     }
 
     /// Writes a structure of the ABI. Its padding is written as zero.
-    #[inline]
     pub fn put<T: Layout>(&mut self, width: Width, gva: Gva, value: &T) -> Result<(), Fault> {
         let mut bytes = T::ZEROED;
         let short = Fault { gva, reason: FaultReason::NoMemory };
@@ -184,7 +177,6 @@ impl<'a, S: Space> Memory<'a, S> {
     }
 
     /// Reads a word of the caller's width (`xen_ulong_t`, `xen_pfn_t`).
-    #[inline]
     pub fn get_word(&mut self, width: Width, gva: Gva) -> Result<u64, Fault> {
         let mut bytes = [0; 8];
         let (word, _) = bytes.split_at_mut(width.word());
@@ -193,7 +185,6 @@ impl<'a, S: Space> Memory<'a, S> {
     }
 
     /// Writes a word of the caller's width; higher bits are cut off.
-    #[inline]
     pub fn put_word(&mut self, width: Width, gva: Gva, value: u64) -> Result<(), Fault> {
         let bytes = value.to_le_bytes();
         let (word, _) = bytes.split_at(width.word());

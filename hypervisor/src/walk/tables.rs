@@ -1,10 +1,7 @@
 //! The walk through a guest's page tables, and the memory of the last ones.
 
-use trunnion_protocol::shared::SharedPage;
-
 use super::{FaultReason, Found, Space};
 use crate::prelude::*;
-use crate::seam::Context;
 
 /// CR0.WP: a supervisor may not write read-only pages.
 const CR0_WP: u64 = 1 << 16;
@@ -47,13 +44,11 @@ enum Mode {
 
 impl Paging {
     /// From register values.
-    #[inline]
     pub const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Self {
         Self { cr0, cr3, cr4, efer }
     }
 
     /// From a vCPU.
-    #[inline]
     pub fn of(context: &impl Context) -> Self {
         Self::new(context.cr0(), context.cr3(), context.cr4(), context.efer())
     }
@@ -134,7 +129,6 @@ impl Remembered {
     /// same CR3. Whether the guest's tables still lead there is not looked at: what is read is memory of the domain, which
     /// the epoch vouches for, but perhaps not what the processor executed. It serves for telling an instruction's length,
     /// where a guest that remaps its code between two exits misleads itself alone.
-    #[inline]
     pub fn code(&self, space: &impl Space, cr3: u64, gva: Gva) -> Option<[u8; 4]> {
         let page = gva.0 >> 12;
         let seen = self.code.get(page as usize % 4)?;
@@ -191,13 +185,11 @@ impl Walk {
     };
 
     /// Whether it leads to the page of an address.
-    #[inline]
     const fn is_of(&self, gva: Gva) -> bool {
         self.page == gva.0 >> 12
     }
 
     /// Makes this the walk to an address.
-    #[inline]
     fn find(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
         if self.is_of(gva) && self.hit(space, paging) { Ok(()) } else { self.walk(space, *paging, gva) }
     }

@@ -109,6 +109,31 @@ impl CompileInfo {
     pub const DOMAIN: (usize, usize) = (80, 32);
     /// Offset and size of the date.
     pub const DATE: (usize, usize) = (112, 32);
+
+    /// The structure with these texts in it; what is too long is cut off.
+    pub fn encode(compiler: &str, by: &str, domain: &str, date: &str) -> [u8; Self::SIZE] {
+        let mut info = [0; Self::SIZE];
+        for ((start, size), text) in
+            [(Self::COMPILER, compiler), (Self::BY, by), (Self::DOMAIN, domain), (Self::DATE, date)]
+        {
+            fill(info.get_mut(start..start + size).unwrap_or_default(), text);
+        }
+        info
+    }
+}
+
+/// A text as `xen_version` returns it: with a NUL behind it, cut off where it is too long.
+pub fn padded<const SIZE: usize>(text: &str) -> [u8; SIZE] {
+    let mut bytes = [0; SIZE];
+    fill(&mut bytes, text);
+    bytes
+}
+
+fn fill(field: &mut [u8], text: &str) {
+    let room = field.len().saturating_sub(1);
+    for (to, from) in field.iter_mut().take(room).zip(text.bytes()) {
+        *to = from;
+    }
 }
 
 closed! {
@@ -191,6 +216,16 @@ impl Feature {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_cut_off() {
+        assert_eq!((padded::<4>("ab"), padded::<4>("abcd")), (*b"ab\0\0", *b"abc\0"));
+        let info = CompileInfo::encode("c", "someone with a long name", "d", "today");
+        assert_eq!(
+            (&info[..2], &info[64..80], &info[112..117]),
+            (&b"c\0"[..], &b"someone with a \0"[..], &b"today"[..])
+        );
+    }
 
     #[test]
     fn the_guest_mask_is_the_one_linux_needs() {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use trunnion_hypervisor::audit::audit;
 use trunnion_hypervisor::events::Channel;
+use trunnion_hypervisor::fake::audit::audit;
 use trunnion_hypervisor::frames::FrameKind;
 use trunnion_protocol::address::{Gfn, Mfn};
 use trunnion_protocol::grant::{ENTRIES_PER_FRAME, READING, WRITING, place};

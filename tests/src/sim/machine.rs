@@ -339,10 +339,9 @@ impl Context for SimContext {
     fn inject(&mut self, event: Event) {
         self.get().event = Some(event);
     }
-    fn set_interrupt_window(&mut self, wanted: bool) {
-        self.get().window = wanted;
+    fn set_windows(&mut self, interrupt: bool, _: bool) {
+        self.get().window = interrupt;
     }
-    fn set_nmi_window(&mut self, _: bool) {}
     fn set_tsc_offset(&mut self, _: u64) {}
     fn msr(&self, _: u32) -> Option<u64> {
         None

@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use trunnion_hypervisor::audit::audit;
 use trunnion_hypervisor::create;
+use trunnion_hypervisor::fake::audit::audit;
 use trunnion_hypervisor::fake::faults;
 use trunnion_hypervisor::frames::FrameKind;
 use trunnion_hypervisor::life;

@@ -1,7 +1,6 @@
 //! The local APIC: by memory or, where the firmware left that on, by MSRs (SDM 3 chapter 10; APM 2 chapter 16).
 
-use super::{msr, tsc};
-use crate::prelude::*;
+use crate::machine::prelude::*;
 
 /// The vector of the timer.
 pub const TIMER: u8 = 0xf0;

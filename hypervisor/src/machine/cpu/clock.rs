@@ -1,9 +1,7 @@
 //! The host's clock: the TSC, measured against the PIT. CPUID's word on the frequency is not taken: emulators give wrong
 //! ones.
 
-use super::port::{in8, out8};
-use super::tsc;
-use crate::prelude::*;
+use crate::machine::prelude::*;
 
 /// The PIT's input clock in Hz.
 const PIT_HZ: u64 = 1_193_182;

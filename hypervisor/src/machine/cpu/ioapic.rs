@@ -1,6 +1,6 @@
 //! The I/O APIC: every pin masked until dom0 asks for its interrupt line (82093AA datasheet).
 
-use spin::Mutex;
+use crate::machine::prelude::*;
 
 /// Where PC chipsets put the first one.
 pub const USUAL_ADDRESS: u64 = 0xfec0_0000;

@@ -1,9 +1,7 @@
 //! What each CPU keeps for itself, reached by GS.
 
-use core::arch::asm;
-
 use super::tables::Tables;
-use crate::prelude::*;
+use crate::machine::prelude::*;
 
 /// One CPU's own data. Its address is the GS base while host code runs there.
 #[repr(C, align(64))]

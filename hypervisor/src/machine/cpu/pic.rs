@@ -1,6 +1,6 @@
 //! The two 8259s: moved out of the way of the exceptions, and masked. The I/O APIC and MSIs replace them.
 
-use super::port::out8;
+use crate::machine::prelude::*;
 
 /// Masks both. The vectors matter for spurious interrupts alone.
 pub fn disable() {

@@ -2,10 +2,9 @@
 //! An interrupt is only noted; the core takes it where it looks for work.
 
 use core::arch::global_asm;
-use core::fmt::Write;
 
-use super::percpu::PerCpu;
 use super::tables::CODE;
+use crate::machine::prelude::*;
 use crate::machine::{crash, irq, serial};
 
 global_asm!(

@@ -2,11 +2,8 @@
 
 use super::control::{self as field, Field, Place};
 use super::features::Svm;
-use crate::machine::cpu::{debug, msr};
-use crate::machine::page::Block;
-use crate::machine::xstate::Xstate;
-use crate::manual::is_pat;
-use crate::prelude::*;
+use crate::machine::cpu::debug;
+use crate::machine::prelude::*;
 use crate::seam::Interruptibility;
 
 /// One vCPU under SVM.
@@ -19,7 +16,6 @@ pub struct SvmContext {
     pub(super) xstate: Xstate,
     /// An NMI handler runs: from the injection to the next IRET.
     pub(super) nmi_blocked: bool,
-    pub(super) nmi_wanted: bool,
     pub(super) has_tsc_aux: bool,
     pub(super) has_next_rip: bool,
     /// What the tag in the block was made for.
@@ -36,7 +32,6 @@ impl SvmContext {
             tsc_aux: 0,
             xstate: Xstate::new()?,
             nmi_blocked: false,
-            nmi_wanted: false,
             has_tsc_aux: svm.features.tsc_aux,
             has_next_rip: svm.features.next_rip,
             generation: 0,
@@ -176,12 +171,8 @@ impl Context for SvmContext {
         super::inject::inject(self, event);
     }
 
-    fn set_interrupt_window(&mut self, wanted: bool) {
-        super::inject::interrupt_window(self, wanted);
-    }
-
-    fn set_nmi_window(&mut self, wanted: bool) {
-        self.nmi_wanted = wanted;
+    fn set_windows(&mut self, interrupt: bool, _: bool) {
+        super::inject::interrupt_window(self, interrupt);
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -1,14 +1,10 @@
 //! Into the guest and back (APM 2, 15.5 and 15.6).
 
-use core::arch::asm;
-use trunnion_protocol::address::Mfn;
-
 use super::context::SvmContext;
 use super::control as field;
 use super::{exit, inject};
-use crate::machine::cpu::percpu::PerCpu;
+use crate::machine::prelude::*;
 use crate::machine::run::registers;
-use crate::seam::Exit;
 
 /// Runs the guest of `block` with the registers at `gpr` until it leaves. The host's IF is on only between VMRUN's check and
 /// the guest, which is what makes a physical interrupt leave the guest; the global interrupt flag keeps everything, NMIs
@@ -17,7 +13,6 @@ use crate::seam::Exit;
 /// # Safety
 /// `gpr` points to sixteen registers, `block` and `host` are addresses of a control block and of the page that VMSAVE filled
 /// for this CPU; the state in the block is this vCPU's alone.
-#[inline]
 unsafe fn run(gpr: *mut u64, block: u64, host: u64) {
     // SAFETY: what the guest leaves in registers is either restored here or said to be lost; VMRUN keeps RSP, RAX and the
     // flags of the host. The caller vouches for the addresses.
@@ -63,7 +58,6 @@ fn retag(cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) {
     context.epoch = epoch;
 }
 
-#[inline]
 pub(super) fn enter(cpu: &PerCpu, context: &mut SvmContext, root: Mfn, epoch: u64) -> Exit {
     if context.generation != cpu.switch.generation.get() || context.epoch != epoch {
         retag(cpu, context, root, epoch);

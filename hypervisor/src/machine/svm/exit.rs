@@ -1,14 +1,11 @@
 //! From exit codes (APM 2, appendix C) to the words both vendors share.
 
-use core::arch::asm;
-use trunnion_protocol::address::{Gpa, Gva};
-use trunnion_protocol::control::Gpr;
-
 use super::context::SvmContext;
 use super::control::{self as field, Snapshot};
 use super::inject;
-use crate::machine::check;
-use crate::seam::{Context, Exit, PortAccess, SecondLevelFault};
+use crate::machine::prelude::*;
+use crate::manual;
+use crate::seam::{PortAccess, SecondLevelFault};
 
 /// Lets the interrupts that made the guest leave reach the IDT, whose handler notes them.
 fn take_interrupts() {
@@ -16,7 +13,6 @@ fn take_interrupts() {
     unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
 
-#[inline]
 pub(super) fn decode(context: &mut SvmContext) -> Exit {
     let code: u64 = context.get(field::EXIT_CODE);
     match code {
@@ -38,7 +34,6 @@ pub(super) fn decode(context: &mut SvmContext) -> Exit {
         }
         0x74 => {
             inject::end_of_nmi(context);
-            context.nmi_wanted = false;
             Exit::NmiWindow
         }
         0x77 => Exit::Pause,
@@ -97,6 +92,6 @@ fn refused(context: &SvmContext) -> Exit {
     let mut block = Snapshot([0; 4096]);
     // SAFETY: the block is 4096 bytes that the processor does not write now.
     unsafe { core::ptr::copy_nonoverlapping(context.block.pointer(), block.0.as_mut_ptr(), 4096) };
-    let host = check::svm::Host::of_this_cpu();
-    Exit::EntryRefused(check::svm::diagnose(&check::svm::View { block, host }))
+    let host = manual::svm::Host::of_this_cpu();
+    Exit::EntryRefused(manual::svm::diagnose(&manual::svm::View { block, host }))
 }

@@ -2,12 +2,10 @@
 
 use super::context::SvmContext;
 use super::format;
-use crate::machine::cpu::percpu::PerCpu;
-use crate::machine::cpu::{self, cpuid, msr};
-use crate::machine::page::Block;
-use crate::machine::vendor::{Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
+use crate::machine::cpu;
+use crate::machine::prelude::*;
+use crate::machine::vendor::{FIRMWARE, Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
 use crate::manual::svm::Host;
-use crate::prelude::*;
 
 /// Optional parts (CPUID 0x8000_000A EDX) that are used where they exist.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,8 +31,6 @@ pub struct Svm {
     pub(super) msr_map: u64,
 }
 
-static FORMAT: spin::Once<EntryFormat> = spin::Once::new();
-
 /// Whether the processor has SVM.
 pub fn is_present() -> bool {
     cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpuid(0x8000_0001, 0).ecx & 4 != 0
@@ -55,10 +51,7 @@ impl Vendor for Svm {
         }
         // Bochs has SVM without VM_CR and reads it as zero where unknown MSRs are ignored.
         if msr::read(msr::VM_CR) & 1 << 4 != 0 {
-            return Err(Refusal {
-                missing: "permission to use SVM (VM_CR.SVMDIS)",
-                advice: "switch it on in the firmware's setup",
-            });
+            return Err(Refusal { missing: "permission to use SVM (VM_CR.SVMDIS)", advice: FIRMWARE });
         }
         let extended = cpuid(0x8000_0001, 0).edx;
         let gigabyte_pages = extended & 1 << 26 != 0;
@@ -82,7 +75,7 @@ impl Vendor for Svm {
         let [ports_guest, ports_hardware] = port_maps(3)?;
         let mut msr_map = Block::pages(2)?;
         fill_msrs(msr_map.bytes(), features);
-        let format = FORMAT.call_once(|| format::format(gigabyte_pages));
+        let format = Box::leak(Box::new(format::format(gigabyte_pages)));
         log::info!(
             "SVM revision={} asids={} nested-paging=yes{}",
             leaf.eax & 0xff,

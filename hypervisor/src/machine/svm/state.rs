@@ -4,8 +4,8 @@ use trunnion_protocol::control::{Segment, Table};
 
 use super::context::SvmContext;
 use super::control::{self as field, Field, Place};
-use crate::machine::cpu::{debug, msr};
-use crate::prelude::*;
+use crate::machine::cpu::debug;
+use crate::machine::prelude::*;
 
 /// Where the neutral state has a register.
 type Register = fn(&mut VcpuState) -> &mut u64;

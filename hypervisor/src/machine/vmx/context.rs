@@ -3,19 +3,12 @@
 //! A VMCS can be read and written only while it is the CPU's current one, which it is while the vCPU is switched in. A state
 //! that is loaded before waits in [`VmxContext::outside`] for the switch.
 
-use core::arch::asm;
-use x86_64::registers::control::{Cr0, Cr3, Cr4};
-
 use super::control as field;
 use super::features::Vmx;
 use super::instruction::{self, vmread, vmwrite};
-use crate::machine::cpu::percpu::PerCpu;
-use crate::machine::cpu::{msr, tables};
-use crate::machine::page::Block;
-use crate::machine::xstate::Xstate;
-use crate::manual::is_pat;
+use crate::machine::cpu::tables;
+use crate::machine::prelude::*;
 use crate::manual::vmx::Fixed;
-use crate::prelude::*;
 use crate::seam::Interruptibility;
 
 /// CR0 bits that a guest changes without an exit: PE, MP, EM, TS, ET, WP, AM, PG. NE is fixed under VMX, and the cache bits
@@ -54,6 +47,7 @@ impl VmxContext {
         if let Some(start) = block.bytes().first_chunk_mut::<4>() {
             *start = vmx.revision.to_le_bytes();
         }
+        let [pin, _, secondary, ..] = vmx.controls;
         let context = Self {
             block,
             gpr: [0; 16],
@@ -64,8 +58,8 @@ impl VmxContext {
             is_launched: false,
             cr0_fixed: vmx.cr0_fixed,
             cr4_fixed: vmx.cr4_fixed,
-            has_virtual_nmi: vmx.pin & field::pin::VIRTUAL_NMI != 0,
-            has_vpid: vmx.secondary & field::secondary::VPID != 0,
+            has_virtual_nmi: pin & u64::from(field::pin::VIRTUAL_NMI) != 0,
+            has_vpid: secondary & u64::from(field::secondary::VPID) != 0,
             generation: 0,
             epoch: 0,
             root: 0,
@@ -94,15 +88,16 @@ impl VmxContext {
 
 /// The controls that never change.
 fn controls(vmx: &Vmx, hardware: bool) {
+    let [pin, primary, secondary, exit, entry] = vmx.controls;
     let io = if hardware { vmx.io_hardware } else { vmx.io_guest };
     // #UD: the other vendor's call instruction. #DB and #AC: their delivery can loop for ever. #MC: the host's business.
     let exceptions = 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18;
     for (place, value) in [
-        (field::PIN_CONTROLS, vmx.pin as u64),
-        (field::PROCESSOR_CONTROLS, vmx.primary as u64),
-        (field::SECONDARY_CONTROLS, vmx.secondary as u64),
-        (field::EXIT_CONTROLS, vmx.exit as u64),
-        (field::ENTRY_CONTROLS, vmx.entry as u64),
+        (field::PIN_CONTROLS, pin),
+        (field::PROCESSOR_CONTROLS, primary),
+        (field::SECONDARY_CONTROLS, secondary),
+        (field::EXIT_CONTROLS, exit),
+        (field::ENTRY_CONTROLS, entry),
         (field::EXCEPTION_BITMAP, exceptions),
         (field::PAGE_FAULT_MASK, 0),
         (field::PAGE_FAULT_MATCH, 0),
@@ -121,7 +116,7 @@ fn controls(vmx: &Vmx, hardware: bool) {
     ] {
         vmwrite(place, value);
     }
-    if vmx.secondary & field::secondary::PAUSE_LOOP != 0 {
+    if secondary & u64::from(field::secondary::PAUSE_LOOP) != 0 {
         vmwrite(field::PAUSE_GAP, 128);
         vmwrite(field::PAUSE_WINDOW, 4096);
     }
@@ -256,14 +251,9 @@ impl Context for VmxContext {
         super::inject::inject(event);
     }
 
-    fn set_interrupt_window(&mut self, wanted: bool) {
-        super::inject::window(field::primary::INTERRUPT_WINDOW, wanted);
-    }
-
-    fn set_nmi_window(&mut self, wanted: bool) {
-        if self.has_virtual_nmi {
-            super::inject::window(field::primary::NMI_WINDOW, wanted);
-        }
+    fn set_windows(&mut self, interrupt: bool, nmi: bool) {
+        super::inject::window(field::primary::INTERRUPT_WINDOW, interrupt);
+        super::inject::window(field::primary::NMI_WINDOW, nmi && self.has_virtual_nmi);
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -1,16 +1,14 @@
 //! Into the guest and back (SDM 3, chapters 26 and 27).
 
 use core::arch::naked_asm;
-use trunnion_protocol::address::Mfn;
 
 use super::context::VmxContext;
 use super::control as field;
 use super::features::Vmx;
 use super::instruction::{self, vmwrite};
 use super::{exit, format};
-use crate::machine::cpu::percpu::PerCpu;
+use crate::machine::prelude::*;
 use crate::machine::run::registers;
-use crate::seam::Exit;
 
 /// Runs the guest of the current VMCS with the registers at `gpr` until it leaves: 0. The entry itself failed: 1.
 ///
@@ -80,7 +78,6 @@ fn retag(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u6
     context.root = root.address().0;
 }
 
-#[inline]
 pub(super) fn enter(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) -> Exit {
     if context.generation != cpu.switch.generation.get() || context.epoch != epoch {
         retag(vmx, cpu, context, root, epoch);
@@ -89,7 +86,7 @@ pub(super) fn enter(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn
     // reaches no memory but through the EPT, which the core keeps.
     let failed = unsafe { run(context.gpr.as_mut_ptr(), context.is_launched.into()) };
     if failed != 0 {
-        return exit::refused(context, instruction::vmread(field::INSTRUCTION_ERROR));
+        return exit::refused(instruction::vmread(field::INSTRUCTION_ERROR));
     }
     context.is_launched = true;
     exit::decode(cpu, context)

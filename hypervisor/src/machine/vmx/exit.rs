@@ -1,22 +1,18 @@
 //! From exit reasons (SDM 3, appendix C) to the words both vendors share.
 
-use core::arch::asm;
-use trunnion_protocol::address::{Gpa, Gva};
-use trunnion_protocol::control::Gpr;
-
 use super::context::VmxContext;
 use super::control as field;
 use super::inject;
 use super::instruction::{vmread, vmwrite};
-use crate::machine::cpu::percpu::PerCpu;
-use crate::machine::{check, irq};
-use crate::seam::{Context, Exit, PortAccess, SecondLevelFault};
+use crate::machine::irq;
+use crate::machine::prelude::*;
+use crate::manual;
+use crate::seam::{PortAccess, SecondLevelFault};
 
-#[inline]
 pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
     let reason = vmread(field::EXIT_REASON) as u32;
     if reason & 1 << 31 != 0 {
-        return refused(context, u64::from(reason & 0xffff));
+        return refused(u64::from(reason & 0xffff));
     }
     inject::reinject();
     match reason & 0xffff {
@@ -50,7 +46,7 @@ pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
         15 | 19..=27 | 36 | 39 | 50 | 53 | 58 => Exit::Forbidden,
         28 => control_register(context),
         29 => Exit::Debug(vmread(field::QUALIFICATION) as u8 & 7),
-        33 | 34 => refused(context, u64::from(reason & 0xffff)),
+        33 | 34 => refused(u64::from(reason & 0xffff)),
         40 => Exit::Pause,
         52 => Exit::Timer,
         55 => Exit::Xsetbv,
@@ -127,9 +123,8 @@ fn control_register(context: &VmxContext) -> Exit {
 }
 
 #[cold]
-pub(super) fn refused(context: &VmxContext, code: u64) -> Exit {
-    let _ = context;
+pub(super) fn refused(code: u64) -> Exit {
     let values = field::ALL.iter().map(|field| (*field, vmread(*field))).collect();
-    let host = check::vmx::Host::of_this_cpu();
-    Exit::EntryRefused(check::vmx::diagnose(&check::vmx::View { values, host }, code))
+    let host = manual::vmx::Host::of_this_cpu();
+    Exit::EntryRefused(manual::vmx::diagnose(&manual::vmx::View { values, host }, code))
 }

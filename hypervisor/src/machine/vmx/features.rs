@@ -1,25 +1,18 @@
 //! What this processor's VMX can do (SDM 3, appendix A), and switching it on.
 
-use x86_64::registers::control::{Cr0, Cr4};
-
 use super::context::VmxContext;
 use super::control::{entry, exit, pin, primary, secondary};
 use super::{format, instruction};
-use crate::machine::cpu::percpu::PerCpu;
-use crate::machine::cpu::{self, cpuid, msr};
-use crate::machine::page::Block;
-use crate::machine::vendor::{Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
+use crate::machine::cpu;
+use crate::machine::prelude::*;
+use crate::machine::vendor::{FIRMWARE, Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
 use crate::manual::vmx::{Fixed, Host};
-use crate::prelude::*;
 
 /// VMX, switched on.
 pub struct Vmx {
     pub(super) revision: u32,
-    pub(super) pin: u32,
-    pub(super) primary: u32,
-    pub(super) secondary: u32,
-    pub(super) exit: u32,
-    pub(super) entry: u32,
+    /// The pin-based, primary, secondary, exit and entry controls.
+    pub(super) controls: [u64; 5],
     /// Bits that CR0 and CR4 must have, and may have, in a guest.
     pub(super) cr0_fixed: Fixed,
     pub(super) cr4_fixed: Fixed,
@@ -32,32 +25,10 @@ pub struct Vmx {
     format: &'static EntryFormat,
 }
 
-static FORMAT: spin::Once<EntryFormat> = spin::Once::new();
-
 /// Whether the processor has VMX.
 pub fn is_present() -> bool {
     cpuid(1, 0).ecx & 1 << 5 != 0
 }
-
-const PIN: u32 = pin::INTERRUPT | pin::NMI;
-const PRIMARY: u32 = primary::TSC_OFFSETTING
-    | primary::HLT
-    | primary::MWAIT
-    | primary::RDPMC
-    | primary::CR8_LOAD
-    | primary::CR8_STORE
-    | primary::IO_BITMAPS
-    | primary::MSR_BITMAPS
-    | primary::MONITOR
-    | primary::SECONDARY;
-const EXIT: u32 = exit::SAVE_DEBUG
-    | exit::HOST_64
-    | exit::ACKNOWLEDGE
-    | exit::SAVE_PAT
-    | exit::LOAD_PAT
-    | exit::SAVE_EFER
-    | exit::LOAD_EFER;
-const ENTRY: u32 = entry::LOAD_DEBUG | entry::LOAD_PAT | entry::LOAD_EFER;
 
 impl Vendor for Vmx {
     const OPCODE: Opcode = Opcode::Vmcall;
@@ -71,7 +42,7 @@ impl Vendor for Vmx {
         if control & 1 != 0 && control & 4 == 0 {
             return Err(Refusal {
                 missing: "permission to use VMX (IA32_FEATURE_CONTROL)",
-                advice: "switch it on in the firmware's setup",
+                advice: FIRMWARE,
             });
         }
         let Host { controls: [pins, primaries, secondaries, exits, entries], cr0, cr4, ept, .. } =
@@ -86,10 +57,10 @@ impl Vendor for Vmx {
             return Err(Refusal::no("unrestricted guest"));
         }
         for (capability, wanted, name) in [
-            (pins, PIN, "pin-based VMX controls"),
-            (primaries, PRIMARY, "primary processor-based VMX controls"),
-            (exits, EXIT, "VM-exit controls"),
-            (entries, ENTRY, "VM-entry controls"),
+            (pins, pin::ALWAYS, "pin-based VMX controls"),
+            (primaries, primary::ALWAYS, "primary processor-based VMX controls"),
+            (exits, exit::ALWAYS, "VM-exit controls"),
+            (entries, entry::ALWAYS, "VM-entry controls"),
         ] {
             if !capability.has(wanted) {
                 return Err(Refusal { missing: name, advice: "some that the hypervisor needs are missing" });
@@ -108,7 +79,6 @@ impl Vendor for Vmx {
                 second |= bit;
             }
         }
-        let adjust = |word: Fixed, wanted: u32| word.adjust(wanted.into()) as u32;
         let virtual_nmi = pins.has(pin::VIRTUAL_NMI) && primaries.has(primary::NMI_WINDOW);
         let basic = msr::read(msr::VMX_BASIC);
         let revision = basic as u32 & 0x7fff_ffff;
@@ -135,7 +105,7 @@ impl Vendor for Vmx {
         fill_msrs(bitmaps.bytes(), has_tsc_aux);
         let accessed_dirty = ept & 1 << 21 != 0;
         let (gigabyte, two_megabyte) = (ept & 1 << 17 != 0, ept & 1 << 16 != 0);
-        let format = FORMAT.call_once(|| format::format(gigabyte, two_megabyte));
+        let format = Box::leak(Box::new(format::format(gigabyte, two_megabyte)));
         log::info!(
             "VMX revision={revision:#x} ept=yes unrestricted-guest=yes{}",
             Flags(&[
@@ -150,11 +120,13 @@ impl Vendor for Vmx {
         );
         Ok(Self {
             revision,
-            pin: adjust(pins, PIN | if virtual_nmi { pin::VIRTUAL_NMI } else { 0 }),
-            primary: adjust(primaries, PRIMARY),
-            secondary: adjust(secondaries, second),
-            exit: adjust(exits, EXIT),
-            entry: adjust(entries, ENTRY),
+            controls: [
+                pins.adjust((pin::ALWAYS | if virtual_nmi { pin::VIRTUAL_NMI } else { 0 }).into()),
+                primaries.adjust(primary::ALWAYS.into()),
+                secondaries.adjust(second.into()),
+                exits.adjust(exit::ALWAYS.into()),
+                entries.adjust(entry::ALWAYS.into()),
+            ],
             // Unrestricted guests may clear PE and PG.
             cr0_fixed: Fixed { must: cr0.must & !0x8000_0001, ..cr0 },
             cr4_fixed: cr4,

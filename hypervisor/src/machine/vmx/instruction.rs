@@ -1,6 +1,6 @@
 //! The VMX instructions (SDM 3, chapter 30). Each says whether it succeeded.
 
-use core::arch::asm;
+use crate::machine::prelude::*;
 
 /// An instruction failed: no current VMCS, or a wrong operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +60,7 @@ pub(super) fn vmwrite(field: u32, value: u64) {
     unsafe {
         asm!("vmwrite {}, {}", "seta {}", in(reg) field as u64, in(reg) value, lateout(reg_byte) ok, options(nostack));
     }
-    debug_assert!(ok != 0, "vmwrite {}", super::control::name(field));
+    debug_assert!(ok != 0, "vmwrite {field:#x}");
 }
 
 /// Forgets translations of EPT: `kind` 1 of one root, 2 of all.

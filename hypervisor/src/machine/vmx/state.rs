@@ -1,13 +1,12 @@
 //! The whole state in and out, and what stays in the processor between exits.
 
-use core::arch::asm;
 use trunnion_protocol::control::Segment;
 
 use super::context::VmxContext;
 use super::control::{self as field, attributes, rights};
 use super::instruction::{vmread, vmwrite};
-use crate::machine::cpu::{debug, msr};
-use crate::prelude::*;
+use crate::machine::cpu::debug;
+use crate::machine::prelude::*;
 
 /// Where the neutral state has a register.
 type Register = fn(&mut VcpuState) -> &mut u64;

@@ -6,14 +6,6 @@ macro_rules! fields {
 
         /// All of them.
         pub const ALL: &[u32] = &[$($encoding),*];
-
-        /// A field's name, for messages.
-        pub const fn name(field: u32) -> &'static str {
-            match field {
-                $($encoding => stringify!($name),)*
-                _ => "?",
-            }
-        }
     };
 }
 
@@ -242,6 +234,9 @@ pub mod pin {
     pub const TIMER: u32 = 1 << 6;
     /// Posted interrupts.
     pub const POSTED: u32 = 1 << 7;
+
+    /// What this hypervisor always sets.
+    pub const ALWAYS: u32 = INTERRUPT | NMI;
 }
 
 /// Primary processor-based controls.
@@ -256,10 +251,6 @@ pub mod primary {
     pub const MWAIT: u32 = 1 << 10;
     /// RDPMC.
     pub const RDPMC: u32 = 1 << 11;
-    /// MOV to CR3.
-    pub const CR3_LOAD: u32 = 1 << 15;
-    /// MOV from CR3.
-    pub const CR3_STORE: u32 = 1 << 16;
     /// MOV to CR8.
     pub const CR8_LOAD: u32 = 1 << 19;
     /// MOV from CR8.
@@ -276,6 +267,18 @@ pub mod primary {
     pub const MONITOR: u32 = 1 << 29;
     /// The secondary controls count.
     pub const SECONDARY: u32 = 1 << 31;
+
+    /// What this hypervisor always sets.
+    pub const ALWAYS: u32 = TSC_OFFSETTING
+        | HLT
+        | MWAIT
+        | RDPMC
+        | CR8_LOAD
+        | CR8_STORE
+        | IO_BITMAPS
+        | MSR_BITMAPS
+        | MONITOR
+        | SECONDARY;
 }
 
 /// Secondary processor-based controls.
@@ -324,6 +327,9 @@ pub mod exit {
     pub const LOAD_EFER: u32 = 1 << 21;
     /// The preemption timer is saved.
     pub const SAVE_TIMER: u32 = 1 << 22;
+
+    /// What this hypervisor always sets.
+    pub const ALWAYS: u32 = SAVE_DEBUG | HOST_64 | ACKNOWLEDGE | SAVE_PAT | LOAD_PAT | SAVE_EFER | LOAD_EFER;
 }
 
 /// Entry controls.
@@ -340,6 +346,9 @@ pub mod entry {
     pub const LOAD_PAT: u32 = 1 << 14;
     /// The guest's EFER is loaded.
     pub const LOAD_EFER: u32 = 1 << 15;
+
+    /// What this hypervisor always sets.
+    pub const ALWAYS: u32 = LOAD_DEBUG | LOAD_PAT | LOAD_EFER;
 }
 
 /// In the event fields: it holds an event.
