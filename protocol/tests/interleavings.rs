@@ -182,7 +182,39 @@ fn upcalls() {
     }
 }
 
+/// A port becomes pending while its receiver has the mask taken away: whichever comes first, the receiver hears it once.
+fn unmasking() {
+    const WIDTH: layout::Width = layout::Width::W64;
+    let port = id::Port(1);
+    let place = event::place(port, WIDTH).unwrap();
+    let selector = shared_info::vcpu::pending_sel(WIDTH);
+    let page = Arc::new(SharedPage::new(&[place.pending, place.mask, selector, shared_info::vcpu::UPCALL]));
+    page.word_at(place.mask).unwrap().fetch_or(place.bit, std::sync::atomic::Ordering::Relaxed);
+    let upcall = Arc::new(Channel::default());
+    let sender = {
+        let (page, upcall) = (Arc::clone(&page), Arc::clone(&upcall));
+        thread::spawn(move || {
+            let place = event::place(port, WIDTH).unwrap();
+            if event::post(&page, &place, || Some((&page, 0))) == event::Posted::Upcall {
+                upcall.send();
+            }
+        })
+    };
+    if event::unmask(&page, &place, || Some((&page, 0))) {
+        upcall.send();
+    }
+    let mut heard = 0;
+    while heard == 0 {
+        upcall.wait();
+        event::scan(&page, &page, 0, WIDTH, |_| heard += 1);
+    }
+    sender.join().unwrap();
+    event::scan(&page, &page, 0, WIDTH, |_| heard += 1);
+    assert_eq!(heard, 1, "it comes twice");
+}
+
 fn main() {
     explore("a ring", exchange);
     explore("two senders", upcalls);
+    explore("unmasking", unmasking);
 }
