@@ -17,6 +17,7 @@
 mod bus;
 mod lines;
 mod ports;
+mod state;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -44,6 +45,7 @@ use crate::rtc::Rtc;
 use crate::time::{Time, earlier};
 use crate::uart::Uart;
 use crate::vga::Vga;
+pub use state::State;
 
 /// Bytes of the firmware's log, and of a serial port's output, that wait to be taken at most; more are dropped.
 const LOG: usize = 1 << 16;
@@ -150,7 +152,8 @@ pub struct Board<M: GuestMemory> {
     reset_control: u8,
     log: Vec<u8>,
     events: VecDeque<Event>,
-    scratch: [u8; 256],
+    /// Port 0xb3, beside the command port.
+    smi_status: u8,
 }
 
 impl<M: GuestMemory> Board<M> {
@@ -207,7 +210,7 @@ impl<M: GuestMemory> Board<M> {
             reset_control: 0,
             log: Vec::new(),
             events: VecDeque::new(),
-            scratch: [0; 256],
+            smi_status: 0,
         }
     }
 

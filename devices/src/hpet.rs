@@ -81,7 +81,8 @@ impl Hpet {
         for (index, timer) in self.timers.iter_mut().enumerate() {
             let mask = if timer.config & NARROW != 0 { 0xffff_ffff } else { u64::MAX };
             let distance = timer.comparator.wrapping_sub(from) & mask;
-            if timer.over || distance > passed || (distance == 0 && passed == 0) {
+            // A comparator at the counter itself has been told of already.
+            if timer.over || distance > passed || distance == 0 {
                 continue;
             }
             if timer.config & PERIODIC != 0 && timer.period != 0 {

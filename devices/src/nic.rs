@@ -8,7 +8,8 @@ use core::cell::RefCell;
 use core::task::Waker;
 
 use trunnion_backends::device::GuestPage;
-use trunnion_backends::frame::{Checksum, Frame, HEAD, NetPort, Piece, Place};
+use trunnion_backends::frame::{Checksum, Frame, HEAD, MAX_FRAME, NetPort, Piece, Place};
+use trunnion_backends::net::offload;
 use trunnion_protocol::address::PAGE_SIZE;
 
 use crate::memory::GuestMemory;
@@ -53,19 +54,43 @@ impl Inbox {
     }
 }
 
+impl Inbox {
+    /// Queues a frame that fits, or counts one that is lost.
+    fn put(&self, frame: Option<Vec<u8>>) {
+        let mut waiting = self.0.borrow_mut();
+        let fits = |frame: &Vec<u8>| {
+            frame.len() <= LONGEST
+                && waiting.frames.len() < FRAMES
+                && waiting.bytes.saturating_add(frame.len()) <= BYTES
+        };
+        match frame.filter(fits) {
+            Some(frame) => {
+                waiting.bytes = waiting.bytes.saturating_add(frame.len());
+                waiting.frames.push_back(frame);
+            }
+            None => waiting.dropped = waiting.dropped.wrapping_add(1),
+        }
+    }
+}
+
 impl NetPort for Inbox {
     fn deliver(&self, frame: &Frame<'_>) {
         let mut bytes = Vec::with_capacity(frame.length.min(LONGEST));
-        let mut waiting = self.0.borrow_mut();
-        let fits = waiting.frames.len() < FRAMES && waiting.bytes.saturating_add(frame.length) <= BYTES;
-        // A frame that is still to be cut, or whose checksum is still to be filled in, is no frame of a wire: a card has said
-        // that it looks at the bytes, and gets them finished.
-        if !fits || frame.length > LONGEST || !frame.append_to(&mut bytes) {
-            waiting.dropped += 1;
+        if frame.length > MAX_FRAME || !frame.append_to(&mut bytes) {
+            return self.put(None);
+        }
+        // On a wire a packet is cut, and has its checksum.
+        if let Some(gso) = frame.gso {
+            let mut piece = Vec::new();
+            if offload::segment(&bytes, gso, &mut piece, |frame| self.put(Some(frame.to_vec()))).is_none() {
+                self.put(None);
+            }
             return;
         }
-        waiting.bytes += bytes.len();
-        waiting.frames.push_back(bytes);
+        if frame.checksum == Checksum::Blank {
+            offload::complete(&mut bytes);
+        }
+        self.put(Some(bytes));
     }
     fn flush(&self) {
         if let Some(waker) = self.0.borrow_mut().waker.take() {

@@ -27,11 +27,13 @@ pub enum Tool {
     Ext4,
     /// The `xenstore-*` programs, which the tests hold against the store.
     StoreTools,
+    /// SeaBIOS and its VGA BIOS, which the tests boot the emulated PC with.
+    SeaBios,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 10] = [
+    pub const ALL: [Tool; 11] = [
         Tool::Qemu,
         Tool::Bochs,
         Tool::BochsBios,
@@ -42,6 +44,7 @@ impl Tool {
         Tool::Mtools,
         Tool::Ext4,
         Tool::StoreTools,
+        Tool::SeaBios,
     ];
 
     /// What a machine needs.
@@ -74,6 +77,7 @@ impl Tool {
             Tool::Mtools => "mtools",
             Tool::Ext4 => "e2fsprogs",
             Tool::StoreTools => "xenstore-utils",
+            Tool::SeaBios => "seabios",
         }
     }
 
@@ -90,6 +94,7 @@ impl Tool {
             Tool::Mtools => "mformat",
             Tool::Ext4 => "mke2fs",
             Tool::StoreTools => "xenstore-read",
+            Tool::SeaBios => "/usr/share/seabios/bios-256k.bin",
         }
     }
 

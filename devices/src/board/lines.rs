@@ -68,12 +68,12 @@ impl<M: GuestMemory> Board<M> {
             self.pic.set_line(line, level);
             self.ioapic.set_line(line, level);
         }
-        if self.update_hpet() {
-            return;
-        }
         // The timer's output may have turned several times; one edge is what a controller would remember.
         let edges = self.pit.take_edges(now);
         let level = self.pit.line(now);
+        if self.update_hpet() {
+            return;
+        }
         if edges > 0 {
             self.timer(false);
             self.timer(true);

@@ -150,7 +150,7 @@ impl<M: GuestMemory> Board<M> {
             0x00..=0x0f | 0x80..=0x8f | 0xc0..=0xdf => self.dma.read(port),
             0x92 => self.fast_gate & !2 | u8::from(self.a20()) << 1,
             0xb2 => self.pm.smi_command,
-            0xb3 => self.scratch_byte(port),
+            0xb3 => self.smi_status,
             0xe9 => 0xe9,
             // QEMU's debug console says that it is there.
             0x402 => 0xe9,
@@ -191,11 +191,7 @@ impl<M: GuestMemory> Board<M> {
             0xb2 => self.pm.command(value),
             0x00..=0x0f | 0x80..=0x8f | 0xc0..=0xdf => self.dma.write(port, value),
             0x3f0..=0x3f7 => self.floppy.write(&self.memory, &mut self.dma, port - 0x3f0, value),
-            0xb3 => {
-                if let Some(place) = self.scratch.get_mut(usize::from(port & 0xff)) {
-                    *place = value;
-                }
-            }
+            0xb3 => self.smi_status = value,
             0xe9 | 0x402 => self.log(value),
             0x3b0..=0x3df => {
                 if let Some(vga) = &mut self.vga {
@@ -211,9 +207,5 @@ impl<M: GuestMemory> Board<M> {
             }
             _ => {}
         }
-    }
-
-    fn scratch_byte(&self, port: u16) -> u8 {
-        self.scratch.get(usize::from(port & 0xff)).copied().unwrap_or(0xff)
     }
 }

@@ -66,13 +66,16 @@ impl<M: Machine> Cpu<'_, M> {
         Ok(segment)
     }
 
-    /// Enters a code segment at an offset that its limit allows.
-    pub(crate) fn enter_code(&mut self, segment: Segment, offset: u64) -> Result<(), Stop> {
+    /// Whether a code segment has an offset.
+    pub(crate) fn check_code(&self, segment: Segment, offset: u64) -> Result<(), Stop> {
         let long = self.long() && segment.attributes >> 9 & 1 != 0;
         let ok = if long { super::memory::canonical(offset) } else { offset <= u64::from(segment.limit) };
-        if !ok {
-            return Err(GP);
-        }
+        if ok { Ok(()) } else { Err(GP) }
+    }
+
+    /// Enters a code segment at an offset that its limit allows.
+    pub(crate) fn enter_code(&mut self, segment: Segment, offset: u64) -> Result<(), Stop> {
+        self.check_code(segment, offset)?;
         self.state.cs = segment;
         self.bits = super::cpu::bits(self.state);
         self.next = offset;
@@ -85,16 +88,12 @@ impl<M: Machine> Cpu<'_, M> {
         let cpl = self.cpl();
         let segment = self.code_segment(selector, cpl, false)?;
         if i.mnemonic() == Mnemonic::Call {
+            // Everything that can fail comes before the stack is written.
+            self.check_code(segment, offset)?;
             self.probe_push(2, size)?;
             let (back, from) = (self.next, self.state.cs.selector);
-            let target_bits = (segment, offset);
-            // The check of the offset comes before the stack is written.
-            if offset > u64::from(segment.limit) && self.bits != 64 {
-                return Err(GP);
-            }
             self.push(u64::from(from), size)?;
             self.push(back, size)?;
-            return self.enter_code(target_bits.0, target_bits.1);
         }
         self.enter_code(segment, offset)
     }

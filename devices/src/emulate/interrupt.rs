@@ -40,13 +40,14 @@ impl<M: Machine> Cpu<'_, M> {
             return Err(GP);
         }
         let entry = self.load(table.base.wrapping_add(at) & 0xffff_ffff, 4, Access::System)?;
+        let segment = self.real_segment(self.state.cs, (entry >> 16) as u16);
+        self.check_code(segment, entry & 0xffff)?;
         self.probe_push(3, 2)?;
         let (flags, from) = (self.state.rflags, self.state.cs.selector);
         self.push(flags, 2)?;
         self.push(u64::from(from), 2)?;
         self.push(back, 2)?;
         self.state.rflags &= !(flag::IF | flag::TF | flag::AC | flag::RF);
-        let segment = self.real_segment(self.state.cs, (entry >> 16) as u16);
         self.enter_code(segment, entry & 0xffff)
     }
 
@@ -111,6 +112,7 @@ impl<M: Machine> Cpu<'_, M> {
         }
         let mut segment = code.segment(selector & 0xfffc | u16::from(target));
         segment.attributes |= 1;
+        self.check_code(segment, offset)?;
 
         let flags = self.state.rflags;
         let (old_stack, old_pointer) = (self.state.ss, self.gpr(Gpr::Rsp));

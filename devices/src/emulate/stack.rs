@@ -169,23 +169,29 @@ impl<M: Machine> Cpu<'_, M> {
         let bytes = u64::from(i.immediate16());
         let level = i.immediate8_2nd() & 31;
         self.probe_push(u64::from(level) + 1, size)?;
-        let mut frame = self.gpr(Gpr::Rbp);
-        self.push(frame, size)?;
-        let top = self.stack_pointer();
-        if level > 0 {
-            let wide = mask(self.stack_size());
-            for _ in 1..level {
-                frame = frame.wrapping_sub(size as u64) & wide;
-                let linear = self.linear(Register::SS, frame, size as u64, Access::Read)?;
-                let value = self.load(linear, size, Access::Read)?;
-                self.push(value, size)?;
-            }
-            self.push(top, size)?;
-        }
-        let to = self.stack_pointer().wrapping_sub(bytes) & mask(self.stack_size());
-        // The last byte of the frame has to be writable as well.
+        // So has the frame's last byte to be writable, before anything is written.
+        let below = (u64::from(level) + 1).wrapping_mul(size as u64).wrapping_add(bytes);
+        let to = self.stack_pointer().wrapping_sub(below) & mask(self.stack_size());
         let linear = self.linear(Register::SS, to, 1, Access::Write)?;
         self.probe(linear, 1, Access::Write)?;
+        // The outer frames' pointers are read before anything is written as well.
+        let wide = mask(self.stack_size());
+        let old = self.gpr(Gpr::Rbp);
+        let mut frame = old;
+        let mut outer = [0; 30];
+        for place in outer.iter_mut().take(usize::from(level.saturating_sub(1))) {
+            frame = frame.wrapping_sub(size as u64) & wide;
+            let linear = self.linear(Register::SS, frame, size as u64, Access::Read)?;
+            *place = self.load(linear, size, Access::Read)?;
+        }
+        self.push(old, size)?;
+        let top = self.stack_pointer();
+        for value in outer.into_iter().take(usize::from(level.saturating_sub(1))) {
+            self.push(value, size)?;
+        }
+        if level > 0 {
+            self.push(top, size)?;
+        }
         self.set_gpr(Gpr::Rbp, size, top);
         let wide = self.stack_size();
         self.set_gpr(Gpr::Rsp, wide, to);

@@ -95,10 +95,27 @@ impl Master {
         bytes: u64,
         most: usize,
     ) -> Result<Vec<Segment<M::Page>>, BadTable> {
+        let before = self.clone();
+        let (mut segments, have) = self.gather(memory, bytes, most)?;
+        let odd = have % SECTOR_SIZE;
+        if odd != 0 {
+            // Too many pieces, and they end inside a sector: once more, up to its begin.
+            *self = before;
+            (segments, _) = self.gather(memory, have - odd, most)?;
+        }
+        if segments.is_empty() { Err(BadTable::Short) } else { Ok(segments) }
+    }
+
+    /// The next `bytes`, or as many as `most` pieces hold.
+    fn gather<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        bytes: u64,
+        most: usize,
+    ) -> Result<(Vec<Segment<M::Page>>, u64), BadTable> {
         let mut segments = Vec::new();
         let mut have = 0u64;
         let mut read = 0;
-        // Where the last whole sector ended, to go back to when there are too many pieces.
         while have < bytes {
             if self.length == 0 {
                 if self.last || read == DESCRIPTORS {
@@ -130,32 +147,7 @@ impl Master {
             self.length -= length as u32;
             have += length;
         }
-        self.give_back(memory, &mut segments, have % SECTOR_SIZE)?;
-        if segments.is_empty() { Err(BadTable::Short) } else { Ok(segments) }
-    }
-
-    /// Takes bytes off the end, so that whole sectors are left. Only as many as the present descriptor gave can come back.
-    fn give_back<M: GuestMemory>(
-        &mut self,
-        memory: &M,
-        segments: &mut Vec<Segment<M::Page>>,
-        odd: u64,
-    ) -> Result<(), BadTable> {
-        if odd == 0 {
-            return Ok(());
-        }
-        let last = segments.pop().ok_or(BadTable::Short)?;
-        let keep = (last.length() as u64).checked_sub(odd).ok_or(BadTable::Short)?;
-        self.address = self.address.wrapping_sub(odd as u32);
-        self.length = self.length.wrapping_add(odd as u32);
-        if keep > 0 {
-            let offset = last.offset();
-            let again =
-                Segment::new(last.into_page(), offset, keep as usize).map_err(|_| BadTable::Outside)?;
-            segments.push(again);
-        }
-        let _ = memory;
-        Ok(())
+        Ok((segments, have))
     }
 }
 

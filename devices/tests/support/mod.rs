@@ -1,6 +1,8 @@
 //! A PC on the host: RAM, a board, and the emulator as its processor. One instruction takes a fixed time.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod bench;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -312,7 +314,12 @@ impl Pc {
     }
 
     pub fn screen(&self) -> String {
-        self.bus.board.vga.as_ref().and_then(|vga| vga.text()).map_or(String::new(), |lines| lines.join("\n"))
+        self.bus
+            .board
+            .vga
+            .as_ref()
+            .and_then(trunnion_devices::vga::Vga::text)
+            .map_or(String::new(), |lines| lines.join("\n"))
     }
 
     pub fn gpr(&self, which: Gpr) -> u64 {
