@@ -14,7 +14,9 @@ struct Channel {
     mode: u8,
     page: u8,
     masked: bool,
+    /// The terminal count was reached since the status was last read, and in the last transfer.
     done: bool,
+    ended: bool,
 }
 
 /// Both controllers; channels 4 to 7 move words and are kept only as registers.
@@ -166,7 +168,12 @@ impl Dma {
     #[must_use]
     pub fn room(&self, channel: usize) -> usize {
         let Some(channel) = self.channels.get(channel & 3) else { return 0 };
-        if channel.masked || channel.done { 0 } else { usize::from(channel.left) + 1 }
+        if channel.masked { 0 } else { usize::from(channel.left) + 1 }
+    }
+
+    /// Whether a channel's last transfer ended with its terminal count.
+    pub fn ended(&self, channel: usize) -> bool {
+        self.channels.get(channel & 3).is_some_and(|channel| channel.ended)
     }
 
     /// Where a channel's next byte is. Addresses wrap inside 64 KiB.
@@ -177,10 +184,10 @@ impl Dma {
             if down { channel.address.wrapping_sub(1) } else { channel.address.wrapping_add(1) };
         if channel.left == 0 {
             channel.done = true;
+            channel.ended = true;
             if channel.mode & 0x10 != 0 {
                 channel.address = channel.base;
                 channel.left = channel.count;
-                channel.done = false;
             } else {
                 channel.masked = true;
             }
@@ -194,6 +201,7 @@ impl Dma {
     pub fn to_memory<M: GuestMemory>(&mut self, memory: &M, channel: usize, bytes: &[u8]) -> usize {
         let room = self.room(channel).min(bytes.len());
         let Some(channel) = self.channels.get_mut(channel & 3) else { return 0 };
+        channel.ended = false;
         for byte in bytes.iter().take(room) {
             let at = Self::next(channel);
             let _ = memory.write(at, &[*byte]);
@@ -205,6 +213,7 @@ impl Dma {
     pub fn from_memory<M: GuestMemory>(&mut self, memory: &M, channel: usize, bytes: &mut [u8]) -> usize {
         let room = self.room(channel).min(bytes.len());
         let Some(channel) = self.channels.get_mut(channel & 3) else { return 0 };
+        channel.ended = false;
         for byte in bytes.iter_mut().take(room) {
             let at = Self::next(channel);
             let mut one = [0xff];

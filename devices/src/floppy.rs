@@ -391,7 +391,7 @@ impl<M: GuestMemory> Floppy<M> {
             self.advance();
             let [_, head, sector] = self.state.place;
             // The channel's terminal count ends the command; so does the end of the track.
-            if moved == 0 || dma.room(CHANNEL) == 0 {
+            if moved == 0 || dma.ended(CHANNEL) {
                 self.fail(0, 0, 0);
             } else if sector == 1 && (self.byte(0) & 0x80 == 0 || head == 0) {
                 self.fail(0x40, 0x80, 0);

@@ -45,6 +45,9 @@ pub(super) enum BadTable {
     Short,
 }
 
+/// Pieces of pages, and how many bytes they hold.
+type Gathered<P> = (Vec<Segment<P>>, u64);
+
 impl Master {
     pub(super) fn registers(&self, interrupt: bool) -> u64 {
         let status = self.status | if interrupt { INTERRUPT } else { 0 };
@@ -112,7 +115,7 @@ impl Master {
         memory: &M,
         bytes: u64,
         most: usize,
-    ) -> Result<(Vec<Segment<M::Page>>, u64), BadTable> {
+    ) -> Result<Gathered<M::Page>, BadTable> {
         let mut segments = Vec::new();
         let mut have = 0u64;
         let mut read = 0;

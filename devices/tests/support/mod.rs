@@ -179,6 +179,8 @@ pub struct Pc {
     pub log: Vec<u8>,
     pub halted: bool,
     pub steps: u64,
+    /// What the guest wanted to become of itself.
+    pub events: Vec<Event>,
     /// The next moment at which the board wants to be looked at.
     deadline: Option<Time>,
 }
@@ -224,6 +226,7 @@ impl Pc {
             log: Vec::new(),
             halted: false,
             steps: 0,
+            events: Vec::new(),
             deadline: None,
         }
     }
@@ -252,6 +255,7 @@ impl Pc {
                 self.deadline = self.bus.board.deadline();
                 self.log.extend(self.bus.board.take_log());
                 if let Some(event) = self.bus.board.take_event() {
+                    self.events.push(event);
                     return End::Event(event);
                 }
             }
