@@ -45,7 +45,7 @@ pub fn build_all(images: &[Image]) -> Result<Vec<PathBuf>> {
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let missing: Vec<Image> = images.iter().copied().filter(|(_, bin)| !built.contains_key(*bin)).collect();
     if !missing.is_empty() {
-        let paths = run_cargo(&missing, TARGET, None)?;
+        let paths = run_cargo(&missing, TARGET, &[])?;
         built.extend(missing.iter().map(|(_, bin)| (*bin).to_string()).zip(paths));
     }
     Ok(images.iter().filter_map(|(_, bin)| built.get(*bin).cloned()).collect())
@@ -60,20 +60,20 @@ pub fn platform() -> Result<(PathBuf, PathBuf)> {
 /// Builds the binary `bin` of the workspace package `package` as a static program for a Linux guest and returns its path. It needs the C
 /// library's static half, which comes with the compiler's own (`build-essential`).
 pub fn build_static(package: &str, bin: &str) -> Result<PathBuf> {
-    let mut paths = run_cargo(&[(package, bin)], LINUX, None)?;
+    let mut paths = run_cargo(&[(package, bin)], LINUX, &[])?;
     paths.pop().ok_or_else(|| Failure::usage(format!("{bin} was not built")))
 }
 
-/// Builds the hypervisor with a known mistake in it, by its number in `trunnion_protocol::planted`, for the test that a leak shows. It lies
-/// in a folder of its own and is never what [`build`] returns.
-pub fn build_planted(bug: usize) -> Result<PathBuf> {
-    let mut paths = run_cargo(&[HYPERVISOR], TARGET, Some(bug))?;
-    paths.pop().ok_or_else(|| Failure::usage("the hypervisor was not built"))
+/// Builds hypervisor and dom0 with known mistakes in them, by their numbers in `trunnion_protocol::planted`, for the tests that leaks and
+/// panics show. They lie in a folder of their own and are never what [`platform`] returns.
+pub fn build_planted(bugs: &[usize]) -> Result<(PathBuf, PathBuf)> {
+    let paths = run_cargo(&[HYPERVISOR, DOM0], TARGET, bugs)?;
+    <[PathBuf; 2]>::try_from(paths).map(Into::into).map_err(|_| Failure::usage("the platform was not built"))
 }
 
-fn run_cargo(images: &[Image], target: &str, planted: Option<usize>) -> Result<Vec<PathBuf>> {
+fn run_cargo(images: &[Image], target: &str, planted: &[usize]) -> Result<Vec<PathBuf>> {
     let root = workspace::root()?;
-    let folder = workspace::target(if planted.is_some() { "image-planted" } else { "image" })?;
+    let folder = workspace::target(if planted.is_empty() { "image" } else { "image-planted" })?;
     let _lock = workspace::lock("image.lock", "waiting for another build of the images")?;
     let names = images.iter().map(|(_, bin)| *bin).collect::<Vec<_>>().join(", ");
     say::progress(&format!("building {names}"));
@@ -81,8 +81,9 @@ fn run_cargo(images: &[Image], target: &str, planted: Option<usize>) -> Result<V
     for (package, bin) in images {
         cargo.args(["-p", package, "--bin", bin]);
     }
-    if let Some(bug) = planted {
-        cargo.args(["--features", "trunnion-protocol/planted"]).env("TRUNNION_PLANTED", bug.to_string());
+    if !planted.is_empty() {
+        let numbers: Vec<String> = planted.iter().map(usize::to_string).collect();
+        cargo.args(["--features", "trunnion-protocol/planted"]).env("TRUNNION_PLANTED", numbers.join(","));
     }
     let output = cargo.output().map_err(|e| Failure::file("start", Path::new(cargo.get_program()), &e))?;
     if !output.status.success() {

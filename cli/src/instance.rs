@@ -77,6 +77,15 @@ pub fn control_socket(name: &str) -> Result<PathBuf> {
     Ok(folder(name)?.join("control.sock"))
 }
 
+/// The file that marks an instance which answers no verbs: it runs real Xen.
+pub(crate) const FOREIGN: &str = "foreign";
+
+/// Whether the instance `name` runs, and answers no verbs.
+pub(crate) fn is_foreign(name: &str) -> bool {
+    running().iter().any(|other| other == name)
+        && folder(name).is_ok_and(|folder| folder.join(FOREIGN).exists())
+}
+
 /// The names of the instances that run now.
 pub fn running() -> Vec<String> {
     let Ok(base) = base() else { return Vec::new() };

@@ -21,6 +21,7 @@ mod say;
 pub mod setup;
 mod verbs;
 pub mod workspace;
+mod xen;
 
 pub use failure::{Failure, Status};
 

@@ -29,7 +29,7 @@ fn wrong_words_are_status_2_with_the_message_last() {
     for (arguments, words) in [
         (&["fly"][..], "fly"),
         (&["run", "--machine", "vax"], "there is no machine \"vax\""),
-        (&["run", "--machine", "xen"], "not there yet"),
+        (&["run", "--machine", "xen", "--keep"], "goes without --keep"),
         (&["run", "--net", "wires"], "--net wires"),
         (&["run", "--net", "none", "--forward", "tcp:1:10.0.0.2:80"], "--forward needs --net user"),
         (&["run", "--net", "user", "--forward", "tcp:1"], "expected tcp:PORT"),
@@ -42,7 +42,7 @@ fn wrong_words_are_status_2_with_the_message_last() {
         (&["xl", "migrate", "a", "b"], "not there yet"),
         (&["xl", "create", "nowhere.cfg"], "nowhere.cfg"),
         (&["xenstore", "write", "/a", "1", "/b"], "no value"),
-        (&["bench", "net"], "not there yet"),
+        (&["bench", "io"], "not there yet"),
         (&["bench", "micro", "--html", "x.html"], "not there yet"),
         (&["image", "out.iso"], "not there yet"),
     ] {

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use trunnion_cli::machine::Machine;
 use trunnion_cli::setup::{self, Permission, Tool};
 
 use crate::talk::Talk;
@@ -33,6 +34,8 @@ pub const BOCHS_SKYLAKE: Outer = Outer { machine: "bochs-vmx", cpu: "corei7_skyl
 pub const BOCHS_HASWELL: Outer = Outer { machine: "bochs-vmx", cpu: "corei7_haswell_4770" };
 /// VMX under Bochs without 1 GiB pages and virtual interrupt delivery.
 pub const BOCHS_IVY_BRIDGE: Outer = Outer { machine: "bochs-vmx", cpu: "corei7_ivy_bridge_3770k" };
+/// Debian's Xen with a Linux dom0, in QEMU.
+pub const REAL_XEN: Outer = Outer { machine: "xen", cpu: "" };
 /// SVM under Bochs.
 pub const BOCHS_RYZEN: Outer = Outer { machine: "bochs-svm", cpu: "" };
 
@@ -71,7 +74,10 @@ impl Run {
             arguments.extend(["--cpu".into(), outer.cpu.into()]);
         }
         // A fresh machine has neither emulators nor the Rust target of the guests, and the guests are built before the run.
-        let machine = outer.machine.parse().expect("the tests name machines that exist");
+        let machine = match outer.machine {
+            "xen" => Machine::QemuSvm,
+            name => name.parse().expect("the tests name machines that exist"),
+        };
         let tools = [Tool::of(machine), &[Tool::Ext4]].concat();
         setup::ensure(&tools, Permission::Install).unwrap_or_else(|failure| panic!("{failure}"));
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -260,6 +266,13 @@ impl Live {
     /// Another verb of the tool on this run.
     pub fn try_tool(&self, words: &[&str]) -> Output {
         self.verb(words).stdin(Stdio::null()).output().expect("the tool starts")
+    }
+
+    /// Another verb of the tool on this run, as soon as it listens; it has to succeed. Its stdout.
+    pub fn tool_when_ready(&mut self, words: &[&str]) -> String {
+        let socket = trunnion_cli::instance::control_socket(&self.instance).expect("a name that fits");
+        self.wait("the tool listens", || socket.exists());
+        self.tool(words)
     }
 
     /// Another verb of the tool on this run that goes on.

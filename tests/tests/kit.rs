@@ -111,3 +111,43 @@ fn the_example_guests() {
     assert_eq!(ended.status, 0, "{}", ended.report());
     ended.assert_no_leaks();
 }
+
+/// The work of `tiny-work` beside others: its share of the processor in per cent, and how long it took in instructions.
+fn neighbour(ended: &Ended) -> (u64, u64) {
+    ended.assert_passed("work");
+    let figure = |key: &str| ended.domain("work")[key].as_u64().unwrap_or_default();
+    let took = figure("ended_ns") - figure("unpaused_ns");
+    (figure("cpu_ns") * 100 / took.max(1), took)
+}
+
+/// What a domain of equal weight keeps beside one that misbehaves: at least 45 % of the processor, and the same work in at most 2.2
+/// times its time alone. Instructions are counted, so that a busy host changes nothing.
+fn assert_little_lost(ended: &Ended, alone: u64) {
+    let (share, took) = neighbour(ended);
+    println!("the neighbour kept {share} %, and took {took} instructions instead of {alone}");
+    assert!(share >= 45, "{share} %\n{}", ended.report());
+    assert!(took * 10 <= alone * 22, "{took} instructions instead of {alone}\n{}", ended.report());
+}
+
+fn counted() -> Run {
+    Run::new(DRIVER, QEMU_SVM).option(&["--icount"])
+}
+
+/// How long the work takes alone.
+fn alone() -> u64 {
+    let (share, alone) = neighbour(&counted().tiny("work", "").go(180));
+    assert!(share > 90, "{share} % alone");
+    alone
+}
+
+/// A back end that lies to another guest's front end, which comes through it.
+#[test]
+fn what_a_back_end_that_lies_costs_a_neighbour() {
+    let run = add(counted(), "bad", "trunnion-examples", "hostile-back", "cmdline = \"role=back\"");
+    let run = add(run, "wary", "trunnion-examples", "hostile-back", "cmdline = \"role=front rounds=200\"");
+    let ended = linked(run.tiny("work", ""), "wary", "hvbd", "bad", false);
+    assert_said(&ended, "wary", "200 rounds");
+    assert_little_lost(&ended, alone());
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}

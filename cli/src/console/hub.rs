@@ -1,6 +1,7 @@
 //! One console on the host: every byte goes to its log file and to all who listen on its socket, and what they type is merged.
 
 use crate::failure::{Failure, Result};
+use crate::say;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -12,6 +13,9 @@ use std::time::Duration;
 /// A console's files on the host; the socket goes when this is dropped.
 pub(crate) struct Hub {
     log: File,
+    path: PathBuf,
+    /// The log could not be written, and that was said.
+    damaged: bool,
     socket: PathBuf,
     readers: Readers,
 }
@@ -37,7 +41,7 @@ impl Hub {
                 join(&hub, client, move |bytes| typed(bytes));
             }
         });
-        Ok(Self { log, socket, readers })
+        Ok(Self { log, path, damaged: false, socket, readers })
     }
 
     /// Adds a reader; `typed` is called with what it sends, from a thread of its own.
@@ -47,7 +51,12 @@ impl Hub {
 
     /// Bytes from the domain.
     pub(crate) fn output(&mut self, bytes: &[u8]) {
-        let _ = self.log.write_all(bytes);
+        if let Err(error) = self.log.write_all(bytes)
+            && !std::mem::replace(&mut self.damaged, true)
+        {
+            let failure = Failure::file("write", &self.path, &error);
+            say::warning(&format!("{failure}; it has gaps from here on"));
+        }
         // A reader that takes nothing for a quarter of a second is let go, so that it delays nobody.
         self.readers
             .lock()

@@ -22,6 +22,11 @@ impl Client {
             return Ok(Self { instance: instance.to_string(), reader: BufReader::new(reader), writer });
         }
         let others = instance::running();
+        if instance::is_foreign(instance) {
+            return Err(Failure::usage(format!(
+                "instance \"{instance}\" runs real Xen, whose dom0 does not know this tool's verbs"
+            )));
+        }
         if others.iter().any(|name| name == instance) {
             return Err(Failure::usage(format!(
                 "instance \"{instance}\" is still starting; try again in a moment"

@@ -1,7 +1,7 @@
 //! The demo domains: ordinary domain files under `target/demo/`, with what they name, made on the spot.
 
 mod linux;
-mod modules;
+pub(crate) mod modules;
 mod scripted;
 
 pub use linux::Parts;

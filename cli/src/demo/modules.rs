@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files of `wanted` under `folder` and of all that they depend on, dependencies first.
-pub(super) fn in_order(folder: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
+pub(crate) fn in_order(folder: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let mut known = HashMap::new();
     find(folder, &mut known).map_err(|e| Failure::file("read the modules in", folder, &e))?;
     let mut order = Vec::new();

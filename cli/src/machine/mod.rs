@@ -78,14 +78,11 @@ impl FromStr for Machine {
 
     fn from_str(name: &str) -> Result<Self, String> {
         Machine::ALL.into_iter().find(|machine| machine.name() == name).ok_or_else(|| {
-            if name == "xen" {
-                String::from("the comparison with real Xen (--machine xen) is not there yet")
-            } else {
-                format!(
-                    "there is no machine \"{name}\"; there are {}",
-                    Machine::ALL.map(Machine::name).join(", ")
-                )
-            }
+            format!(
+                "there is no machine \"{name}\"; there are {}, {}",
+                Machine::ALL.map(Machine::name).join(", "),
+                crate::xen::NAME
+            )
         })
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn disks(command: &mut Command, disks: &[Disk]) {
         let (slot, function) = (FIRST_SLOT + n / 8, n % 8);
         let read_only = if disk.writable { "off" } else { "on" };
         command.arg("-blockdev").arg(format!(
-            "driver=raw,node-name=disk{n},read-only={read_only},discard=unmap,file.driver=file,file.filename={}",
+            "driver=raw,node-name=disk{n},read-only={read_only},discard=unmap,file.driver=file,file.node-name=file{n},file.filename={}",
             comma(&disk.path)
         ));
         // Errors are the guest's to hear of: by itself QEMU would stop the whole machine when this one's file system is full.

@@ -363,8 +363,10 @@ impl Engine {
         for line in tail(&self.course.errors, 12, telling) {
             let _ = writeln!(text, "  emulator: {line}");
         }
+        let why = panic(&tail(&self.course.serial, 1000, |_| true))
+            .unwrap_or_else(|| format!("the emulator ended ({how}) while it should run"));
         Failure::platform(format!(
-            "\n{text}the platform failed: the emulator ended ({how}) while it should run; all of it is in {}",
+            "\n{text}the platform failed: {why}; all of it is in {}",
             self.course.serial.display()
         ))
     }
@@ -392,6 +394,14 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Destroyed => "destroy",
         Outcome::Running => "nothing",
     }
+}
+
+/// The last panic that these lines tell of: where it was on one line, why on the next.
+fn panic(lines: &[String]) -> Option<String> {
+    let at = lines.iter().rposition(|line| line.contains("panicked at "))?;
+    let place = lines.get(at)?.split_once("panicked at ")?.1;
+    let why = lines.get(at + 1).map_or("", String::as_str);
+    Some(format!("panicked at {place} {why}"))
 }
 
 fn seconds(ns: u64) -> String {

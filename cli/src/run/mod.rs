@@ -9,8 +9,8 @@ pub mod disks;
 mod engine;
 mod needle;
 pub(crate) mod options;
-mod plan;
-mod record;
+pub(crate) mod plan;
+pub(crate) mod record;
 mod serve;
 
 pub use options::Options;
@@ -54,6 +54,9 @@ pub(crate) fn measure(instance: &str, options: &Options, text: &str) -> Result<M
 
 fn course(instance: &str, options: &Options, needle: Option<Needle>) -> Result<Status> {
     options.check()?;
+    if options.machine.as_deref() == Some(crate::xen::NAME) {
+        return crate::xen::perform(instance, options);
+    }
     let machine = match &options.machine {
         Some(name) => name.parse::<Machine>().map_err(Failure::usage)?,
         None => choice::choose(),
@@ -104,11 +107,17 @@ impl Prepared {
         make_folder(&folder)?;
         let logs = options.log.clone().unwrap_or_else(|| folder.clone());
         make_folder(&logs)?;
-        let (hypervisor, dom0) = if let Some(given) = &options.hypervisor {
-            fs::File::open(given).map_err(|e| Failure::file("read the hypervisor image", given, &e))?;
-            (given.clone(), images::build(images::DOM0.0, images::DOM0.1)?)
-        } else {
-            images::platform()?
+        let (hypervisor, dom0) = match (&options.hypervisor, &options.dom0) {
+            (None, None) => images::platform()?,
+            (hypervisor, dom0) => {
+                let given = |image: &Option<PathBuf>, own: images::Image| match image {
+                    None => images::build(own.0, own.1),
+                    Some(path) => fs::File::open(path)
+                        .map(|_| path.clone())
+                        .map_err(|e| Failure::file("read the image", path, &e)),
+                };
+                (given(hypervisor, images::HYPERVISOR)?, given(dom0, images::DOM0)?)
+            }
         };
         let dom0 = fs::read(&dom0).map_err(|e| Failure::file("read", &dom0, &e))?;
 

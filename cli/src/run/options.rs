@@ -67,6 +67,9 @@ pub struct Options {
     /// Boot this hypervisor image instead of building one
     #[arg(long, value_name = "ELF")]
     pub hypervisor: Option<PathBuf>,
+    /// Run this dom0 image instead of building one
+    #[arg(long, value_name = "ELF")]
+    pub dom0: Option<PathBuf>,
     /// The processor model, in the emulator's words
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
@@ -84,9 +87,6 @@ impl Options {
     /// Refuses what is not there yet, and what does not fit together.
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |what: &str| Err(Failure::usage(what));
-        if self.machine.as_deref() == Some("xen") {
-            return refuse("the comparison with real Xen (--machine xen) is not there yet");
-        }
         match self.net.as_deref() {
             None | Some("none" | "user") => {}
             Some("socket:") => {

@@ -14,6 +14,8 @@ pub(crate) struct Record {
     log: File,
     machine: String,
     memory_bytes: u64,
+    /// The log could not be written, and that was said.
+    damaged: bool,
 }
 
 impl Record {
@@ -22,7 +24,13 @@ impl Record {
         let path = folder.join("dom0.log");
         let log = File::create(&path).map_err(|e| Failure::file("make", &path, &e))?;
         let _ = fs::remove_file(folder.join("summary.json"));
-        Ok(Self { folder: folder.to_path_buf(), log, machine: machine.to_string(), memory_bytes })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            log,
+            machine: machine.to_string(),
+            memory_bytes,
+            damaged: false,
+        })
     }
 
     /// One event of dom0's log.
@@ -32,12 +40,18 @@ impl Record {
         let (seconds, micros) = (at_ns / 1_000_000_000, at_ns / 1000 % 1_000_000);
         // One event is one line, whatever is in it.
         let message = message.replace(['\n', '\r'], " ");
-        let _ = writeln!(self.log, "{seconds}.{micros:06} {level} {subsystem} {message}");
+        let line = format!("{seconds}.{micros:06} {level} {subsystem} {message}\n");
+        self.text(line.as_bytes());
     }
 
     /// Text that dom0's shell prints.
     pub(crate) fn text(&mut self, bytes: &[u8]) {
-        let _ = self.log.write_all(bytes);
+        if let Err(error) = self.log.write_all(bytes)
+            && !std::mem::replace(&mut self.damaged, true)
+        {
+            let failure = Failure::file("write", &self.folder.join("dom0.log"), &error);
+            say::warning(&format!("{failure}; it has gaps from here on"));
+        }
     }
 
     /// Writes `summary.json`, with what only the tool knows. Without figures of dom0 the counts are 0.
@@ -55,7 +69,7 @@ impl Record {
 }
 
 /// Writes the summary whole or not at all.
-fn write(summary: &Summary, path: &Path) -> Result<()> {
+pub(crate) fn write(summary: &impl serde::Serialize, path: &Path) -> Result<()> {
     let mut text = serde_json::to_string_pretty(summary)
         .map_err(|e| Failure::platform(format!("the summary cannot be written down: {e}")))?;
     text.push('\n');

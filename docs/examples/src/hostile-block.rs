@@ -4,11 +4,14 @@
 
 extern crate alloc;
 
+mod random;
+
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::time::Duration;
 
+use random::Random;
 use trunnion_frontends::block::Disk;
 use trunnion_frontends::console::Console;
 use trunnion_frontends::error::Error;
@@ -33,22 +36,6 @@ use trunnion_protocol::xenbus::State;
 static KERNEL: Kernel = Kernel;
 const NONE: Transaction = Transaction::NONE;
 const DISK: &str = "51712";
-
-/// SplitMix64, from a fixed seed: a run repeats.
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.bits() % end
-    }
-}
 
 fn request(random: &mut Random, references: &[GrantRef; 3]) -> Request {
     let mut segments = [Segment::default(); 11];

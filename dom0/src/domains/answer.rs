@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use trunnion_protocol::control::{self, domain_state};
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::id::DomainId;
+use trunnion_protocol::planted::{self, Bug};
 use trunnion_protocol::store::Kind;
 
 impl<P: Platform> Toolstack<P> {
@@ -49,6 +50,7 @@ impl<P: Platform> Toolstack<P> {
             }
             Request::Info => self.info().map(Reply::Info),
             Request::Dmesg { from } => {
+                assert!(!planted::is(Bug::Panic), "a panic that was planted");
                 let (text, next) =
                     self.platform.read_log(from).map_err(|errno| hypervisor("reading the log", errno))?;
                 Ok(Reply::Dmesg { text, next })

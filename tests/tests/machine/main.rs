@@ -7,6 +7,7 @@ mod network;
 mod terminal;
 mod trouble;
 mod verbs;
+mod xen;
 
 /// The host tool, built from the same sources.
 const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");

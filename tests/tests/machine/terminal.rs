@@ -26,6 +26,14 @@ fn at_a_terminal(run: &Run, name: &str) -> Talk {
     Talk::start(Command::new("script").args(["-q", "-f", "-c", &command, "/dev/null"]))
 }
 
+/// The processes of a run.
+fn processes(run: &Run) -> Vec<String> {
+    let instance = run.words()[2].clone();
+    let found = Command::new("pgrep").args(["-f", &format!("instance {instance} run")]).output();
+    let found = String::from_utf8_lossy(&found.expect("pgrep starts").stdout).into_owned();
+    found.lines().map(str::to_string).collect()
+}
+
 fn assert_restored(folder: &Path, name: &str) {
     let read = |end: &str| fs::read_to_string(folder.join(format!("{name}.{end}"))).unwrap_or_default();
     assert!(read("before").contains(" echo "), "{}", read("before"));
@@ -56,6 +64,10 @@ fn a_shell_at_a_terminal() {
     std::thread::sleep(Duration::from_secs(2));
     terminal.say("\x03");
     std::thread::sleep(Duration::from_secs(2));
+    // A window that changes its size is nothing to a console.
+    for pid in processes(&run) {
+        let _ = Command::new("kill").args(["-WINCH", &pid]).status();
+    }
     terminal.say("echo still $((40 + 3))\r");
     terminal.wait_for("still 43", LIMIT);
     terminal.say("\x1d");
@@ -69,11 +81,8 @@ fn a_signal_leaves_the_terminal_as_it_was() {
     let run = Run::new(DRIVER, QEMU_SVM).tiny("spin", "");
     let terminal = at_a_terminal(&run, "signal");
     terminal.wait_for("domain spin (1) runs", LIMIT);
-    let instance = run.words()[2].clone();
-    let found = Command::new("pgrep").args(["-f", &format!("instance {instance} run")]).output();
-    let found = String::from_utf8_lossy(&found.expect("pgrep starts").stdout).into_owned();
-    for pid in found.lines() {
-        let _ = Command::new("kill").args(["-TERM", pid]).status();
+    for pid in processes(&run) {
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
     }
     terminal.wait_for("stopped by a signal", LIMIT);
     terminal.wait_for("left with 130", LIMIT);

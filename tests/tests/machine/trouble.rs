@@ -47,16 +47,34 @@ fn loops_with_interrupts_off_get_their_share_and_no_more() {
 }
 
 #[test]
-fn a_domain_dies_with_requests_in_the_device() {
+fn a_disk_fails_to_read_and_a_domain_dies_with_requests_in_the_device() {
     let run = Run::new(DRIVER, QEMU_SVM).rust("victim", 64, "trunnion.demo=endless");
+    let run = run.rust("unlucky", 64, "trunnion.demo=endless");
     let mut live = run.rust("neighbour", 16, "trunnion.demo=1").start(120);
     live.wait_for("victim", VERIFIED);
+    live.wait_for("unlucky", VERIFIED);
+    // From now on every read of the second disk fails, below the device.
+    let every_read = json!([{"event": "read_aio", "errno": 5, "once": false, "immediately": false}]);
+    let bad = json!({"driver": "blkdebug", "node-name": "bad", "image": "file1", "inject-error": every_read});
+    live.monitor("blockdev-add", &bad);
+    let disk =
+        json!({"driver": "raw", "node-name": "disk1", "read-only": false, "discard": "unmap", "file": "bad"});
+    live.monitor("blockdev-reopen", &json!({"options": [disk]}));
+    live.wait_ended("unlucky");
     // The victim's disk is the machine's first. Five requests a second, and the guest keeps eight of them in the device.
     let slow = json!({"id": "/machine/peripheral/vd0/virtio-backend", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 5, "iops_rd": 0, "iops_wr": 0});
     live.monitor("block_set_io_throttle", &slow);
     std::thread::sleep(Duration::from_secs(1));
     live.tool(&["xl", "destroy", "victim"]);
     let ended = live.end();
+    let console = ended.console("unlucky");
+    assert!(
+        console.contains("FAILED: disk") && console.contains("read at sector"),
+        "{console}\n{}",
+        ended.report()
+    );
+    assert_eq!(ended.outcome("unlucky"), "crash", "{}", ended.report());
+    assert!(ended.domain("unlucky")["disks"][0]["errors"].as_u64() > Some(0), "{}", ended.report());
     assert_eq!(ended.outcome("victim"), "destroyed", "{}", ended.report());
     assert_well(&ended, "neighbour");
     assert_eq!(ended.status, 1, "{}", ended.report());
@@ -87,6 +105,9 @@ fn an_interrupt_ends_a_run_in_good_order() {
     let mut live = Run::new(DRIVER, QEMU_SVM).tiny("spin", "").start(60);
     live.wait_for("spin", "SPINNING");
     assert!(live.tool(&["xl", "list"]).contains("spin"));
+    let second = live.try_tool(&["run", "--headless"]);
+    assert_eq!(second.status.code(), Some(2), "{second:?}");
+    assert!(String::from_utf8_lossy(&second.stderr).contains("is running already"), "{second:?}");
     live.signal(Signal::SIGINT);
     let ended = live.end();
     assert_eq!(ended.status, 130, "{}", ended.report());
@@ -95,16 +116,74 @@ fn an_interrupt_ends_a_run_in_good_order() {
 }
 
 #[test]
-fn a_planted_leak_shows() {
-    let bug = Bug::ALL.iter().position(|bug| *bug == Bug::LeakedFrame).expect("it is one of all");
-    let image = trunnion_cli::images::build_planted(bug).unwrap_or_else(|failure| panic!("{failure}"));
-    let image = image.to_str().expect("a path in UTF-8").to_string();
-    let ended = Run::new(DRIVER, QEMU_SVM).option(&["--hypervisor", &image]).tiny("basics", "").go(60);
-    ended.assert_passed("basics");
-    let frames = &ended.summary["platform"]["leaks"]["frames"];
-    assert!(frames.as_i64() > Some(0), "{frames}\n{}", ended.report());
+fn planted_leaks_and_a_planted_panic_show() {
+    let bugs = [Bug::LeakedFrame, Bug::LeakedPort, Bug::LeakedMapping, Bug::Panic].map(|bug| bug as usize);
+    let planted = trunnion_cli::images::build_planted(&bugs).unwrap_or_else(|failure| panic!("{failure}"));
+    let (hypervisor, dom0) = (planted.0.display().to_string(), planted.1.display().to_string());
+
+    let run = Run::new(DRIVER, QEMU_SVM).option(&["--hypervisor", &hypervisor, "--dom0", &dom0]);
+    let mut live = run.rust("disk", 16, "trunnion.demo=1").start(60);
+    live.tool_when_ready(&["xenstore", "write", "/leaked", "x"]);
+    let ended = live.end();
+    let leaks = &ended.summary["platform"]["leaks"];
+    for what in ["frames", "grants", "ports", "store_nodes"] {
+        assert!(leaks[what].as_i64() > Some(0), "{what}: {leaks}\n{}", ended.report());
+    }
     assert_eq!(ended.status, 4, "{}", ended.report());
     assert!(ended.errors.contains("not everything came back"), "{}", ended.report());
+
+    let run = Run::new(DRIVER, QEMU_SVM).option(&["--dom0", &dom0]).tiny("spin", "");
+    let mut live = run.start(60);
+    live.wait_for("spin", "SPINNING");
+    // The verb is told as well: its question has no answer any more.
+    assert_eq!(live.try_tool(&["xl", "dmesg"]).status.code(), Some(4));
+    let ended = live.end();
+    assert_eq!(ended.status, 4, "{}", ended.report());
+    assert!(ended.errors.contains("a panic that was planted"), "{}", ended.report());
+}
+
+#[test]
+fn a_signal_ends_a_run_at_every_stage() {
+    for stage in 0..6 {
+        let mut live = Run::new(DRIVER, QEMU_SVM).tiny("spin", "").start(60);
+        let socket = trunnion_cli::instance::control_socket(live.instance()).expect("a name that fits");
+        match stage {
+            0 => {}
+            1 => std::thread::sleep(Duration::from_millis(100)),
+            2 => live.wait("the machine starts", || socket.with_file_name("dom0.sock").exists()),
+            3 => live.wait("the tool listens", || socket.exists()),
+            4 => live.wait_running("spin"),
+            _ => live.wait_for("spin", "SPINNING"),
+        }
+        let emulator = (stage >= 3).then(|| live.emulator());
+        live.signal(if stage % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT });
+        let instance = live.instance().to_string();
+        let ended = live.end();
+        // Before there is anything to be put in order the signal itself ends the process.
+        assert!(ended.status == 130 || stage < 3 && ended.status == -1, "stage {stage}: {}", ended.report());
+        if let Some(pid) = emulator {
+            assert!(nix::sys::signal::kill(pid, None).is_err(), "stage {stage}: the emulator is left");
+        }
+        let again = trunnion_cli::instance::Instance::claim(&instance);
+        assert!(again.is_ok(), "stage {stage}: {again:?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_written_are_named() {
+    let run = Run::new(DRIVER, QEMU_SVM).tiny("basics", "");
+    let log = run.path().join("log");
+    std::fs::create_dir(&log).expect("the folder can be made");
+    // A full disk, one file at a time.
+    for name in ["dom0.log", "basics.console.log", "summary.json.new"] {
+        std::os::unix::fs::symlink("/dev/full", log.join(name)).expect("the link can be made");
+    }
+    let ended = run.go(60);
+    for name in ["dom0.log", "basics.console.log", "summary.json"] {
+        let is_said = |line: &str| line.contains(name) && line.contains("no space left");
+        assert!(ended.errors.lines().any(is_said), "{name}: {}", ended.report());
+    }
+    assert_eq!(ended.status, 0, "{}", ended.report());
 }
 
 #[test]
@@ -125,7 +204,7 @@ fn too_little_memory_is_said_with_what_is_needed() {
 fn a_dead_emulator_is_the_platforms_failure() {
     let mut live = Run::new(DRIVER, QEMU_SVM).tiny("spin", "").start(60);
     live.wait_for("spin", "SPINNING");
-    live.monitor("quit", &json!({}));
+    nix::sys::signal::kill(live.emulator(), Signal::SIGKILL).expect("the emulator is there");
     let ended = live.end();
     assert_eq!(ended.status, 4, "{}", ended.report());
     assert_eq!(ended.summary["platform"]["outcome"], "failed", "{}", ended.report());

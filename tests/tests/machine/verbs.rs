@@ -62,9 +62,7 @@ fn debian(live: &Live) -> String {
 fn verbs_on_living_domains() {
     let mut live = Run::new(DRIVER, QEMU_SVM).option(&["--memory", "512"]).tiny("spin", "").start(600);
     // A verb that comes before dom0 listens waits for it.
-    let socket = trunnion_cli::instance::control_socket(live.instance()).expect("a name that fits");
-    live.wait("the tool listens", || socket.exists());
-    assert!(live.tool(&["xl", "list"]).contains("Domain-0"));
+    assert!(live.tool_when_ready(&["xl", "list"]).contains("Domain-0"));
     live.wait_running("spin");
     refusals(&live);
     store(&live);
