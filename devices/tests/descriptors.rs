@@ -159,7 +159,7 @@ fn a_card_sends_and_hears() {
     world.transmit_ring(RING);
     world.put(0x5_0000, &[0xff; 100]);
     // End of packet, report status.
-    world.descriptor(0, 0x5_0000, 100 | 9 << 24);
+    world.descriptor(0, 0x5_0000, 0x64 | 9 << 24);
     world.card(0xd0, 1);
     world.card(0x3818, 1);
     assert_eq!(*world.wire.0.borrow(), [vec![0xff; 100]]);
@@ -213,7 +213,7 @@ fn a_large_packet_is_cut_with_good_checksums() {
     let length = packet.len() as u64;
     world.put(0x5_0000, &packet);
     // Context: IP checksum at 24 from 14, TCP's at 50 from 34; header 54, segments of 1460.
-    let context = 14 | 24 << 8 | 33 << 16 | 34 << 32 | 50 << 40;
+    let context = 0x0e | 24 << 8 | 33 << 16 | 34 << 32 | 50 << 40;
     world.descriptor(0, context, 1 << 29 | 3 << 24 | 54 << 40 | 1460 << 48);
     world.descriptor(1, 0x5_0000, length | 1 << 20 | (0x20 | 8 | 4 | 1) << 24 | 3 << 40);
     world.card(0x3818, 2);
@@ -238,7 +238,7 @@ fn rings_that_lead_nowhere_stop_the_card() {
     // Data in device space, and a ring whose data is the ring.
     let mut world = placed();
     world.transmit_ring(RING);
-    world.descriptor(0, 0xf100_0000, 100 | 9 << 24);
+    world.descriptor(0, 0xf100_0000, 0x64 | 9 << 24);
     world.descriptor(1, RING, 256 | 9 << 24);
     world.card(0x3818, 2);
     assert_eq!(world.wire.0.borrow().len(), 1);
@@ -251,7 +251,7 @@ fn rings_that_lead_nowhere_stop_the_card() {
     world.receive_ring(RING);
     world.transmit_ring(0x5_0000);
     world.card(0x0100, 1 << 1 | 3 << 3 | 3 << 6);
-    world.put(0x5_0000, &[0x6_0000u64.to_le_bytes(), (100u64 | 9 << 24).to_le_bytes()].concat());
+    world.put(0x5_0000, &[0x6_0000u64.to_le_bytes(), (0x64_u64 | 9 << 24).to_le_bytes()].concat());
     for _ in 0..40 {
         world.card(0x3810, 0);
         world.card(0x3818, 1);
