@@ -47,7 +47,7 @@ pub struct Vcpu<M: Machine> {
     pub local: Lock<Local>,
     /// Something changed that may have to be injected, or that a wake-up should look at; or a window is open.
     pub attention: AtomicBool,
-    /// The vCPU stops instead of waiting for an event; set before [`Verdict::Wait`](crate::seam::Verdict::Wait).
+    /// The vCPU stops instead of waiting for an event; set before [`Verdict::Wait`].
     pub going_down: AtomicBool,
     /// It was given a state once, so that `VCPUOP_up` can start it.
     pub started: AtomicBool,
