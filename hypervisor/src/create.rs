@@ -36,7 +36,8 @@ pub fn create<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<D
 
 /// Makes dom0, which gets the hardware and the authority: one vCPU, and memory of so many pages at most.
 pub fn dom0<M: Machine>(host: &Host<M>, max_pages: u64) -> Result<Arc<Domain<M>>, Errno> {
-    let wanted = CreateDomain { domain: 0, pad: 0, vcpus: 1, max_pages, uuid: [0; 16], name: name("dom0") };
+    let wanted =
+        CreateDomain { domain: 0, pad: 0, vcpus: 1, max_pages, uuid: [0; 16], name: name("Domain-0") };
     let _last = host.creation.lock();
     enlist(host, &wanted)
 }
