@@ -163,7 +163,7 @@ impl Context for SvmContext {
             interrupts_enabled: self.get(field::RFLAGS) & 1 << 9 != 0,
             shadow: self.get(field::SHADOW) & 1 != 0,
             nmi_blocked: self.nmi_blocked,
-            event_set: self.get(field::INJECT) & field::EVENT_VALID != 0,
+            event_set: super::inject::is_set(self),
         }
     }
 

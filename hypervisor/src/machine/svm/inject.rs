@@ -6,12 +6,14 @@ use crate::prelude::*;
 
 pub(super) fn inject(context: &mut SvmContext, event: Event) {
     let value = match event {
+        // QEMU keeps the vector of an injected interrupt and may deliver it again, whatever RFLAGS.IF says, when a thread of
+        // its own wants the processor. It is known by what it lacks; Bochs is a few instructions late with virtual interrupts.
+        Event::Interrupt(own) if !context.has_next_rip => return set_virtual(context, Some(own), false),
         Event::Interrupt(vector) => field::EVENT_INTERRUPT | vector as u64,
         Event::Nmi => {
             // The IRET that ends the handler is how its end is seen.
             context.nmi_blocked = true;
-            let first: u32 = context.get(field::INTERCEPT_1);
-            context.set(field::INTERCEPT_1, first | field::first::IRET);
+            context.set(field::INTERCEPT_1, context.get(field::INTERCEPT_1) | field::first::IRET);
             field::EVENT_NMI | 2
         }
         Event::Exception(vector, None) => field::EVENT_EXCEPTION | vector as u64,
@@ -26,37 +28,47 @@ pub(super) fn inject(context: &mut SvmContext, event: Event) {
 /// which the guest executes anew.
 pub(super) fn reinject(context: &mut SvmContext) {
     let event: u64 = context.get(field::EXIT_INTERRUPT);
-    if event & field::EVENT_VALID != 0 {
-        let kind = event & field::EVENT_TYPE;
-        let again =
-            kind == field::EVENT_SOFTWARE || kind == field::EVENT_EXCEPTION && matches!(event as u8, 3 | 4);
-        context.set(field::INJECT, if again { 0 } else { event });
-    } else {
-        context.set(field::INJECT, 0);
+    let is_cut_off = event & field::EVENT_VALID != 0;
+    let kind = event & field::EVENT_TYPE;
+    let again =
+        kind == field::EVENT_SOFTWARE || kind == field::EVENT_EXCEPTION && matches!(event as u8, 3 | 4);
+    context.set(field::INJECT, if is_cut_off && !again { event } else { 0 });
+    if is_cut_off {
+        // QEMU leaves a virtual interrupt pending whose delivery is cut off. A window is asked for again.
+        set_virtual(context, None, false);
     }
 }
 
-/// A virtual interrupt of the highest priority is pending while a window is wanted: the intercept of its delivery is the
-/// window, and it is never delivered.
+/// Makes a virtual interrupt of the highest priority pending, or none. With `window` the guest leaves instead of taking it.
+fn set_virtual(context: &mut SvmContext, vector: Option<u8>, window: bool) {
+    let pending = |v| field::V_IRQ | field::V_PRIORITY | field::V_IGNORE_TPR | (v as u64) << 32;
+    let rest = context.get(field::VIRTUAL_INTERRUPT) & !pending(u8::MAX);
+    context.set(field::VIRTUAL_INTERRUPT, rest | vector.map_or(0, pending));
+    let first: u32 = context.get(field::INTERCEPT_1) & !field::first::VINTR;
+    context.set(field::INTERCEPT_1, first | if window { field::first::VINTR } else { 0 });
+}
+
+/// Whether an event is set that the guest has not taken.
+pub(super) fn is_set(context: &SvmContext) -> bool {
+    let waits = context.get(field::VIRTUAL_INTERRUPT) & field::V_IRQ != 0
+        && context.get(field::INTERCEPT_1) & field::first::VINTR == 0;
+    waits || context.get(field::INJECT) & field::EVENT_VALID != 0
+}
+
+/// The intercept of a virtual interrupt's delivery is the window. An interrupt that is still to be taken then goes as an event.
 pub(super) fn interrupt_window(context: &mut SvmContext, wanted: bool) {
-    const PENDING: u64 = field::V_IRQ | field::V_PRIORITY | field::V_IGNORE_TPR;
-    let old: u64 = context.get(field::VIRTUAL_INTERRUPT);
-    if (old & field::V_IRQ != 0) == wanted {
+    if (context.get(field::INTERCEPT_1) & field::first::VINTR != 0) == wanted {
         return;
     }
-    let first: u32 = context.get(field::INTERCEPT_1);
-    if wanted {
-        context.set(field::VIRTUAL_INTERRUPT, old | PENDING);
-        context.set(field::INTERCEPT_1, first | field::first::VINTR);
-    } else {
-        context.set(field::VIRTUAL_INTERRUPT, old & !PENDING);
-        context.set(field::INTERCEPT_1, first & !field::first::VINTR);
+    let old: u64 = context.get(field::VIRTUAL_INTERRUPT);
+    if old & field::V_IRQ != 0 && wanted {
+        context.set(field::INJECT, field::EVENT_VALID | field::EVENT_INTERRUPT | old >> 32 & 0xff);
     }
+    set_virtual(context, wanted.then_some(0), wanted);
 }
 
 /// The NMI handler's IRET: NMIs can come again. The intercept is taken away, so that the IRET executes.
 pub(super) fn end_of_nmi(context: &mut SvmContext) {
     context.nmi_blocked = false;
-    let first: u32 = context.get(field::INTERCEPT_1);
-    context.set(field::INTERCEPT_1, first & !field::first::IRET);
+    context.set(field::INTERCEPT_1, context.get(field::INTERCEPT_1) & !field::first::IRET);
 }
