@@ -14,9 +14,14 @@
 //! machine address.
 
 mod counters;
+mod model;
 mod vcpu;
 
 pub use counters::{DomainCounters, ExitKind, ExitTally};
+pub use model::{
+    ANSWER_OFFSET, Answer, ModelAnswer, ModelSignal, NO_VECTOR, Request, RequestKind, SetModel, SignalKind,
+    answer_flags,
+};
 pub use vcpu::{Gpr, Segment, Table, VcpuState};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -70,6 +75,12 @@ closed! {
         Audit = 18,
         /// [`PowerOff`]: ends the platform. Does not return.
         PowerOff = 19,
+        /// [`SetModel`]: gives a domain a device model.
+        SetModel = 20,
+        /// [`ModelAnswer`]: a vCPU's request is answered.
+        ModelAnswer = 21,
+        /// [`ModelSignal`]: an interrupt from an emulated device.
+        ModelSignal = 22,
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) fn call<M: Machine>(
         Operation::CrashReport => running.answer(at, |running, call| running.crash_report(call)),
         Operation::SetScheduling => running.order(at, |running, call| running.set_scheduling(call)),
         Operation::Audit => running.audit(at, arguments),
+        Operation::SetModel | Operation::ModelAnswer | Operation::ModelSignal => Err(Errno::NoSys.into()),
         Operation::PowerOff => {
             running.order(at, |running, call: &PowerOff| running.host.machine.power_off(call.status == 0))
         }
