@@ -272,7 +272,8 @@ pub trait Context: Send {
     fn set_xcr0(&mut self, value: u64);
     /// Completes an intercepted access to a control register with a value that was checked.
     fn set_control(&mut self, register: u8, value: u64);
-    /// The whole state.
+    /// The whole state. Only while this CPU has the vCPU, since some of it is in the processor: between
+    /// [`Context::switch_in`] and [`Context::switch_out`].
     fn save(&self) -> VcpuState;
     /// Replaces the whole state.
     fn load(&mut self, state: &VcpuState);

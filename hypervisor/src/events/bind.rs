@@ -104,7 +104,7 @@ impl<M: Machine> Domain<M> {
         Ok(())
     }
 
-    /// `EVTCHNOP_close`. The peer of an interdomain port is open again for this self.
+    /// `EVTCHNOP_close`. The peer of an interdomain port is open again for this domain.
     pub fn close_port(&self, host: &Host<M>, port: Port) -> Result<(), Errno> {
         let _allocation = self.ports.allocation.lock();
         let (_, vcpu) = self.ports.get(port);
