@@ -190,6 +190,8 @@ impl Walk {
     }
 
     /// Makes this the walk to an address.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs as much as what it does")]
     fn find(&mut self, space: &impl Space, paging: &Paging, gva: Gva) -> Result<(), FaultReason> {
         if self.is_of(gva) && self.hit(space, paging) { Ok(()) } else { self.walk(space, *paging, gva) }
     }

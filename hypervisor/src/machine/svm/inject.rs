@@ -24,19 +24,26 @@ pub(super) fn inject(context: &mut SvmContext, event: Event) {
     context.set(field::INJECT, field::EVENT_VALID | value);
 }
 
-/// Sets the event again whose delivery an exit cut off. Software interrupts and INT3 or INTO are left to the instruction,
-/// which the guest executes anew.
+/// Sets the event again whose delivery an exit cut off.
 pub(super) fn reinject(context: &mut SvmContext) {
     let event: u64 = context.get(field::EXIT_INTERRUPT);
-    let is_cut_off = event & field::EVENT_VALID != 0;
+    context.set(field::INJECT, 0u64);
+    if event & field::EVENT_VALID != 0 {
+        cut_off(context, event);
+    }
+}
+
+/// Software interrupts and INT3 or INTO are left to the instruction, which the guest executes anew.
+#[cold]
+fn cut_off(context: &mut SvmContext, event: u64) {
     let kind = event & field::EVENT_TYPE;
     let again =
         kind == field::EVENT_SOFTWARE || kind == field::EVENT_EXCEPTION && matches!(event as u8, 3 | 4);
-    context.set(field::INJECT, if is_cut_off && !again { event } else { 0 });
-    if is_cut_off {
-        // QEMU leaves a virtual interrupt pending whose delivery is cut off. A window is asked for again.
-        set_virtual(context, None, false);
+    if !again {
+        context.set(field::INJECT, event);
     }
+    // QEMU leaves a virtual interrupt pending whose delivery is cut off. A window is asked for again.
+    set_virtual(context, None, false);
 }
 
 /// Makes a virtual interrupt of the highest priority pending, or none. With `window` the guest leaves instead of taking it.
