@@ -134,7 +134,7 @@ pub(crate) fn advance<M: Machine>(running: &mut Running<'_, M>, length: u8) {
     let old = running.context.rip();
     let mut rip = old.wrapping_add(u64::from(length));
     // Only 64-bit code goes on behind its first 4 GiB.
-    if (rip ^ old) >> 32 != 0 && running.context.mode() != CodeMode::Bits64 {
+    if (old as u32).checked_add(length.into()).is_none() && running.context.mode() != CodeMode::Bits64 {
         rip &= 0xffff_ffff;
     }
     running.context.set_rip(rip);

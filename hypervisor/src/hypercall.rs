@@ -142,9 +142,10 @@ pub fn dispatch<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verdict
         (Width::W32, number & 0xffff_ffff, values)
     };
     let mut call = Arguments { values, width };
-    let reply =
-        if context.cpl() == 0 { perform(running, number, &mut call) } else { Err(Stop::Error(Errno::Perm)) };
-    match reply {
+    if context.cpl() != 0 {
+        return stopped(running, length, &call, Errno::Perm.into());
+    }
+    match perform(running, number, &mut call) {
         Ok(value) => finish(running, length, value, Verdict::Resume),
         Err(stop) => stopped(running, length, &call, stop),
     }
@@ -161,8 +162,10 @@ pub(crate) fn perform<M: Machine>(
     arguments: &mut Arguments,
 ) -> Reply {
     running.vcpu.tally.hypercall(number);
-    let handler = Table::<M>::BY_NUMBER.get(number as usize).ok_or(Errno::NoSys)?;
-    handler(running, arguments)
+    match Table::<M>::BY_NUMBER.get(number as usize) {
+        Some(handler) => handler(running, arguments),
+        None => Err(Errno::NoSys.into()),
+    }
 }
 
 /// Goes on behind the instruction with a result, of which 32-bit code sees the lower half.

@@ -136,7 +136,7 @@ impl<M: Machine> CpuLoop<M> {
         crate::hypercall::end_poll(host, at);
         time::run_state(host, at, Activity::Running);
         cpu.queue.look_again();
-        for _ in 0..self.exits {
+        for _ in (0..self.exits).rev() {
             if cpu.queue.take_look() && !may_go_on(host, cpu, domain, &mut self.armed) {
                 break;
             }
