@@ -9,6 +9,7 @@ use crate::events::Ports;
 use crate::granting::Grants;
 use crate::life::Life;
 use crate::memory::Memory;
+use crate::model::Model;
 use crate::policy::cpuid::Cpuid;
 use crate::prelude::*;
 
@@ -67,6 +68,8 @@ pub struct Domain<M: Machine> {
     pub weight: AtomicU32,
     /// Most per cent of one processor; 0 is no limit.
     pub cap: AtomicU32,
+    /// Who emulates its devices.
+    pub model: Lock<Option<Model>>,
 }
 
 /// Bits of [`Domain::stopped`].

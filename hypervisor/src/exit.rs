@@ -4,6 +4,8 @@ mod instruction;
 mod memory;
 mod port;
 
+pub(crate) use port::fill;
+
 use crate::hypercall;
 use crate::length;
 use crate::prelude::*;

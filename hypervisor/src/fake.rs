@@ -406,6 +406,9 @@ impl Context for FakeContext {
         self.state = *state;
         self.event = None;
     }
+    fn update(&mut self, state: &VcpuState) {
+        self.state = *state;
+    }
     fn switch_in(&mut self) {}
     fn switch_out(&mut self) {}
 }

@@ -6,8 +6,9 @@
 //! 1. An event that is already set for the entry goes first: nothing else is injected, windows are opened instead.
 //! 2. An NMI goes before interrupts, unless an NMI handler runs or an instruction holds events off.
 //! 3. An upcall goes before what the local APIC has, and is not held by its task priority.
-//! 4. An interrupt needs RFLAGS.IF and no shadow of STI or MOV SS.
-//! 5. Whatever waits and was not injected gets a window, also when something else was injected.
+//! 4. What the 8259 pair has comes last, past the task priority.
+//! 5. An interrupt needs RFLAGS.IF and no shadow of STI or MOV SS.
+//! 6. Whatever waits and was not injected gets a window, also when something else was injected.
 
 use crate::prelude::*;
 use crate::seam::Interruptibility;
@@ -21,6 +22,8 @@ pub struct Pending {
     pub upcall: Option<u8>,
     /// The highest vector that the local APIC would deliver, above its processor priority.
     pub lapic: Option<u8>,
+    /// The line of the 8259 pair is up, and the local APIC lets it through.
+    pub line: bool,
 }
 
 /// Where the event that is injected came from; the source is then told.
@@ -32,14 +35,17 @@ pub enum Source {
     Upcall(u8),
     /// The local APIC: the vector goes from requested to in service.
     Lapic(u8),
+    /// The 8259 pair: the device model is asked for the vector.
+    Line,
 }
 
 impl Source {
-    /// As the context takes it.
-    pub const fn event(self) -> Event {
+    /// As the context takes it; `None` while the vector is not known.
+    pub const fn event(self) -> Option<Event> {
         match self {
-            Self::Nmi => Event::Nmi,
-            Self::Upcall(vector) | Self::Lapic(vector) => Event::Interrupt(vector),
+            Self::Nmi => Some(Event::Nmi),
+            Self::Upcall(vector) | Self::Lapic(vector) => Some(Event::Interrupt(vector)),
+            Self::Line => None,
         }
     }
 }
@@ -60,6 +66,7 @@ pub const fn decide(now: Interruptibility, pending: Pending) -> Decision {
     let interrupt = match (pending.upcall, pending.lapic) {
         (Some(vector), _) => Some(Source::Upcall(vector)),
         (None, Some(vector)) => Some(Source::Lapic(vector)),
+        (None, None) if pending.line => Some(Source::Line),
         (None, None) => None,
     };
     let free = !now.event_set && !now.shadow;
@@ -80,7 +87,7 @@ mod tests {
 
     const READY: Interruptibility =
         Interruptibility { interrupts_enabled: true, shadow: false, nmi_blocked: false, event_set: false };
-    const ALL: Pending = Pending { nmi: true, upcall: Some(0xf3), lapic: Some(0x31) };
+    const ALL: Pending = Pending { nmi: true, upcall: Some(0xf3), lapic: Some(0x31), line: true };
 
     #[test]
     fn order_of_priority() {
@@ -90,9 +97,11 @@ mod tests {
         assert_eq!(second, Decision { inject: Some(Source::Upcall(0xf3)), ..Decision::default() });
         let third = decide(READY, Pending { nmi: false, upcall: None, ..ALL });
         assert_eq!(third, Decision { inject: Some(Source::Lapic(0x31)), ..Decision::default() });
+        let fourth = decide(READY, Pending { line: true, ..Pending::default() });
+        assert_eq!(fourth, Decision { inject: Some(Source::Line), ..Decision::default() });
         assert_eq!(decide(READY, Pending::default()), Decision::default());
-        assert_eq!(Source::Upcall(7).event(), Event::Interrupt(7));
-        assert_eq!(Source::Nmi.event(), Event::Nmi);
+        assert_eq!(Source::Upcall(7).event(), Some(Event::Interrupt(7)));
+        assert_eq!((Source::Nmi.event(), Source::Line.event()), (Some(Event::Nmi), None));
     }
 
     #[test]
@@ -108,7 +117,7 @@ mod tests {
     /// Every state and every set of waiting events, against the rules as sentences.
     #[test]
     fn all_cases() {
-        for bits in 0..128u32 {
+        for bits in 0..256u32 {
             let bit = |n: u32| bits >> n & 1 != 0;
             let now = Interruptibility {
                 interrupts_enabled: bit(0),
@@ -116,8 +125,12 @@ mod tests {
                 nmi_blocked: bit(2),
                 event_set: bit(3),
             };
-            let pending =
-                Pending { nmi: bit(4), upcall: bit(5).then_some(0xf3), lapic: bit(6).then_some(0x40) };
+            let pending = Pending {
+                nmi: bit(4),
+                upcall: bit(5).then_some(0xf3),
+                lapic: bit(6).then_some(0x40),
+                line: bit(7),
+            };
             let decision = decide(now, pending);
             if now.event_set || now.shadow {
                 assert_eq!(decision.inject, None);
@@ -128,12 +141,15 @@ mod tests {
                     assert!(now.interrupts_enabled && (!pending.nmi || now.nmi_blocked));
                 }
                 Some(Source::Lapic(_)) => assert!(now.interrupts_enabled && pending.upcall.is_none()),
+                Some(Source::Line) => {
+                    assert!(now.interrupts_enabled && pending.upcall.is_none() && pending.lapic.is_none());
+                }
                 None => {}
             }
-            // Nothing that waits is forgotten, and no window is opened for nothing. The upcall and the APIC share one.
+            // Nothing that waits is forgotten, and no window is opened for nothing. All but the NMI share one.
             assert_eq!(decision.nmi_window, pending.nmi && decision.inject != Some(Source::Nmi));
-            let interrupt = pending.upcall.is_some() || pending.lapic.is_some();
-            let taken = matches!(decision.inject, Some(Source::Upcall(_) | Source::Lapic(_)));
+            let interrupt = pending.upcall.is_some() || pending.lapic.is_some() || pending.line;
+            let taken = matches!(decision.inject, Some(Source::Upcall(_) | Source::Lapic(_) | Source::Line));
             assert_eq!(decision.interrupt_window, interrupt && !taken);
         }
     }

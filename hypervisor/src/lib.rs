@@ -36,6 +36,7 @@ pub mod lock;
 pub mod machine;
 pub mod manual;
 pub mod memory;
+pub mod model;
 pub mod mov;
 pub mod pages;
 pub mod policy;

@@ -195,6 +195,7 @@ fn release_specials<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
         }
         time::forget_areas(host, vcpu);
     }
+    domain.forget_model(host);
     granting::release_table(host, domain);
     if !planted::is(Bug::LeakedFrame) {
         host.frames.put(domain.shared_info);

@@ -3,21 +3,25 @@
 //! The `attention` flag of the vCPU says that its controller has to be looked at, so that an entry with nothing to inject
 //! takes no lock.
 
+use trunnion_protocol::control::{Request, RequestKind};
+
 use crate::inject::{Pending, Source};
-use crate::lapic::{Action, Delivery, Ipi, Lapic};
+use crate::lapic::{self, Action, Delivery, Ipi, Lapic};
 use crate::policy;
 use crate::prelude::*;
 
 /// Interrupts of one vCPU.
 pub struct Local {
     nmi: bool,
+    /// Level of the 8259 pair's output.
+    line: bool,
     lapic: Lapic,
 }
 
 impl Local {
     /// After reset.
     pub fn new(id: VcpuId) -> Self {
-        Self { nmi: false, lapic: Lapic::new(policy::apic_id(id.0) as u8) }
+        Self { nmi: false, line: false, lapic: Lapic::new(policy::apic_id(id.0) as u8) }
     }
 }
 
@@ -28,7 +32,7 @@ fn attend<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
 
 /// A vector arrives at a vCPU's local interrupt controller, as an edge.
 pub fn post<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, vector: u8) {
-    if vcpu.local.lock().lapic.post(vector) {
+    if vcpu.local.lock().lapic.post(vector, false) {
         attend(host, at, vcpu);
     }
 }
@@ -37,6 +41,29 @@ pub fn post<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, vector:
 pub fn post_nmi<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
     vcpu.local.lock().nmi = true;
     attend(host, at, vcpu);
+}
+
+/// The output of the 8259 pair is up, or down.
+pub fn set_line<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, level: bool) {
+    at.local.lock().line = level;
+    attend(host, at, at);
+}
+
+/// Wires the 8259 pair through a vCPU's local APIC.
+pub fn wire_line<M: Machine>(vcpu: &Vcpu<M>) {
+    vcpu.local.lock().lapic.wire();
+}
+
+/// A message-signalled interrupt for a domain.
+pub fn message<M: Machine>(
+    host: &Host<M>,
+    domain: &Arc<Domain<M>>,
+    address: u64,
+    data: u32,
+) -> Result<(), Errno> {
+    let ipi = lapic::message(address, data).ok_or(Errno::Inval)?;
+    deliver(host, domain, None, ipi, data & lapic::LEVEL != 0);
+    Ok(())
 }
 
 /// The local timer's deadline has come.
@@ -60,7 +87,11 @@ pub fn write<M: Machine>(running: &mut Running<'_, M>, offset: u16, value: u32) 
     vcpu.attention.store(true, Ordering::SeqCst);
     match action {
         Action::None => {}
-        Action::Send(ipi) => send(running, ipi),
+        Action::Send(ipi) => deliver(running.host, running.domain, Some(vcpu.id), ipi, false),
+        Action::End(vector) => {
+            let (kind, value) = (RequestKind::End.number(), vector.into());
+            model::ask(running.host, running.domain, vcpu, Request { kind, value, ..Request::default() });
+        }
         Action::Timer(deadline) => {
             let name = running.name();
             timers::change(running.host, &name, |timers| timers.lapic = deadline);
@@ -74,20 +105,22 @@ pub fn write<M: Machine>(running: &mut Running<'_, M>, offset: u16, value: u32) 
     }
 }
 
-/// An interrupt from the calling vCPU to others of its domain.
-fn send<M: Machine>(running: &Running<'_, M>, ipi: Ipi) {
-    let (host, domain) = (running.host, running.domain);
+/// An interrupt from one of a domain's vCPUs, or from a device, to its vCPUs.
+fn deliver<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, from: Option<VcpuId>, ipi: Ipi, level: bool) {
     for vcpu in &domain.vcpus {
-        let own = vcpu.id == running.vcpu.id;
+        let own = from == Some(vcpu.id);
         if !vcpu.local.lock().lapic.is_addressed(ipi.destination, own) {
             continue;
         }
         let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
         match ipi.delivery {
-            Delivery::Fixed(vector) => post(host, &at, vcpu, vector),
-            Delivery::Lowest(vector) => {
-                post(host, &at, vcpu, vector);
-                return;
+            Delivery::Fixed(vector) | Delivery::Lowest(vector) => {
+                if vcpu.local.lock().lapic.post(vector, level) {
+                    attend(host, &at, vcpu);
+                }
+                if matches!(ipi.delivery, Delivery::Lowest(_)) {
+                    return;
+                }
             }
             Delivery::Nmi => post_nmi(host, &at, vcpu),
             // A vCPU cannot stop itself like this and go on to report it; no kernel does.
@@ -126,7 +159,8 @@ fn look<M: Machine>(vcpu: &Vcpu<M>, pending: &mut Pending) {
     let local = vcpu.local.lock();
     pending.nmi = local.nmi;
     pending.lapic = local.lapic.pending();
-    if pending.nmi || pending.lapic.is_some() {
+    pending.line = local.line && local.lapic.is_wired();
+    if pending.nmi || pending.lapic.is_some() || pending.line {
         vcpu.attention.store(true, Ordering::SeqCst);
     }
 }
@@ -142,11 +176,15 @@ pub fn injected<M: Machine>(vcpu: &Vcpu<M>, source: Source) {
             }
         }
         Source::Upcall(_) => vcpu.tally.delivered.add(1),
+        Source::Line => {}
     }
 }
 
-/// Whether a vCPU that waits has a reason to go on.
+/// Whether a vCPU that waits has a reason to go on. One that asks its device model has no other than the answer.
 pub fn wants_to_run<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) -> bool {
+    if vcpu.asks.load(Ordering::SeqCst) {
+        return vcpu.question.lock().is_answered();
+    }
     pending(host, at, vcpu) != Pending::default()
         || events::upcall_waits(host, vcpu)
         || polled_port_waits(host, at, vcpu)

@@ -32,4 +32,4 @@ pub use crate::seam::{
 };
 pub use crate::second_level::{Kind, Rights};
 pub use crate::vcpu::{Running, Vcpu, VcpuRef};
-pub use crate::{events, exit, granting, life, local, memory, schedule, start, time, timers};
+pub use crate::{events, exit, granting, life, local, memory, model, schedule, start, time, timers};

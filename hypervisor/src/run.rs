@@ -2,6 +2,8 @@
 //!
 //! [`run_cpu`] never returns. Its steps are public, so that the simulation and tests drive them one by one.
 
+use trunnion_protocol::control::{Request, RequestKind};
+
 use crate::host::PerCpu;
 use crate::inject;
 use crate::prelude::*;
@@ -140,7 +142,9 @@ impl<M: Machine> CpuLoop<M> {
             if cpu.queue.take_look() && !may_go_on(host, cpu, domain, &mut self.armed) {
                 break;
             }
-            prepare(host, at, vcpu, running.context);
+            if prepare(&mut running, at) {
+                return stopped_as(vcpu, Activity::Blocked);
+            }
             cpu.crossings.fetch_add(1, Ordering::SeqCst);
             let exit = host.machine.enter(running.context, domain.root, domain.epoch.load(Ordering::SeqCst));
             cpu.crossings.fetch_add(1, Ordering::SeqCst);
@@ -219,19 +223,28 @@ fn take_from<M: Machine>(host: &Host<M>, first: HostInterrupt) -> bool {
     timer
 }
 
-/// Decides what to inject, when there is anything.
-fn prepare<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, context: &mut M::Context) {
-    if vcpu.attention.load(Ordering::SeqCst) || local::callback(host, &at.domain, vcpu).is_some() {
-        inject(host, at, vcpu, context);
-    }
+/// Decides what to inject, when there is anything. True when the vCPU has to wait for its device model.
+fn prepare<M: Machine>(running: &mut Running<'_, M>, at: &VcpuRef<M>) -> bool {
+    let Running { host, domain, vcpu, .. } = running;
+    (vcpu.attention.load(Ordering::SeqCst) || local::callback(host, domain, vcpu).is_some())
+        && inject(running, at)
 }
 
 /// Injects what goes first, and asks for windows for the rest.
 #[inline(never)]
-fn inject<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, context: &mut M::Context) {
+fn inject<M: Machine>(running: &mut Running<'_, M>, at: &VcpuRef<M>) -> bool {
+    if running.vcpu.asks.load(Ordering::SeqCst) && model::waits(running) {
+        return true;
+    }
+    let Running { host, vcpu, context, .. } = running;
     let decision = inject::decide(context.interruptibility(), local::pending(host, at, vcpu));
     if let Some(source) = decision.inject {
-        context.inject(source.event());
+        let Some(event) = source.event() else {
+            let kind = RequestKind::Acknowledge.number();
+            model::ask(host, &at.domain, vcpu, Request { kind, ..Request::default() });
+            return true;
+        };
+        context.inject(event);
         local::injected(vcpu, source);
     }
     let wanted = decision.interrupt_window || decision.nmi_window;
@@ -243,4 +256,5 @@ fn inject<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, context: 
         vcpu.window.store(true, Ordering::Relaxed);
         vcpu.attention.store(true, Ordering::SeqCst);
     }
+    false
 }

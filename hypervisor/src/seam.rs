@@ -277,6 +277,9 @@ pub trait Context: Send {
     fn save(&self) -> VcpuState;
     /// Replaces the whole state.
     fn load(&mut self, state: &VcpuState);
+    /// Replaces what an instruction that was carried out elsewhere can change of a vCPU that is switched in: general and control
+    /// registers, flags, segments and tables. The event of the next entry stays.
+    fn update(&mut self, state: &VcpuState);
     /// This CPU is about to run the vCPU: loads what stays in the processor between exits (control block, extended state).
     fn switch_in(&mut self);
     /// This CPU is about to run another vCPU: saves what stays in the processor.

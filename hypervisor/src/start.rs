@@ -13,6 +13,7 @@ pub fn load<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, state: &VcpuState, up: 
         body.context.load(state);
         body.last.forget();
     }
+    at.forget_question();
     at.started.store(true, Ordering::Release);
     if up {
         at.going_down.store(false, Ordering::Release);
@@ -25,6 +26,7 @@ pub fn load<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, state: &VcpuState, up: 
 pub fn init<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
     at.waits_for_startup.store(true, Ordering::Release);
     schedule::stop(host, at);
+    at.forget_question();
 }
 
 /// A start-up IPI for a vCPU that waits for one; others ignore it.

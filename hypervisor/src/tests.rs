@@ -5,6 +5,7 @@ mod events;
 mod kit;
 mod lengths;
 mod memory;
+mod model;
 mod scheduling;
 mod vcpus;
 pub(crate) mod world;

@@ -7,6 +7,7 @@ use trunnion_protocol::control::{DomainCounters, ExitKind};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::local::Local;
+use crate::model::Question;
 use crate::prelude::*;
 use crate::report::Trail;
 use crate::schedule::State;
@@ -61,6 +62,10 @@ pub struct Vcpu<M: Machine> {
     pub trail: Trail,
     /// What it has done.
     pub tally: Tally,
+    /// It waits for its device model; set before [`Vcpu::attention`].
+    pub asks: AtomicBool,
+    /// For what.
+    pub question: Lock<Question>,
 }
 
 /// [`Vcpu::polled`]: more than one port.
@@ -89,6 +94,8 @@ impl<M: Machine> Vcpu<M> {
             areas: Lock::new(Rank::Local, Areas::default()),
             trail: Trail::default(),
             tally: Tally::default(),
+            asks: AtomicBool::new(false),
+            question: Lock::new(Rank::Local, Question::default()),
         }
     }
 

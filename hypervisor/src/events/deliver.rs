@@ -81,7 +81,7 @@ fn pending<'h, M: Machine>(
 }
 
 /// Makes a port pending for the vCPU that receives it.
-pub(super) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port, target: VcpuId) {
+pub(crate) fn set_pending<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, port: Port, target: VcpuId) {
     // Each width with its own constants.
     let place = match domain.width() {
         Width::W64 => event::place(port, Width::W64),

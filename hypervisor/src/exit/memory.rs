@@ -1,5 +1,5 @@
-//! Accesses to guest-physical addresses that the second-level tables do not allow: the local interrupt controller, and
-//! holes.
+//! Accesses to guest-physical addresses that the second-level tables do not allow: the local interrupt controller, what a
+//! device model answers for, and holes.
 
 use super::{advance, code_address, ends, undefined};
 use crate::lapic;
@@ -15,6 +15,10 @@ pub(super) fn fault<M: Machine>(running: &mut Running<'_, M>, fault: SecondLevel
         let what = if fault.walk { "page table" } else { "instruction fetch" };
         return ends(running, format_args!("{what} at {:#x}, where no memory is", fault.gpa));
     }
+    let offset = fault.gpa.0.checked_sub(lapic::BASE).filter(|offset| *offset < lapic::SIZE);
+    if offset.is_none() && running.domain.model.lock().is_some() {
+        return model::ask_instruction(running, fault.gpa.0);
+    }
     let at = code_address(running);
     let mut bytes = [0; 15];
     let bytes = running.with_memory(|memory| memory.fetch(at, &mut bytes));
@@ -27,7 +31,6 @@ pub(super) fn fault<M: Machine>(running: &mut Running<'_, M>, fault: SecondLevel
         }
         return undefined(running);
     };
-    let offset = fault.gpa.0.checked_sub(lapic::BASE).filter(|offset| *offset < lapic::SIZE);
     let register = offset.map(|offset| offset as u16);
     match (instruction.stored(|register| running.context.gpr(register)), register) {
         (Some(value), Some(register)) => local::write(running, register, value as u32),

@@ -1,4 +1,7 @@
-//! Port accesses. There are no devices behind them in the core: what nobody claims reads all ones, and writes go nowhere.
+//! Port accesses. There are no devices behind them in the core: a domain's device model has them. Without one, what nobody
+//! claims reads all ones, and writes go nowhere.
+
+use trunnion_protocol::control::{Request, RequestKind};
 
 use super::{advance, ends};
 use crate::mov;
@@ -9,21 +12,31 @@ use crate::seam::PortAccess;
 const DEBUG_CONSOLE: u16 = 0xe9;
 
 pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
+    let PortAccess { port, size, read, .. } = access;
+    let value = running.context.gpr(Gpr::Rax) & mov::mask(size);
+    let modelled = running.domain.model.lock().is_some();
     if access.string {
-        // INS and OUTS need the emulator, which is not in the core.
-        let why = format_args!("string access to port {:#x}, which is not emulated", access.port);
-        return ends(running, why);
-    }
-    let mask = mov::mask(access.size);
-    let rax = running.context.gpr(Gpr::Rax);
-    if access.read {
-        let value: u64 = if access.port == DEBUG_CONSOLE { u64::from(DEBUG_CONSOLE) } else { u64::MAX };
-        // A 32-bit result clears the upper half of the register, shorter ones leave the rest.
-        let kept = if access.size == 4 { 0 } else { rax & !mask };
-        running.context.set_gpr(Gpr::Rax, kept | value & mask);
-    } else if access.port == DEBUG_CONSOLE && access.size == 1 {
-        running.host.print(running.domain, rax as u8);
+        if modelled {
+            return model::ask_instruction(running, port.into());
+        }
+        return ends(running, format_args!("string access to port {port:#x}, which is not emulated"));
     }
     advance(running, access.length);
+    if modelled {
+        let kind = RequestKind::Port.number();
+        let request = Request { kind, port, size, read: read.into(), value, ..Request::default() };
+        model::ask(running.host, running.domain, running.vcpu, request);
+    } else if read {
+        fill(running.context, size, if port == DEBUG_CONSOLE { DEBUG_CONSOLE.into() } else { u64::MAX });
+    } else if port == DEBUG_CONSOLE && size == 1 {
+        running.host.print(running.domain, value as u8);
+    }
     Verdict::Resume
+}
+
+/// Puts what an IN of so many bytes has read into its register: 32 bits clear the upper half, fewer leave the rest.
+pub(crate) fn fill(context: &mut impl Context, size: u8, value: u64) {
+    let mask = mov::mask(size);
+    let kept = if size == 4 { 0 } else { context.gpr(Gpr::Rax) & !mask };
+    context.set_gpr(Gpr::Rax, kept | value & mask);
 }

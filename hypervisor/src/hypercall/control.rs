@@ -4,6 +4,7 @@
 
 mod domains;
 mod foreign;
+mod model;
 
 use trunnion_protocol::control::{
     Audit, FOREIGN_MAX, HostInfo, MapPirq, Operation, PirqRef, PowerOff, REVISION, ReadText,
@@ -52,7 +53,9 @@ pub(super) fn call<M: Machine>(
         Operation::CrashReport => running.answer(at, |running, call| running.crash_report(call)),
         Operation::SetScheduling => running.order(at, |running, call| running.set_scheduling(call)),
         Operation::Audit => running.audit(at, arguments),
-        Operation::SetModel | Operation::ModelAnswer | Operation::ModelSignal => Err(Errno::NoSys.into()),
+        Operation::SetModel => running.order(at, |running, call| running.set_model(call)),
+        Operation::ModelAnswer => running.order(at, |running, call| running.model_answer(call)),
+        Operation::ModelSignal => running.order(at, |running, call| running.model_signal(call)),
         Operation::PowerOff => {
             running.order(at, |running, call: &PowerOff| running.host.machine.power_off(call.status == 0))
         }

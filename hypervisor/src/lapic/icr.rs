@@ -5,7 +5,8 @@ pub(super) const KNOWN: u32 = 0x000c_cfff;
 
 const LOGICAL: u32 = 1 << 11;
 const ASSERT: u32 = 1 << 14;
-const LEVEL: u32 = 1 << 15;
+/// Triggered by level.
+pub const LEVEL: u32 = 1 << 15;
 
 /// What an interrupt between processors does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +45,15 @@ pub struct Ipi {
     pub delivery: Delivery,
     /// Whom it is for.
     pub destination: Destination,
+}
+
+/// The interrupt that a message is (SDM 11.11); `None` where that is none. The data is as the register's low half.
+pub const fn message(address: u64, data: u32) -> Option<Ipi> {
+    let logical = if address & 4 != 0 { LOGICAL } else { 0 };
+    match decode(data & 0xc7ff | logical, (address >> 12) as u8) {
+        Ok(ipi) if address >> 20 == 0xfee => ipi,
+        _ => None,
+    }
 }
 
 /// A fixed vector below 16.

@@ -1,7 +1,7 @@
 //! The local APIC of a vCPU, in its memory-mapped form (SDM volume 3, chapter 11).
 //!
 //! A state machine without side effects: writing a register gives an [`Action`] that the core carries out. There is no
-//! x2APIC form, no TSC-deadline timer and no I/O APIC, so every interrupt is an edge and an end of interrupt tells nobody.
+//! x2APIC form and no TSC-deadline timer. The end of a level-triggered interrupt, which only a device model sends, is told to it.
 //! The upcall by callback vector does not come through here.
 
 mod icr;
@@ -9,7 +9,7 @@ mod icr;
 mod tests;
 mod timer;
 
-pub use icr::{Delivery, Destination, Ipi};
+pub use icr::{Delivery, Destination, Ipi, LEVEL, message};
 pub use timer::TICK_NS;
 
 use crate::prelude::*;
@@ -56,7 +56,11 @@ const MASKED: u32 = 1 << 16;
 /// Local vectors in order of their registers: timer, thermal, performance, LINT0, LINT1, error; the bits each has.
 const LVT_KNOWN: [u32; 6] = [0x0003_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
 const TIMER: usize = 0;
+const LINT0: usize = 3;
 const ERROR: usize = 5;
+/// Delivery mode of a local vector, with [`MASKED`]; and the mode in which the 8259 pair has the vector.
+const MODE: u32 = MASKED | 7 << 8;
+const EXTERNAL: u32 = 7 << 8;
 /// The timer's local vector: count again after the end.
 const PERIODIC: u32 = 1 << 17;
 /// Error status: a vector below 16 was to be sent, or was received.
@@ -75,6 +79,8 @@ pub enum Action {
     Send(Ipi),
     /// Call [`Lapic::expire`] at this time; `None` takes it back.
     Timer(Option<HostTime>),
+    /// A level-triggered interrupt has ended.
+    End(u8),
     /// The APIC was enabled: vectors that were held back until now may be posted.
     Enabled,
 }
@@ -86,6 +92,10 @@ struct Vectors([u32; 8]);
 impl Vectors {
     fn set(&mut self, vector: u8) {
         self.0[usize::from(vector >> 5)] |= 1 << (vector & 31);
+    }
+
+    fn has(&self, vector: u8) -> bool {
+        self.0[usize::from(vector >> 5)] & 1 << (vector & 31) != 0
     }
 
     fn clear(&mut self, vector: u8) {
@@ -121,6 +131,7 @@ pub struct Lapic {
     timer: Timer,
     in_service: Vectors,
     requested: Vectors,
+    trigger: Vectors,
 }
 
 impl Lapic {
@@ -146,14 +157,12 @@ impl Lapic {
             register::VERSION => VERSION,
             register::TASK_PRIORITY => u32::from(self.task_priority),
             register::PROCESSOR_PRIORITY => u32::from(self.priority()),
-            register::ARBITRATION_PRIORITY
-            | register::END
-            | register::REMOTE_READ
-            | register::TRIGGER..register::REQUESTED => 0,
+            register::ARBITRATION_PRIORITY | register::END | register::REMOTE_READ => 0,
             register::LOGICAL_DESTINATION => self.logical,
             register::DESTINATION_FORMAT => self.format,
             register::SPURIOUS => self.spurious,
             register::IN_SERVICE..register::TRIGGER if offset & 15 == 0 => self.in_service.word(offset),
+            register::TRIGGER..register::REQUESTED if offset & 15 == 0 => self.trigger.word(offset),
             register::REQUESTED..register::ERROR if offset & 15 == 0 => self.requested.word(offset),
             register::ERROR => self.error,
             register::ICR_LOW => self.icr[0],
@@ -176,6 +185,9 @@ impl Lapic {
             register::END => {
                 if let Some(vector) = self.in_service.highest() {
                     self.in_service.clear(vector);
+                    if self.trigger.has(vector) {
+                        return Action::End(vector);
+                    }
                 }
             }
             register::LOGICAL_DESTINATION => self.logical = value & 0xff00_0000,
@@ -246,9 +258,19 @@ impl Lapic {
         }
     }
 
-    /// A fixed interrupt arrives, as an edge. False when it is not accepted: the APIC is disabled, or the vector is below
+    /// LINT0 as the firmware of a PC without interrupt routing wants it: the 8259 pair's (virtual wire mode).
+    pub const fn wire(&mut self) {
+        self.lvt[LINT0] = EXTERNAL;
+    }
+
+    /// Whether the 8259 pair reaches the processor.
+    pub const fn is_wired(&self) -> bool {
+        self.lvt[LINT0] & MODE == EXTERNAL
+    }
+
+    /// A fixed interrupt arrives, as an edge or a level. False when it is not accepted: the APIC is disabled, or the vector is below
     /// 16, which is noted as an error.
-    pub fn post(&mut self, vector: u8) -> bool {
+    pub fn post(&mut self, vector: u8, level: bool) -> bool {
         if !self.is_enabled() {
             return false;
         }
@@ -257,6 +279,11 @@ impl Lapic {
             return false;
         }
         self.requested.set(vector);
+        if level {
+            self.trigger.set(vector)
+        } else {
+            self.trigger.clear(vector)
+        }
         true
     }
 
@@ -281,7 +308,7 @@ impl Lapic {
     /// The timer's deadline has come. Gives the next one.
     pub fn expire(&mut self, now: HostTime) -> Option<HostTime> {
         if self.timer.expire(now) && self.lvt[TIMER] & MASKED == 0 {
-            self.post(self.lvt[TIMER] as u8);
+            self.post(self.lvt[TIMER] as u8, false);
         }
         self.timer.end
     }

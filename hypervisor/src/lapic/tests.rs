@@ -28,18 +28,18 @@ fn identity() {
 #[test]
 fn priorities() {
     let mut lapic = Lapic::new(0);
-    assert!(!lapic.post(0x40), "disabled");
+    assert!(!lapic.post(0x40, false), "disabled");
     let mut lapic = {
         lapic.reset();
         enabled(0)
     };
-    assert!(lapic.post(0x41) && lapic.post(0x43) && lapic.post(0x55));
+    assert!(lapic.post(0x41, false) && lapic.post(0x43, false) && lapic.post(0x55, false));
     assert_eq!(lapic.pending(), Some(0x55));
     lapic.accept(0x55);
     assert_eq!((lapic.pending(), lapic.read(0xa0, NOW)), (None, 0x50));
     assert_eq!(lapic.read(0x120, NOW), 1 << (0x55 - 0x40));
     assert_eq!(lapic.read(0x220, NOW), 1 << 1 | 1 << 3);
-    assert!(lapic.post(0x60));
+    assert!(lapic.post(0x60, false));
     assert_eq!(lapic.pending(), Some(0x60), "a higher class interrupts the handler");
     lapic.accept(0x60);
     let _ = lapic.write(0xb0, 0, NOW);
@@ -147,7 +147,7 @@ proptest! {
             match kind {
                 0 => { let _ = lapic.read(offset & 0xfff, now); }
                 1 | 2 => { let _ = lapic.write(offset & 0xfff, value, now); }
-                3 => { lapic.post(value as u8); }
+                3 => { lapic.post(value as u8, value & 256 != 0); }
                 _ => { lapic.expire(now); }
             }
             if let Some(vector) = lapic.pending() {

@@ -227,6 +227,10 @@ impl Context for SvmContext {
         super::state::load(self, state);
     }
 
+    fn update(&mut self, state: &VcpuState) {
+        super::state::update(self, state);
+    }
+
     fn switch_in(&mut self) {
         self.xstate.restore();
         debug::write(self.debug);

@@ -53,6 +53,8 @@ pub(super) fn save(c: &SvmContext) -> VcpuState {
     for (place, table) in [(Place::Gdtr, &mut state.gdtr), (Place::Idtr, &mut state.idtr)] {
         *table = Table { base: c.get(place.base()), limit: c.get(place.limit()).into() };
     }
+    // SYSRET can leave another level in SS.
+    state.ss.attributes = state.ss.attributes & !0x60 | u16::from(c.cpl()) << 5;
     state.efer = c.efer();
     state.xcr0 = c.xcr0();
     state.dr = debug::read();
@@ -61,9 +63,14 @@ pub(super) fn save(c: &SvmContext) -> VcpuState {
     state
 }
 
-pub(super) fn load(c: &mut SvmContext, state: &VcpuState) {
+/// Puts the registers of the block and the general ones in.
+pub(super) fn update(c: &mut SvmContext, state: &VcpuState) {
     let mut s = *state;
     s.rflags |= 2;
+    let paging = [c.get(field::CR0), c.get(field::CR3), c.get(field::CR4), c.efer()];
+    if paging != [s.cr0, s.cr3, s.cr4, s.efer] {
+        c.generation = 0;
+    }
     c.gpr = s.gpr;
     for (field, register) in PLAIN {
         c.set(field, *register(&mut s));
@@ -80,10 +87,14 @@ pub(super) fn load(c: &mut SvmContext, state: &VcpuState) {
     }
     c.set_efer(s.efer);
     c.set(field::SHADOW, u64::from(s.interruptibility & 3 != 0));
+    c.set(field::CPL, if s.cr0 & 1 == 0 { 0 } else { (s.ss.attributes >> 5) as u8 & 3 });
+}
+
+pub(super) fn load(c: &mut SvmContext, s: &VcpuState) {
+    update(c, s);
     c.set(field::INJECT, 0);
     c.set(field::EXIT_INTERRUPT, 0);
     c.set(field::VIRTUAL_INTERRUPT, field::V_MASKING);
-    c.set(field::CPL, if s.cr0 & 1 == 0 { 0 } else { (s.ss.attributes >> 5) as u8 & 3 });
     c.nmi_blocked = s.interruptibility & 4 != 0;
     c.debug = s.dr;
     c.tsc_aux = s.tsc_aux;

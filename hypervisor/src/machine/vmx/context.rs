@@ -313,6 +313,11 @@ impl Context for VmxContext {
         self.is_new = true;
     }
 
+    fn update(&mut self, state: &VcpuState) {
+        super::state::update(self, state);
+        self.set_cr2(state.cr2);
+    }
+
     fn switch_in(&mut self) {
         // SAFETY: the page is this vCPU's VMCS, which no CPU has current; `switch_out` clears it before it may move.
         let _ = unsafe { instruction::vmptrld(self.block.address()) };

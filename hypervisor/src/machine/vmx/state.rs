@@ -100,10 +100,14 @@ pub(super) fn save(c: &VmxContext) -> VcpuState {
     state
 }
 
-/// Puts a new state into the VMCS.
-pub(super) fn enter(c: &mut VmxContext) {
-    let mut s = c.outside;
+/// Puts the registers of the VMCS and the general ones in.
+pub(super) fn update(c: &mut VmxContext, state: &VcpuState) {
+    let mut s = *state;
     s.rflags |= 2;
+    let paging = [c.cr0(), c.cr3(), c.cr4(), c.efer() & !msr::EFER_LMA];
+    if paging != [s.cr0, s.cr3, s.cr4, s.efer & !msr::EFER_LMA] {
+        c.generation = 0;
+    }
     c.gpr = s.gpr;
     let (cr0, cr4) = (c.cr0_fixed.adjust(s.cr0), c.cr4_fixed.adjust(s.cr4));
     for (field, register) in PLAIN {
@@ -115,9 +119,6 @@ pub(super) fn enter(c: &mut VmxContext) {
         (field::GUEST_CR4, cr4),
         (field::CR4_SHADOW, s.cr4),
         (field::INTERRUPTIBILITY, s.interruptibility & 3 | (s.interruptibility & 4) << 1),
-        (field::ACTIVITY, 0),
-        (field::PENDING_DEBUG, 0),
-        (field::ENTRY_EVENT, 0),
     ] {
         vmwrite(field, value);
     }
@@ -128,8 +129,17 @@ pub(super) fn enter(c: &mut VmxContext) {
         vmwrite(field::GUEST_ES_BASE + index, segment.base);
     }
     c.set_long_mode(s.efer, s.cr0);
+}
+
+/// Puts a new state into the VMCS.
+pub(super) fn enter(c: &mut VmxContext) {
+    let state = c.outside;
+    update(c, &state);
+    for field in [field::ACTIVITY, field::PENDING_DEBUG, field::ENTRY_EVENT] {
+        vmwrite(field, 0);
+    }
     c.generation = 0;
-    c.xstate.reset(s.xcr0);
+    c.xstate.reset(state.xcr0);
     c.is_new = false;
 }
 

@@ -1,0 +1,33 @@
+//! Device models.
+
+use trunnion_protocol::control::{ModelAnswer, ModelSignal, SetModel, SignalKind};
+
+use crate::prelude::*;
+
+impl<M: Machine> Running<'_, M> {
+    pub(super) fn set_model(&mut self, call: &SetModel) -> Result<(), Stop> {
+        Ok(self.find(call.domain)?.set_model(self.host, self.domain, call)?)
+    }
+
+    /// A domain's vCPU, whose model the caller is.
+    fn modelled(&self, domain: u16, vcpu: u32) -> Result<VcpuRef<M>, Errno> {
+        let domain = self.find(domain)?;
+        let model = (*domain.model.lock()).ok_or(Errno::Srch)?;
+        domain.vcpu(VcpuId(vcpu)).ok_or(Errno::NoEnt)?;
+        if model.of == self.domain.id { Ok(VcpuRef { domain, index: vcpu }) } else { Err(Errno::Perm) }
+    }
+
+    pub(super) fn model_answer(&mut self, call: &ModelAnswer) -> Result<(), Stop> {
+        Ok(model::answered(self.host, &self.modelled(call.domain, call.vcpu)?)?)
+    }
+
+    pub(super) fn model_signal(&mut self, call: &ModelSignal) -> Result<(), Stop> {
+        let at = self.modelled(call.domain, 0)?;
+        match SignalKind::from_number(call.kind).ok_or(Errno::Inval)? {
+            SignalKind::Message => local::message(self.host, &at.domain, call.address, call.data)?,
+            SignalKind::Line => local::set_line(self.host, &at, call.data & 1 != 0),
+            SignalKind::Nmi => local::post_nmi(self.host, &at, &at),
+        }
+        Ok(())
+    }
+}
