@@ -370,6 +370,9 @@ impl Context for SimContext {
     fn load(&mut self, state: &VcpuState) {
         self.get().state = *state;
     }
+    fn update(&mut self, state: &VcpuState) {
+        self.load(state);
+    }
     fn switch_in(&mut self) {}
     fn switch_out(&mut self) {}
 }
