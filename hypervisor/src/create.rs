@@ -14,7 +14,9 @@ use crate::policy::control;
 use crate::policy::cpuid::{Cpuid, Shape};
 use crate::prelude::*;
 use crate::schedule::DEFAULT_WEIGHT;
+use crate::seam::has_room_for;
 use crate::second_level::SecondLevel;
+use crate::vcpu::Body;
 
 /// Most vCPUs of a domain: those with a place in the shared info page.
 pub const VCPUS: u32 = shared_info::VCPUS;
@@ -80,20 +82,19 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
     let mut vcpus = Vec::new();
     vcpus.try_reserve_exact(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
     for index in 0..wanted.vcpus {
-        let context = host.machine.new_context(privileged).map_err(|_| Errno::NoMem)?;
+        let context = host.machine.new_context(privileged)?;
+        has_room_for::<Body<M>>()?;
         let info = shared_info::vcpu_info(index).ok_or(Errno::Inval)?;
         let vcpu = Vcpu::new(VcpuId(index), context, shared_info.address().0 | info as u64);
         vcpu.state.assign(Cpu((u32::from(id.0) + index) % host.machine.cpus().max(1)));
         vcpus.push(vcpu);
     }
+    let all = host.vcpus() + vcpus.len();
     for cpu in host.cpus() {
-        cpu.queue.reserve(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
-        cpu.deadlines.reserve(wanted.vcpus as usize).map_err(|_| Errno::NoMem)?;
+        cpu.queue.reserve(all)?;
+        cpu.deadlines.reserve(all)?;
     }
-    // The heap is asked first, because making an `Arc` cannot fail.
-    let mut probe: Vec<u8> = Vec::new();
-    probe.try_reserve_exact(size_of::<Domain<M>>() + 64).map_err(|_| Errno::NoMem)?;
-    drop(probe);
+    has_room_for::<Domain<M>>()?;
     let params = core::array::from_fn(|param| {
         let reboots = param as u32 == Param::TripleFaultReason.number();
         AtomicU64::new(if reboots { ShutdownReason::Reboot.number().into() } else { 0 })

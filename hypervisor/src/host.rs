@@ -104,6 +104,11 @@ impl<M: Machine> Host<M> {
         self.list.read().iter().skip(usize::from(id.0)).flatten().next().cloned()
     }
 
+    /// vCPUs of all domains.
+    pub(crate) fn vcpus(&self) -> usize {
+        self.list.read().iter().flatten().map(|domain| domain.vcpus.len()).sum()
+    }
+
     /// Enters a new domain. False when the number is taken or out of range.
     pub(crate) fn enlist(&self, domain: Arc<Domain<M>>) -> bool {
         let mut list = self.list.write();

@@ -117,9 +117,11 @@ impl<M: Machine> Queue<M> {
         }
     }
 
-    /// Makes room for so many vCPUs more.
+    /// Makes room for so many vCPUs in all.
     pub(crate) fn reserve(&self, vcpus: usize) -> Result<(), OutOfHeap> {
-        self.ready.lock().try_reserve(vcpus).map_err(|_| OutOfHeap)
+        let mut ready = self.ready.lock();
+        let more = vcpus.saturating_sub(ready.len());
+        ready.try_reserve(more).map_err(|_| OutOfHeap)
     }
 
     /// Whether the running vCPU should be put back for another.

@@ -153,6 +153,12 @@ pub fn boxed<T>(length: usize, make: impl FnMut() -> T) -> Result<Box<[T]>, OutO
     Ok(slice.into_boxed_slice())
 }
 
+/// Whether the heap has room for a value: it is asked before what cannot fail, an `Arc` or a `Box`, is made.
+pub fn has_room_for<T>() -> Result<(), OutOfHeap> {
+    // An `Arc` has two counters beside its value.
+    Vec::<u8>::new().try_reserve_exact(size_of::<T>() + 64).map_err(|_| OutOfHeap)
+}
+
 /// No such interrupt line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoSuchLine;

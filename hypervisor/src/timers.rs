@@ -40,9 +40,11 @@ impl<M: Machine> Deadlines<M> {
         Self { queue: Lock::new(Rank::Deadlines, Vec::new()), head: AtomicU64::new(u64::MAX) }
     }
 
-    /// Makes room for so many vCPUs more.
+    /// Makes room for so many vCPUs in all.
     pub(crate) fn reserve(&self, vcpus: usize) -> Result<(), OutOfHeap> {
-        self.queue.lock().try_reserve(vcpus).map_err(|_| OutOfHeap)
+        let mut queue = self.queue.lock();
+        let more = vcpus.saturating_sub(queue.len());
+        queue.try_reserve(more).map_err(|_| OutOfHeap)
     }
 
     /// The earliest deadline.

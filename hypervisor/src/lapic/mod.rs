@@ -280,9 +280,9 @@ impl Lapic {
         }
         self.requested.set(vector);
         if level {
-            self.trigger.set(vector)
+            self.trigger.set(vector);
         } else {
-            self.trigger.clear(vector)
+            self.trigger.clear(vector);
         }
         true
     }
