@@ -101,6 +101,8 @@ pub struct Parts<M: GuestMemory> {
     pub vga_rom: Option<Vec<u8>>,
     /// There is a high precision event timer.
     pub hpet: bool,
+    /// There is the Xen platform device.
+    pub platform: bool,
     /// What the serial ports are connected to.
     pub serial: [Option<Box<dyn CharDevice>>; 2],
     /// Network cards, in the order of their slots; those beyond the bus's slots are left out.
@@ -136,6 +138,7 @@ pub struct Board<M: GuestMemory> {
     pub fwcfg: FwCfg,
     /// What the guest's drivers say.
     pub platform: Platform,
+    has_platform: bool,
     pic: Pic,
     ioapic: IoApic,
     pit: Pit,
@@ -195,6 +198,7 @@ impl<M: GuestMemory> Board<M> {
             pm: Pm::default(),
             fwcfg: FwCfg::new(parts.cpus),
             platform: Platform::default(),
+            has_platform: parts.platform,
             pic: Pic::default(),
             ioapic: IoApic::default(),
             pit: Pit::default(),

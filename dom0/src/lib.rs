@@ -13,6 +13,7 @@ pub mod domains;
 #[cfg(test)]
 mod fuzz;
 pub mod image;
+pub mod model;
 pub mod plan;
 pub mod services;
 pub mod shell;

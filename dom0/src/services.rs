@@ -6,6 +6,7 @@ pub mod console;
 pub mod disks;
 pub mod foreign;
 pub mod grants;
+pub mod model;
 pub mod nets;
 pub mod platform;
 pub mod server;

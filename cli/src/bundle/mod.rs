@@ -1,5 +1,5 @@
 //! The bundle: the one module that the hypervisor is started with. An uncompressed cpio archive of `dom0` (an ELF), `config` (what to run),
-//! `kernels/N`, `ramdisks/N` and `disks/N`; equal files are stored once.
+//! `kernels/N`, `ramdisks/N`, `firmware/N` and `disks/N`; equal files are stored once.
 
 pub mod cpio;
 
@@ -17,6 +17,8 @@ pub enum Member {
     Kernel,
     /// RAM disks, as they are.
     Ramdisk,
+    /// Firmware of emulated PCs.
+    Firmware,
     /// The first content of disks that dom0 keeps in memory.
     Disk,
 }
@@ -26,6 +28,7 @@ impl Member {
         match self {
             Member::Kernel => "kernels",
             Member::Ramdisk => "ramdisks",
+            Member::Firmware => "firmware",
             Member::Disk => "disks",
         }
     }

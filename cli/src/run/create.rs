@@ -85,6 +85,7 @@ impl Creator {
                     offers.add(bytes)
                 }
                 Content::Ramdisk(bytes) => offers.add(bytes),
+                Content::Firmware(path) => offers.add(plan::firmware(&path)?),
                 Content::Memory(disk) => offers.add(plan::load(&disk)?),
                 Content::Device(disk) => {
                     let serial = disk.serial.clone();

@@ -75,6 +75,7 @@ fn course(instance: &str, options: &Options, needle: Option<Needle>) -> Result<S
     let files = if is_demo { Vec::new() } else { options.domains.clone() };
     // Wrong files before long set-ups.
     let mut plan = Plan::read(&files, machine)?;
+    tools.extend(plan.tools());
     setup::ensure(&tools, permission)?;
     if is_demo {
         plan = Plan::read(&demo::prepare(alone, permission)?, machine)?;

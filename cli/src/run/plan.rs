@@ -4,6 +4,7 @@ use crate::bundle::{Bundle, Member};
 use crate::failure::{Failure, Result};
 use crate::machine::{self, Machine};
 use crate::run::disks::{self, Disk};
+use crate::setup::Tool;
 use crate::{kernel, say};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub(crate) enum Content {
     Kernel(Vec<u8>),
     /// A RAM disk for the guest's kernel.
     Ramdisk(Vec<u8>),
+    /// Firmware of an emulated PC or of its screen: a file that set-up may still have to bring.
+    Firmware(PathBuf),
     /// A disk that the machine gets as a device.
     Device(Disk),
     /// A disk that dom0 keeps in memory.
@@ -41,6 +44,12 @@ const PLATFORM_MIB: u64 = 96;
 
 /// dom0's share of that when it keeps no disks, in MiB (the hypervisor's default).
 const DOM0_MIB: u32 = 32;
+
+/// What dom0 keeps for each emulated PC, in MiB: the memory of its screen, buffers, tables.
+const MODEL_MIB: u32 = 8;
+
+/// The firmware of an emulated PC's screen, from the same package as the PC's own.
+const VGA_BIOS: &str = "/usr/share/seabios/vgabios-stdvga.bin";
 
 /// Reads the domain file `path` for `machine`. What its author should know is said as a warning.
 pub(crate) fn read(path: &Path, machine: Machine) -> Result<Domain> {
@@ -75,9 +84,9 @@ pub(crate) fn read(path: &Path, machine: Machine) -> Result<Domain> {
 /// Refuses what no part of the platform does yet.
 fn supported(file: &str, config: &DomainConfig) -> Result<()> {
     let name = &config.name;
-    if config.kind == Kind::Hvm {
+    if config.kind == Kind::Hvm && config.hvm.bios.as_deref().is_some_and(|bios| bios != "seabios") {
         return Err(Failure::usage(format!(
-            "{file}: domain \"{name}\" has type hvm, which is not there yet; type = \"pvh\" with a kernel is"
+            "{file}: domain \"{name}\" wants bios = \"ovmf\", which is not there yet; bios = \"seabios\" is"
         )));
     }
     Ok(())
@@ -113,18 +122,31 @@ fn contents(
             config.name, config.memory_mib
         )));
     }
+    if config.kind == Kind::Hvm {
+        let (name, path) = match &config.hvm.firmware {
+            Some(name) => (name.as_str(), place(name)),
+            None => (config::BIOS, PathBuf::from(Tool::SeaBios.what())),
+        };
+        files.push((name.into(), Content::Firmware(path)));
+        files.push((config::VGA_BIOS.into(), Content::Firmware(VGA_BIOS.into())));
+        if let Some(name) = &config.hvm.floppy {
+            let found =
+                disks::check(&config.name, &place(name), true).map_err(|failure| within(file, &failure))?;
+            files.push((name.clone(), kept(found, machine.is_bochs())));
+        }
+    }
     for disk in &config.disks {
         let Some(name) = &disk.target else { continue };
         let found = disks::check(&config.name, &place(name), disk.access == Access::ReadWrite)
             .map_err(|failure| within(file, &failure))?;
-        let content = if disk.storage == Storage::Memory || machine.is_bochs() {
-            Content::Memory(found)
-        } else {
-            Content::Device(found)
-        };
-        files.push((name.clone(), content));
+        files.push((name.clone(), kept(found, disk.storage == Storage::Memory || machine.is_bochs())));
     }
     Ok(files)
+}
+
+/// A disk in dom0's memory, or as a device.
+fn kept(disk: Disk, in_memory: bool) -> Content {
+    if in_memory { Content::Memory(disk) } else { Content::Device(disk) }
 }
 
 fn within(file: &str, failure: &Failure) -> Failure {
@@ -177,6 +199,16 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The tools whose files the domains take.
+    pub(crate) fn tools(&self) -> &'static [Tool] {
+        let firmware = self.domains.iter().flat_map(|domain| &domain.files);
+        if firmware.into_iter().any(|(_, content)| matches!(content, Content::Firmware(_))) {
+            &[Tool::SeaBios]
+        } else {
+            &[]
+        }
+    }
+
     /// Puts what the domains name into `bundle`, and returns what dom0 has to know of each.
     pub(crate) fn pack(&mut self, bundle: &mut Bundle) -> Result<Vec<Create>> {
         let mut creates = Vec::new();
@@ -186,6 +218,7 @@ impl Plan {
                 let source = match content {
                     Content::Kernel(bytes) => Source::Bundle(bundle.add(Member::Kernel, bytes)),
                     Content::Ramdisk(bytes) => Source::Bundle(bundle.add(Member::Ramdisk, bytes)),
+                    Content::Firmware(path) => Source::Bundle(bundle.add(Member::Firmware, firmware(&path)?)),
                     Content::Memory(disk) => Source::Bundle(bundle.add(Member::Disk, load(&disk)?)),
                     Content::Device(disk) => Source::Disk(disk.serial),
                 };
@@ -222,6 +255,8 @@ impl Plan {
     /// is right. To be asked before [`Plan::pack`] takes the disks.
     pub(crate) fn dom0_mib(&self) -> Option<u32> {
         let mib = u32::try_from(self.ram_disk_bytes().div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let models = self.domains.iter().filter(|domain| domain.config.kind == Kind::Hvm).count();
+        let mib = mib.saturating_add(MODEL_MIB.saturating_mul(models as u32));
         // Memory comes in powers of two, and the first piece holds dom0 itself.
         (mib != 0).then(|| {
             DOM0_MIB.saturating_add(mib.saturating_add(1).checked_next_power_of_two().unwrap_or(mib))
@@ -251,6 +286,27 @@ impl Domain {
             .filter_map(|(_, content)| Some((self.config.name.clone(), used(content)?)))
             .collect()
     }
+}
+
+/// Reads firmware: at most what lies below 4 GiB for it.
+pub(crate) fn firmware(path: &Path) -> Result<Vec<u8>> {
+    const MOST: usize = 1 << 20;
+    let bytes = fs::read(path).map_err(|e| {
+        let failure = Failure::file("read the firmware", path, &e);
+        if path == Path::new(Tool::SeaBios.what()) || path == Path::new(VGA_BIOS) {
+            let package = Tool::SeaBios.package();
+            return Failure::usage(format!("{failure}; `apt-get install {package}` brings it"));
+        }
+        failure
+    })?;
+    if bytes.len() > MOST {
+        return Err(Failure::usage(format!(
+            "the firmware {} has {} bytes, and may have {MOST}",
+            path.display(),
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
 }
 
 /// The content of an image that dom0 will keep in memory.
@@ -323,6 +379,29 @@ mod tests {
         assert_eq!(creates[1].source("kernel"), Some(&Source::Bundle("kernels/0".into())));
         assert_eq!(creates[0].source("disk"), Some(&Source::Disk(plan.devices[0].serial.clone())));
         assert!(creates[1].text.contains("name = \"b\""));
+    }
+
+    #[test]
+    fn an_emulated_pc_brings_its_firmware() {
+        let place = Place::new();
+        place.file("bios", &[7; 0x2_0000]);
+        let pc = |more: &str| {
+            let text = format!("name = 'p'\ntype = 'hvm'\nmemory = 16\n{more}");
+            let mut plan = Plan::read(&[place.file("p.cfg", text.as_bytes())], Machine::QemuSvm)?;
+            assert_eq!(plan.dom0_mib(), Some(48));
+            assert_eq!(plan.tools(), [Tool::SeaBios]);
+            // The screen's firmware need not be on the machine that runs this.
+            plan.domains[0].files.retain(|(name, _)| name != config::VGA_BIOS);
+            plan.pack(&mut Bundle::new(b""))
+        };
+        let creates = pc("firmware_override = 'bios'\nfloppy = 'disk'").unwrap();
+        assert_eq!(creates[0].source("bios"), Some(&Source::Bundle("firmware/0".into())));
+        assert!(matches!(creates[0].source("disk"), Some(Source::Disk(_))));
+        let why = |more: &str| pc(more).unwrap_err().to_string();
+        assert!(why("firmware_override = 'nowhere'").contains("nowhere"));
+        place.file("large", &vec![0; 2 << 20]);
+        assert!(why("firmware_override = 'large'").contains("may have 1048576"));
+        assert!(why("bios = 'ovmf'").contains("not there yet"));
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub(super) fn lay_down(folder: &Path, domain: &Domain) -> Result<()> {
             Content::Kernel(bytes) => ("kernel", bytes, &mut kernel),
             Content::Ramdisk(bytes) => ("ramdisk", bytes, &mut ramdisk),
             Content::Device(_) => continue,
+            Content::Firmware(_) => {
+                return Err(Failure::usage(format!(
+                    "{}: --machine xen runs domains of type pvh only",
+                    domain.file
+                )));
+            }
             Content::Memory(_) => {
                 return Err(Failure::usage(format!(
                     "{}: {path}: RAM disks (backendtype=ram) are not there with --machine xen",

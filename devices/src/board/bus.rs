@@ -39,7 +39,7 @@ impl<M: GuestMemory> Board<M> {
             (PIIX, 1) => &mut self.ide.config,
             (PIIX, 3) => &mut self.power,
             (VGA, 0) => &mut self.vga.as_mut()?.config,
-            (PLATFORM, 0) => &mut self.platform.config,
+            (PLATFORM, 0) if self.has_platform => &mut self.platform.config,
             (device, 0) => self.nics.get_mut(usize::from(device.checked_sub(FIRST_NIC)?))?.config(),
             _ => return None,
         })

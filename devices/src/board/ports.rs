@@ -68,7 +68,7 @@ impl<M: GuestMemory> Board<M> {
             }
         }
         Some(match port {
-            0x10..=0x13 => self.platform.read(port - platform::PORT, width),
+            0x10..=0x13 if self.has_platform => self.platform.read(port - platform::PORT, width),
             0x1ce | 0x1cf => self.vga.as_mut()?.port_read(port, width),
             0x514 | 0x518 if width == Width::Double => FwCfg::read_dma(port == 0x518),
             0xcf8 if width == Width::Double => self.address.0,
@@ -98,7 +98,7 @@ impl<M: GuestMemory> Board<M> {
             }
         }
         match port {
-            0x10..=0x13 => self.platform.write(port - platform::PORT, width, value),
+            0x10..=0x13 if self.has_platform => self.platform.write(port - platform::PORT, width, value),
             0x1ce | 0x1cf => match &mut self.vga {
                 Some(vga) => vga.port_write(port, width, value),
                 None => return false,

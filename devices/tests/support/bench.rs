@@ -46,6 +46,7 @@ pub fn world(media: bool) -> World {
         epoch: 1_795_288_805,
         vga_rom: Some(vec![0x55; 4096]),
         hpet: true,
+        platform: true,
         serial: [Some(Box::new(Line::default())), None],
         nics: vec![
             Nic::E1000(E1000::new([0x52, 0x54, 0, 0, 0, 1], Some(Rc::clone(&outlet)))),

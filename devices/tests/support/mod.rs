@@ -212,6 +212,7 @@ impl Pc {
             epoch: 1_795_288_805,
             vga_rom,
             hpet: true,
+            platform: true,
             nics: Vec::new(),
             serial: [Some(Box::new(serial.clone())), None],
         });

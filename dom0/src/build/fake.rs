@@ -1,6 +1,6 @@
 //! A host in memory that counts everything it gives out, and fails where it is told to.
 
-use super::{DiskRefusal, DiskSource, Host, Stream};
+use super::{Cause, DiskRefusal, DiskSource, Host, ModelParts, Stream};
 use crate::config::Nic;
 use crate::plan::{Group, Plan, PlannedDisk};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,7 @@ pub(crate) struct FakeHost {
     pub(crate) consoles: RefCell<BTreeSet<u16>>,
     pub(crate) disks: RefCell<BTreeSet<(u16, u32)>>,
     pub(crate) nics: RefCell<BTreeSet<(u16, u32)>>,
+    pub(crate) models: RefCell<BTreeSet<u16>>,
     /// Calls so far that could fail.
     pub(crate) calls: Cell<u32>,
     /// The call that fails.
@@ -86,6 +87,7 @@ impl FakeHost {
             && self.consoles.borrow().is_empty()
             && self.disks.borrow().is_empty()
             && self.nics.borrow().is_empty()
+            && self.models.borrow().is_empty()
     }
 }
 
@@ -270,6 +272,28 @@ impl Host for FakeHost {
 
     async fn detach_nic(&self, domain: DomainId, number: u32) {
         assert!(self.nics.borrow_mut().remove(&(domain.0, number)));
+    }
+
+    async fn attach_model(
+        &self,
+        domain: DomainId,
+        _: ModelParts<'_>,
+        _: Option<DiskSource<'_>>,
+    ) -> Result<(), Cause> {
+        self.may()?;
+        assert!(self.models.borrow_mut().insert(domain.0));
+        Ok(())
+    }
+
+    async fn detach_model(&self, domain: DomainId) {
+        // It maps the guest's memory.
+        assert!(self.guests.borrow().contains_key(&domain.0));
+    }
+
+    fn forget_model(&self, domain: DomainId) {
+        // The hypervisor writes to its pages as long as the domain is there.
+        assert!(!self.guests.borrow().contains_key(&domain.0));
+        self.models.borrow_mut().remove(&domain.0);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What building needs of dom0: the control hypercalls, and dom0's own services. Real: hypercalls and tasks. Simulated: calls into the core and its neighbours.
 
-use super::{File, Stream};
+use super::{Cause, File, Stream};
 use crate::config::Nic;
-use crate::plan::{Group, Plan, PlannedDisk};
+use crate::plan::{Group, Pc, Plan, PlannedDisk};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -79,6 +79,37 @@ pub trait Host {
     async fn detach_nic(&self, domain: DomainId, number: u32) {
         let _ = (domain, number);
     }
+    /// Starts the device model of a domain whose disks and network ports are attached. After an error too, it is stopped and
+    /// forgotten.
+    async fn attach_model(
+        &self,
+        domain: DomainId,
+        parts: ModelParts<'_>,
+        floppy: Option<DiskSource<'_>>,
+    ) -> Result<(), Cause> {
+        let _ = (domain, parts, floppy);
+        Err(Errno::OpNotSupp.into())
+    }
+    /// Stops it. Returns when no request is under way and nothing of the guest is mapped any more.
+    async fn detach_model(&self, domain: DomainId) {
+        let _ = domain;
+    }
+    /// Takes back what the hypervisor kept of the model until the domain was destroyed.
+    fn forget_model(&self, domain: DomainId) {
+        let _ = domain;
+    }
+}
+
+/// What a device model is made of.
+pub struct ModelParts<'a> {
+    /// The machine.
+    pub pc: &'a Pc,
+    /// Its network ports.
+    pub nics: &'a [Nic],
+    /// vCPUs there can be.
+    pub vcpus: u32,
+    /// The firmware of its screen.
+    pub screen: Vec<u8>,
 }
 
 /// Where a disk's content is.

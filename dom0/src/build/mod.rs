@@ -10,7 +10,7 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use host::{DiskRefusal, DiskSource, Host, POPULATE_MAX, WRITE_MAX};
+pub use host::{DiskRefusal, DiskSource, Host, ModelParts, POPULATE_MAX, WRITE_MAX};
 pub use undo::Domain;
 
 use crate::plan::Plan;
@@ -61,6 +61,12 @@ pub struct Files<'a> {
     pub kernel: File<'a>,
     /// The RAM disk.
     pub ramdisk: File<'a>,
+    /// The firmware of an emulated PC.
+    pub firmware: File<'a>,
+    /// The firmware of its screen.
+    pub screen: File<'a>,
+    /// Where the content of its floppy drive is.
+    pub floppy: Option<DiskSource<'a>>,
     /// Where each disk's content is, in the plan's order; none for an empty drive.
     pub disks: Vec<Option<DiskSource<'a>>>,
 }
@@ -96,6 +102,8 @@ pub enum Step {
     Disk(String),
     /// Starting a network port's back end.
     Nic(String),
+    /// Starting its device model.
+    Model,
     /// Letting it run.
     Unpause,
 }
@@ -117,6 +125,7 @@ impl fmt::Display for Step {
             Self::Introduce => f.write_str("joining its store ring"),
             Self::Disk(name) => write!(f, "attaching disk {name}"),
             Self::Nic(address) => write!(f, "attaching network port {address}"),
+            Self::Model => f.write_str("starting its device model"),
             Self::Unpause => f.write_str("starting it"),
         }
     }

@@ -1,7 +1,7 @@
 //! The steps, in order.
 
 use super::host::{POPULATE_MAX, WRITE_MAX};
-use super::{Cause, Domain, Error, File, Files, Host, Step};
+use super::{Cause, Domain, Error, File, Files, Host, ModelParts, Step};
 use crate::plan::{self, CONSOLE_FRAME, Content, Extent, Ports, STORE_FRAME};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -34,6 +34,7 @@ pub(super) async fn all<H: Host>(domain: &mut Domain, files: &Files<'_>, host: &
         let (file, range) = match &write.content {
             Content::Kernel(range) => (files.kernel, range.start as u64..range.end as u64),
             Content::Ramdisk => (files.ramdisk, 0..files.ramdisk.size()),
+            Content::Firmware(range) => (files.firmware, range.clone()),
             Content::Bytes(bytes) => (File::Here(bytes), 0..bytes.len() as u64),
         };
         load(host, id, write.address, file, range).await.at(Step::Load)?;
@@ -74,7 +75,25 @@ pub(super) async fn all<H: Host>(domain: &mut Domain, files: &Files<'_>, host: &
         host.attach_nic(id, number, nic).await.at(Step::Nic(alloc::format!("{}", nic.mac)))?;
         domain.nics.push((number, nic.clone()));
     }
+    if let Some(pc) = &domain.plan.pc {
+        let screen = whole(host, files.screen).await.at(Step::Model)?;
+        let parts = ModelParts { pc, nics: &domain.plan.nics, vcpus: domain.plan.max_vcpus, screen };
+        // Even a failed start may have given the hypervisor pages.
+        domain.model = true;
+        host.attach_model(id, parts, files.floppy).await.at(Step::Model)?;
+    }
     Ok(())
+}
+
+/// A small file, all of it.
+async fn whole<H: Host>(host: &H, file: File<'_>) -> Result<Vec<u8>, Cause> {
+    match file {
+        File::Here(bytes) => Ok(bytes.to_vec()),
+        File::Streamed(stream) if stream.size <= WRITE_MAX as u64 => {
+            host.fetch(stream, 0, stream.size as usize).await.map_err(Cause::Stream)
+        }
+        File::Streamed(_) => Err(Cause::Files),
+    }
 }
 
 /// Populates an extent, with smaller pieces where the host has no large ones left.

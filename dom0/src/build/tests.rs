@@ -27,6 +27,7 @@ fn files<'a>(kernel: &'a [u8], ramdisk: &'a [u8]) -> Files<'a> {
         kernel: File::Here(kernel),
         ramdisk: File::Here(ramdisk),
         disks: vec![Some(DiskSource::Device("a")), Some(DiskSource::Memory(File::Here(b"b")))],
+        ..Files::default()
     }
 }
 

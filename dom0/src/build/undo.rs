@@ -15,6 +15,7 @@ pub struct Domain {
     pub(super) console: bool,
     pub(super) nodes: bool,
     pub(super) introduced: bool,
+    pub(super) model: bool,
     /// How many of the plan's disks have a back end.
     pub(super) disks: usize,
     /// The network ports that have a back end, by number: the plan's, and those attached later.
@@ -23,7 +24,16 @@ pub struct Domain {
 
 impl Domain {
     pub(super) fn nothing(plan: Plan) -> Self {
-        Self { plan, id: None, console: false, nodes: false, introduced: false, disks: 0, nics: Vec::new() }
+        Self {
+            plan,
+            id: None,
+            console: false,
+            nodes: false,
+            introduced: false,
+            model: false,
+            disks: 0,
+            nics: Vec::new(),
+        }
     }
 
     /// Its number. A domain that came out of [`build`](super::build) has one.
@@ -47,6 +57,9 @@ impl Domain {
         if let Err(error) = host.pause(id) {
             log::warn!("pausing failed domain={id} error={}", error.name());
         }
+        if self.model {
+            host.detach_model(id).await;
+        }
         for (number, _) in self.nics.iter().rev() {
             host.detach_nic(id, *number).await;
         }
@@ -60,6 +73,9 @@ impl Domain {
         self.drain(host).await;
         if let Err(error) = host.destroy(id) {
             log::error!("the domain could not be destroyed domain={id} error={}", error.name());
+        }
+        if self.model {
+            host.forget_model(id);
         }
         if self.nodes {
             for path in plan::roots(id, &self.plan.uuid) {

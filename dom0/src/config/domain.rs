@@ -67,7 +67,17 @@ pub struct DomainConfig {
     pub hvm: Hvm,
 }
 
+/// Name under which the tool brings the firmware of emulated PCs that name none.
+pub const BIOS: &str = "<seabios>";
+/// Name under which it brings the firmware of their screens.
+pub const VGA_BIOS: &str = "<vgabios>";
+
 impl DomainConfig {
+    /// The name under which a domain's firmware is brought.
+    pub fn firmware(&self) -> &str {
+        self.hvm.firmware.as_deref().unwrap_or(BIOS)
+    }
+
     /// The paths of all files that the domain needs, each once, in the order of the keys.
     pub fn paths(&self) -> Vec<&str> {
         let disks = self.disks.iter().filter_map(|disk| disk.target.as_deref());

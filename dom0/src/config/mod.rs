@@ -18,7 +18,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use disk::{Access, Disk, DiskKind, Storage, VirtualDevice};
-pub use domain::{Action, DomainConfig, Hvm, Kind};
+pub use domain::{Action, BIOS, DomainConfig, Hvm, Kind, VGA_BIOS};
 pub use vif::{FIRST_BRIDGE, Mac, Model, Nic};
 
 use alloc::vec::Vec;

@@ -16,7 +16,7 @@ pub struct Nic {
     pub bridge: Option<String>,
     /// `model`: the emulated card of an HVM domain.
     pub model: Model,
-    /// Whether there is an emulated card beside the split driver (`type=ioemu`).
+    /// Whether an HVM domain has an emulated card beside the split driver (`type=ioemu`, the default).
     pub emulated: bool,
     /// `ip`, for the bridge's table.
     pub ip: Option<String>,
@@ -103,7 +103,7 @@ pub(super) fn read(text: &str, span: Span, name: &str, index: usize, log: &mut L
         mac: Mac::made(name, index),
         bridge: None,
         model: Model::E1000,
-        emulated: false,
+        emulated: true,
         ip: None,
         rate: None,
         span,

@@ -2,7 +2,7 @@
 
 use super::{Entry, Platform, State, Status, Toolstack, Wish, hypervisor};
 use crate::build::{self, Cause, DiskRefusal, DiskSource, File, Files, Step, Stream};
-use crate::config::{self, DomainConfig};
+use crate::config::{self, DomainConfig, Kind, VGA_BIOS};
 use crate::control::manifest::{Create, Source};
 use crate::control::{Code, Event, Failure, summary};
 use crate::cpio::Archive;
@@ -87,6 +87,18 @@ impl<P: Platform> Toolstack<P> {
         config: &DomainConfig,
         begin: u64,
     ) -> Result<DomainId, Failure> {
+        let (plan, files) = match config.kind {
+            Kind::Pvh => self.plan_kernel(wish, config)?,
+            Kind::Hvm => self.plan_pc(wish, config)?,
+        };
+        log::info!("a domain is being built name={} memory={} pages", plan.name, plan.ram_pages);
+        let domain =
+            build::build(plan, &files, &self.platform).await.map_err(|error| failed(config, &error))?;
+        Ok(self.register(domain, wish, begin))
+    }
+
+    /// Plans a domain that starts with a kernel.
+    fn plan_kernel<'a>(&self, wish: &'a Wish, config: &DomainConfig) -> Result<(Plan, Files<'a>), Failure> {
         let content = |key: &str, path: &Option<String>| -> Result<File<'_>, Failure> {
             path.as_deref().map_or(Ok(File::default()), |path| self.content(wish, key, path))
         };
@@ -104,11 +116,22 @@ impl<P: Platform> Toolstack<P> {
         let size = config.ramdisk.is_some().then_some(ramdisk.size());
         let plan = plan::plan(config, &image, size, &self.capacity()?)
             .map_err(|refusal| refused(config, refusal))?;
-        let files = Files { kernel, ramdisk, disks: self.disk_sources(wish, &plan)? };
-        log::info!("a domain is being built name={} memory={} pages", plan.name, plan.ram_pages);
-        let domain =
-            build::build(plan, &files, &self.platform).await.map_err(|error| failed(config, &error))?;
-        Ok(self.register(domain, wish, begin))
+        let files = Files { kernel, ramdisk, disks: self.disk_sources(wish, &plan)?, ..Files::default() };
+        Ok((plan, files))
+    }
+
+    /// Plans a domain that starts with firmware.
+    fn plan_pc<'a>(&self, wish: &'a Wish, config: &DomainConfig) -> Result<(Plan, Files<'a>), Failure> {
+        let firmware = self.content(wish, "firmware_override", config.firmware())?;
+        let screen = self.content(wish, "vga", VGA_BIOS)?;
+        let plan = plan::pc(config, firmware.size(), &self.capacity()?)
+            .map_err(|refusal| refused(config, refusal))?;
+        let floppy = match config.hvm.floppy.as_deref() {
+            Some(path) => self.source(wish, "floppy", path).map(Some)?,
+            None => None,
+        };
+        let disks = self.disk_sources(wish, &plan)?;
+        Ok((plan, Files { firmware, screen, floppy, disks, ..Files::default() }))
     }
 
     fn register(&self, domain: build::Domain, wish: &Rc<Wish>, begin: u64) -> DomainId {
@@ -177,12 +200,16 @@ impl<P: Platform> Toolstack<P> {
     fn disk_sources<'a>(&self, wish: &'a Wish, plan: &Plan) -> Result<Vec<Option<DiskSource<'a>>>, Failure> {
         let source = |disk: &plan::PlannedDisk| {
             let Some(target) = disk.target.as_deref() else { return Ok(None) };
-            match wish.create.source(target) {
-                Some(Source::Disk(serial)) => Ok(Some(DiskSource::Device(serial))),
-                _ => self.content(wish, "disk", target).map(|file| Some(DiskSource::Memory(file))),
-            }
+            self.source(wish, "disk", target).map(Some)
         };
         plan.disks.iter().map(source).collect()
+    }
+
+    fn source<'a>(&self, wish: &'a Wish, key: &str, path: &str) -> Result<DiskSource<'a>, Failure> {
+        match wish.create.source(path) {
+            Some(Source::Disk(serial)) => Ok(DiskSource::Device(serial)),
+            _ => self.content(wish, key, path).map(DiskSource::Memory),
+        }
     }
 }
 
@@ -199,9 +226,10 @@ fn configuration(create: &Create) -> Result<(DomainConfig, Vec<String>), Failure
 fn refused(config: &DomainConfig, refusal: Refusal) -> Failure {
     let code = match refusal {
         Refusal::Memory { .. } => Code::NoMemory,
-        Refusal::Kernel { .. } | Refusal::Ramdisk { .. } => Code::Image,
-        Refusal::Hvm => Code::Unsupported,
-        Refusal::CommandLine { .. } | Refusal::NoSuchCpu { .. } => Code::Configuration,
+        Refusal::Kernel { .. } | Refusal::Ramdisk { .. } | Refusal::Firmware { .. } => Code::Image,
+        Refusal::CommandLine { .. } | Refusal::NoSuchCpu { .. } | Refusal::Drive { .. } => {
+            Code::Configuration
+        }
     };
     Failure::new(code, format!("{}: {refusal}", config.name))
 }

@@ -5,6 +5,7 @@
 //! plan only lists bytes that are not.
 
 mod memory;
+pub mod pc;
 mod print;
 mod refusal;
 mod store;
@@ -13,12 +14,13 @@ mod store;
 mod tests;
 
 pub use memory::{Extent, extents};
+pub use pc::{Drive, Pc, pc};
 pub use refusal::Refusal;
 pub(crate) use store::uuid_text;
 pub use store::{Group, Node, Ports, Rights, backend_disk, backend_nic, frontend_nic, network, roots, tree};
 
 use crate::acpi;
-use crate::config::{Access, Action, DiskKind, DomainConfig, Kind, Nic, Storage, VirtualDevice};
+use crate::config::{Access, Action, DiskKind, DomainConfig, Nic, Storage, VirtualDevice};
 use crate::image::Image;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -83,6 +85,8 @@ pub struct Plan {
     pub entry: u32,
     /// Address of the start info.
     pub start_info: u32,
+    /// The emulated PC, for a domain that starts with firmware: it has neither of the two before.
+    pub pc: Option<Pc>,
     /// Disks, in order.
     pub disks: Vec<PlannedDisk>,
     /// Networks, in order.
@@ -98,7 +102,15 @@ pub struct Plan {
 impl Plan {
     /// The state in which vCPU 0 starts.
     pub fn state(&self) -> VcpuState {
-        VcpuState::pvh(self.entry, self.start_info)
+        if self.pc.is_none() {
+            return VcpuState::pvh(self.entry, self.start_info);
+        }
+        // Sixteen bytes below 4 GiB (SDM 3, 9.1.4).
+        let mut state = VcpuState::real_mode(0);
+        state.rip = 0xfff0;
+        state.cs.selector = 0xf000;
+        state.cs.base = 0xffff_0000;
+        state
     }
 }
 
@@ -118,6 +130,8 @@ pub enum Content {
     Kernel(Range<usize>),
     /// The RAM disk, all of it.
     Ramdisk,
+    /// A part of the firmware's file.
+    Firmware(Range<u64>),
     /// These.
     Bytes(Vec<u8>),
 }
@@ -137,6 +151,8 @@ pub struct PlannedDisk {
     pub in_memory: bool,
     /// The guest may discard sectors.
     pub discard: bool,
+    /// An emulated drive shows it too.
+    pub emulated: bool,
 }
 
 /// Plans a domain. `ramdisk` is the size of the RAM disk's file in bytes.
@@ -146,9 +162,6 @@ pub fn plan(
     ramdisk: Option<u64>,
     host: &Capacity,
 ) -> Result<Plan, Refusal> {
-    if config.kind == Kind::Hvm {
-        return Err(Refusal::Hvm);
-    }
     if let Some(cpu) = config.cpus.iter().flatten().find(|&&cpu| cpu >= host.cpus) {
         return Err(Refusal::NoSuchCpu { cpu: *cpu, cpus: host.cpus });
     }
@@ -216,6 +229,7 @@ pub fn plan(
         writes,
         entry: placed.entry,
         start_info: start_info as u32,
+        pc: None,
         disks: config.disks.iter().map(planned_disk).collect(),
         nics: config.nics.clone(),
         on_poweroff: config.on_poweroff,
@@ -305,6 +319,7 @@ fn planned_disk(disk: &crate::config::Disk) -> PlannedDisk {
         cdrom: disk.kind == DiskKind::Cdrom,
         in_memory: disk.storage == Storage::Memory,
         discard: disk.discard,
+        emulated: false,
     }
 }
 

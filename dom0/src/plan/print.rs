@@ -31,10 +31,16 @@ impl fmt::Display for Plan {
                     writeln!(f, "  write {:#x} kernel {:#x}..{:#x}", write.address, bytes.start, bytes.end)
                 }
                 Content::Ramdisk => writeln!(f, "  write {:#x} ramdisk", write.address),
+                Content::Firmware(bytes) => {
+                    writeln!(f, "  write {:#x} firmware {:#x}..{:#x}", write.address, bytes.start, bytes.end)
+                }
                 Content::Bytes(bytes) => writeln!(f, "  write {:#x} {} bytes", write.address, bytes.len()),
             }?;
         }
-        writeln!(f, "  start {:#x} with {:#x}", self.entry, self.start_info)?;
+        match &self.pc {
+            None => writeln!(f, "  start {:#x} with {:#x}", self.entry, self.start_info)?,
+            Some(pc) => writeln!(f, "  start with firmware, boot {}", pc.boot)?,
+        }
         for disk in &self.disks {
             write!(
                 f,

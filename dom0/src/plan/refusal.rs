@@ -5,8 +5,16 @@ use core::fmt;
 /// A refusal; nothing has been done. Sizes are in MiB, rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Domains with firmware are not there yet.
-    Hvm,
+    /// The firmware has a size that does not fit into a PC.
+    Firmware {
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// Two disks have names of the same IDE drive.
+    Drive {
+        /// Which, from 0.
+        place: u8,
+    },
     /// The kernel does not fit into the guest's memory.
     Kernel {
         /// Memory that it takes at least.
@@ -49,7 +57,18 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Hvm => f.write_str("domains of type `hvm` are not there yet: there is no device model"),
+            Self::Firmware { bytes } => {
+                write!(f, "the firmware has {bytes} bytes, and must have whole pages from 64 KiB to 1 MiB")
+            }
+            Self::Drive { place } => {
+                let (name, letter) = match place {
+                    0 => ("first", 'a'),
+                    1 => ("second", 'b'),
+                    2 => ("third", 'c'),
+                    _ => ("fourth", 'd'),
+                };
+                write!(f, "two disks are the {name} IDE drive (`hd{letter}`)")
+            }
             Self::Kernel { needed_mib, memory_mib } => {
                 write!(
                     f,

@@ -223,7 +223,7 @@ fn basics(plan: &Plan, domain: DomainId, ports: Ports) -> Group {
     );
     group.folder(&vm, GuestReads, &[("uuid", &uuid), ("name", &plan.name)]);
     let private = format!("/libxl/{domain}");
-    group.folder(&private, Private, &[("type", &"pvh")]);
+    group.folder(&private, Private, &[("type", &if plan.pc.is_some() { "hvm" } else { "pvh" })]);
     group
 }
 

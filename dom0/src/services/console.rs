@@ -7,6 +7,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::task::{Context, Poll};
 
 use trunnion_backends::console::{Console, RingLog};
 use trunnion_guest::events::{self, Listener};
@@ -37,6 +38,8 @@ struct Guest {
     log: RingLog,
     typed: VecDeque<u8>,
     attachments: Vec<Attachment>,
+    /// The serial port of an emulated PC leads here, and is what typed bytes go to; woken when there are some, or room.
+    serial: Option<Signal>,
     /// The ring is broken by the guest; nothing more comes of it.
     broken: bool,
 }
@@ -65,6 +68,7 @@ impl Consoles {
             log: RingLog::new(LOG),
             typed: VecDeque::new(),
             attachments: Vec::new(),
+            serial: None,
             broken: false,
         };
         self.guests.borrow_mut().insert(domain, guest);
@@ -76,6 +80,14 @@ impl Consoles {
             }
         });
         Ok(())
+    }
+
+    /// Leads the serial port of a domain's emulated PC to its console.
+    pub fn line(self: &Rc<Self>, domain: DomainId) -> Rc<SerialLine> {
+        if let Some(guest) = self.guests.borrow_mut().get_mut(&domain) {
+            guest.serial = Some(Signal::default());
+        }
+        Rc::new(SerialLine { consoles: Rc::clone(self), domain })
     }
 
     /// Takes the last bytes out of the ring and lets go of the page. The log and its attachments stay until
@@ -173,6 +185,9 @@ impl Consoles {
     fn serve(&self, domain: DomainId) {
         let mut guests = self.guests.borrow_mut();
         let Some(guest) = guests.get_mut(&domain) else { return };
+        if let Some(serial) = &guest.serial {
+            serial.raise();
+        }
         let drained = guest.drain(false);
         let fed = guest.feed();
         if (drained || fed) && guest.console.is_some() {
@@ -182,6 +197,46 @@ impl Consoles {
         if drained {
             self.output.raise();
         }
+    }
+}
+
+/// The console's end of a serial line.
+pub struct SerialLine {
+    consoles: Rc<Consoles>,
+    domain: DomainId,
+}
+
+impl SerialLine {
+    /// Takes typed bytes.
+    pub fn receive(&self, into: &mut [u8]) -> usize {
+        let mut guests = self.consoles.guests.borrow_mut();
+        let Some(guest) = guests.get_mut(&self.domain) else { return 0 };
+        let count = into.len().min(guest.typed.len());
+        for (to, from) in into.iter_mut().zip(guest.typed.drain(..count)) {
+            *to = from;
+        }
+        count
+    }
+
+    /// Puts bytes into the log, as far as attachments that hold let it.
+    pub fn send(&self, bytes: &[u8]) -> usize {
+        let mut guests = self.consoles.guests.borrow_mut();
+        // Of a console that is forgotten nobody reads.
+        let Some(guest) = guests.get_mut(&self.domain) else { return bytes.len() };
+        if guest.is_held(bytes.len() as u64) {
+            return 0;
+        }
+        guest.log.push(bytes);
+        drop(guests);
+        self.consoles.output.raise();
+        bytes.len()
+    }
+
+    /// Ready when there may be typed bytes, or room.
+    pub fn poll_changed(&self, context: &mut Context<'_>) -> Poll<()> {
+        let guests = self.consoles.guests.borrow();
+        let serial = guests.get(&self.domain).and_then(|guest| guest.serial.as_ref());
+        serial.map_or(Poll::Pending, |serial| serial.poll(context))
     }
 }
 
@@ -207,13 +262,18 @@ impl Attachment {
 }
 
 impl Guest {
+    /// Whether so many bytes more would make an attachment that holds lose some.
+    fn is_held(&self, bytes: u64) -> bool {
+        let backlog = |a: &Attachment| self.log.end().saturating_sub(a.position).saturating_add(bytes);
+        self.attachments.iter().filter(|a| a.hold).any(|a| backlog(a) > LOG as u64)
+    }
+
     /// Takes what the guest has printed, unless that would make an attachment that holds lose bytes. `last`: take it anyway.
     fn drain(&mut self, last: bool) -> bool {
-        let Some(console) = self.console.as_mut().filter(|_| !self.broken) else { return false };
-        let backlog = |a: &Attachment| self.log.end().saturating_sub(a.position) + u64::from(OUT_SIZE);
-        if !last && self.attachments.iter().filter(|a| a.hold).any(|a| backlog(a) > LOG as u64) {
+        if !last && self.is_held(u64::from(OUT_SIZE)) {
             return false;
         }
+        let Some(console) = self.console.as_mut().filter(|_| !self.broken) else { return false };
         let log = &mut self.log;
         match console.drain(|bytes| log.push(bytes)) {
             Ok(count) => count > 0,
@@ -226,6 +286,9 @@ impl Guest {
     }
 
     fn feed(&mut self) -> bool {
+        if self.serial.is_some() {
+            return false;
+        }
         let Some(console) = self.console.as_mut().filter(|_| !self.broken) else { return false };
         let (bytes, _) = self.typed.as_slices();
         match console.feed(bytes) {

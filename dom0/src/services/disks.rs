@@ -28,7 +28,7 @@ use trunnion_protocol::xenbus::State;
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::DeviceFunction;
 
-use super::grants::{Granted, Kernel};
+use super::grants::{Held, Kernel};
 use super::store::StoreHandle;
 use crate::build::DiskRefusal;
 use crate::control::reply::DeviceInfo;
@@ -40,12 +40,13 @@ use crate::plan::{PlannedDisk, backend_disk};
 /// How long a back end may take to become ready for its guest; it waits for nobody but the store.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type Device = Box<dyn BlockDevice<Granted>>;
+/// A disk as its users see it.
+pub type Device = Box<dyn BlockDevice<Held>>;
 
 /// A virtio disk, and who uses it.
 struct Stock {
     name: String,
-    share: Share<Disk<Granted>, Granted>,
+    share: Share<Disk<Held>, Held>,
     users: Vec<User>,
 }
 
@@ -62,6 +63,8 @@ struct Vbd {
     ended: Rc<Ended>,
     bytes: u64,
     in_memory: bool,
+    /// The same disk for an emulated drive.
+    emulated: Option<Device>,
 }
 
 #[derive(Default)]
@@ -113,7 +116,7 @@ impl Disks {
         Ok(())
     }
 
-    fn add(&self, disk: Disk<Granted>) {
+    fn add(&self, disk: Disk<Held>) {
         let name = String::from(disk.name());
         self.stock.borrow_mut().push(Stock { name, share: Share::new(disk), users: Vec::new() });
     }
@@ -188,22 +191,8 @@ impl Disks {
         media: Media<'_>,
     ) -> Result<(), DiskRefusal> {
         let target = disk.target.clone().unwrap_or_default();
-        let device = match media {
-            Media::Device(name) => {
-                if !self.has(name) {
-                    self.find_new();
-                }
-                self.take(name, domain, disk, &target)?
-            }
-            Media::Memory(bytes) => {
-                let size = bytes.len() as u64;
-                if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
-                    return Err(DiskRefusal::Size { target, bytes: size });
-                }
-                Box::new(RamDisk::new(bytes, disk.read_only)) as Device
-            }
-        };
-        self.start(domain, disk, device);
+        let (device, emulated) = self.open_media(domain, disk, media, &target)?;
+        self.start(domain, disk, device, emulated);
         let place = backend_disk(domain, disk);
         let outcome = wait_for(&self.store, &format!("{place}/state"), State::InitWait.text()).await;
         if let Err(error) = outcome {
@@ -213,13 +202,68 @@ impl Disks {
         Ok(())
     }
 
+    /// A disk for a back end, and the same for an emulated drive.
+    fn open_media(
+        &self,
+        domain: DomainId,
+        disk: &PlannedDisk,
+        media: Media<'_>,
+        target: &str,
+    ) -> Result<(Device, Option<Device>), DiskRefusal> {
+        match media {
+            Media::Device(name) => {
+                if !self.has(name) {
+                    self.find_new();
+                }
+                self.take(name, domain, disk, target)
+            }
+            Media::Memory(bytes) => {
+                let size = bytes.len() as u64;
+                if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
+                    return Err(DiskRefusal::Size { target: target.into(), bytes: size });
+                }
+                let memory = RamDisk::new(bytes, disk.read_only);
+                if !disk.emulated {
+                    return Ok((Box::new(memory), None));
+                }
+                let share = Share::new(memory);
+                let another = share.another();
+                Ok((Box::new(share), Some(Box::new(another))))
+            }
+        }
+    }
+
+    /// Opens a disk that has an emulated drive and no back end.
+    pub fn open_emulated(
+        &self,
+        domain: DomainId,
+        disk: &PlannedDisk,
+        media: Media<'_>,
+    ) -> Result<Device, DiskRefusal> {
+        let target = disk.target.clone().unwrap_or_default();
+        let (device, emulated) = self.open_media(domain, disk, media, &target)?;
+        Ok(emulated.unwrap_or(device))
+    }
+
+    /// Lets go of such a disk.
+    pub fn close_emulated(&self, domain: DomainId, number: u32) {
+        for stock in self.stock.borrow_mut().iter_mut() {
+            stock.users.retain(|user| (user.domain, user.number) != (domain, number));
+        }
+    }
+
+    /// A disk that has a back end, for the emulated drive that it is too.
+    pub fn take_emulated(&self, domain: DomainId, number: u32) -> Option<Device> {
+        self.vbds.borrow_mut().get_mut(&(domain, number))?.emulated.take()
+    }
+
     fn take(
         &self,
         name: &str,
         domain: DomainId,
         disk: &PlannedDisk,
         target: &str,
-    ) -> Result<Device, DiskRefusal> {
+    ) -> Result<(Device, Option<Device>), DiskRefusal> {
         let mut stock = self.stock.borrow_mut();
         let found = stock.iter_mut().find(|stock| stock.name == name);
         let found = found.ok_or_else(|| DiskRefusal::Missing { target: target.into() })?;
@@ -231,10 +275,11 @@ impl Disks {
             return Err(DiskRefusal::ReadOnly { target: target.into() });
         }
         found.users.push(User { domain, number: disk.vdev.number, writes });
-        Ok(Box::new(found.share.another()))
+        let emulated = disk.emulated.then(|| Box::new(found.share.another()) as Device);
+        Ok((Box::new(found.share.another()), emulated))
     }
 
-    fn start(&self, domain: DomainId, disk: &PlannedDisk, device: Device) {
+    fn start(&self, domain: DomainId, disk: &PlannedDisk, device: Device, emulated: Option<Device>) {
         let bytes = device.shape().sectors * SECTOR_SIZE;
         let config = Config {
             domain,
@@ -250,6 +295,7 @@ impl Disks {
             ended: Rc::clone(&ended),
             bytes,
             in_memory: disk.in_memory,
+            emulated,
         };
         self.vbds.borrow_mut().insert((domain, disk.vdev.number), vbd);
         let place = Place {

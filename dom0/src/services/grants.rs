@@ -1,6 +1,7 @@
 //! What back ends ask of this kernel: grants mapped and copied in batches, event channels, time.
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::future::Future;
@@ -28,27 +29,66 @@ use trunnion_protocol::planted::{self, Bug};
 use trunnion_protocol::shared::SharedPage;
 use zerocopy::IntoBytes;
 
+use super::foreign::Foreign;
+
 /// Operations in one hypercall.
 const BATCH: usize = 64;
 
-/// A granted page. dom0 is mapped one to one, so it lies at the guest-physical address equal to its machine address.
-pub struct Granted {
-    page: &'static SharedPage,
-    address: MachineAddress,
-    handle: u32,
+/// A page that stays where it is while it is held. dom0 is mapped one to one, so pages of others lie at the guest-physical address
+/// equal to their machine address.
+pub struct Held(Place);
+
+enum Place {
+    /// A granted page, with its handle.
+    Granted { page: &'static SharedPage, address: MachineAddress, handle: u32 },
+    /// A page of a guest whose device model dom0 is.
+    Foreign { page: &'static SharedPage, _piece: Rc<Foreign> },
+    /// A page of dom0's own.
+    Own(Rc<Pages>),
 }
 
-impl GuestPage for Granted {
+impl Held {
+    /// A page of a piece of another domain.
+    pub fn foreign(piece: Rc<Foreign>, index: usize) -> Option<Self> {
+        let page = piece.pages().get(index).copied()?;
+        Some(Self(Place::Foreign { page, _piece: piece }))
+    }
+
+    /// A page of dom0's own, the first of some.
+    pub fn own(pages: Rc<Pages>) -> Self {
+        Self(Place::Own(pages))
+    }
+
+    fn handle(&self) -> Option<u32> {
+        match &self.0 {
+            Place::Granted { handle, .. } => Some(*handle),
+            _ => None,
+        }
+    }
+}
+
+/// What an empty run of pages would be; nobody holds one.
+static NOTHING: SharedPage = SharedPage::zeroed();
+
+impl GuestPage for Held {
     fn shared(&self) -> &SharedPage {
-        self.page
+        match &self.0 {
+            Place::Granted { page, .. } | Place::Foreign { page, .. } => page,
+            Place::Own(pages) => (**pages).as_ref().first().unwrap_or(&NOTHING),
+        }
     }
 
     fn gfn(&self) -> Gfn {
-        Gfn(self.address.0 >> PAGE_SHIFT)
+        Gfn(self.bus_address().0 >> PAGE_SHIFT)
     }
 
     fn bus_address(&self) -> MachineAddress {
-        self.address
+        match &self.0 {
+            Place::Granted { address, .. } => *address,
+            Place::Foreign { .. } | Place::Own(_) => {
+                MachineAddress(core::ptr::from_ref(self.shared()) as u64)
+            }
+        }
     }
 }
 
@@ -105,9 +145,9 @@ fn status(number: i16) -> Result<(), GrantStatus> {
 }
 
 impl GrantMapper for Kernel {
-    type Page = Granted;
+    type Page = Held;
 
-    fn map(&self, domain: DomainId, wanted: &[Wanted], results: &mut Vec<Result<Granted, GrantStatus>>) {
+    fn map(&self, domain: DomainId, wanted: &[Wanted], results: &mut Vec<Result<Held, GrantStatus>>) {
         for wanted in wanted.chunks(BATCH) {
             let before = results.len();
             let operations = wanted.iter().map(|wanted| Map {
@@ -123,7 +163,7 @@ impl GrantMapper for Kernel {
                     let gfn = Gfn(map.bus_address.0 >> PAGE_SHIFT);
                     let page = memory::placed(gfn, 1).and_then(|pages| pages.first());
                     let page = page.ok_or(GrantStatus::GeneralError)?;
-                    Ok(Granted { page, address: map.bus_address, handle: map.handle })
+                    Ok(Held(Place::Granted { page, address: map.bus_address, handle: map.handle }))
                 }));
             });
             if let Err(error) = outcome {
@@ -133,15 +173,16 @@ impl GrantMapper for Kernel {
         }
     }
 
-    fn unmap(&self, pages: &mut Vec<Granted>) {
+    fn unmap(&self, pages: &mut Vec<Held>) {
         if planted::is(Bug::LeakedMapping) {
             // The first one of all.
-            pages.retain(|page| page.handle != 0);
+            pages.retain(|page| page.handle() != Some(0));
         }
         for pages in pages.chunks(BATCH) {
             let operations = pages.iter().map(|page| Unmap {
-                address: Gpa(page.address.0),
-                handle: page.handle,
+                address: Gpa(page.bus_address().0),
+                // Only granted pages come here; nobody has this handle.
+                handle: page.handle().unwrap_or(u32::MAX),
                 ..Unmap::default()
             });
             let outcome = self.batch(operations, |unmap| {

@@ -30,15 +30,16 @@ use super::capture::Capture;
 use super::console::Consoles;
 use super::disks::{Disks, Media};
 use super::foreign::Foreign;
+use super::model::{Models, Sources};
 use super::nets::Nets;
 use super::store::Client;
 use super::wire::Wire;
-use crate::build::{DiskRefusal, DiskSource, File, Host, Stream, WRITE_MAX};
-use crate::config::Nic;
+use crate::build::{Cause, DiskRefusal, DiskSource, File, Host, ModelParts, Stream, WRITE_MAX};
+use crate::config::{Nic, VirtualDevice};
 use crate::control::reply::{DeviceInfo, NicInfo};
 use crate::control::{Channel, Code, Event, Failure, summary};
 use crate::domains::Platform;
-use crate::plan::{Group, Plan, PlannedDisk};
+use crate::plan::{Group, Pc, Plan, PlannedDisk};
 
 /// How long a tool may take to read the last bytes of a console.
 const LAST_BYTES: Duration = Duration::from_mins(10);
@@ -57,6 +58,8 @@ pub struct Dom0 {
     pub disks: Rc<Disks>,
     /// The networks.
     pub nets: Rc<Nets>,
+    /// The device models.
+    pub models: Models,
     /// The queue to the tool.
     pub wire: Rc<Wire>,
     /// For tasks.
@@ -221,8 +224,58 @@ impl Host for Dom0 {
         disk: &PlannedDisk,
         source: Option<DiskSource<'_>>,
     ) -> Result<(), DiskRefusal> {
+        let media = self.media(disk, source).await?;
+        self.disks.attach(domain, disk, media).await
+    }
+
+    async fn detach_disk(&self, domain: DomainId, disk: &PlannedDisk) {
+        self.disks.detach(domain, disk).await;
+    }
+
+    async fn attach_model(
+        &self,
+        domain: DomainId,
+        parts: ModelParts<'_>,
+        floppy: Option<DiskSource<'_>>,
+    ) -> Result<(), Cause> {
+        let floppy = match (floppy, floppy_disk(parts.pc)) {
+            (Some(source), Some(disk)) => {
+                let media = self.media(&disk, Some(source)).await.map_err(Cause::Disk)?;
+                Some(self.disks.open_emulated(domain, &disk, media).map_err(Cause::Disk)?)
+            }
+            _ => None,
+        };
+        let sources = Sources { disks: &self.disks, nets: &self.nets, consoles: &self.consoles, floppy };
+        Ok(self.models.attach(domain, &parts, sources)?)
+    }
+
+    async fn detach_model(&self, domain: DomainId) {
+        self.models.detach(domain).await;
+        self.disks.close_emulated(domain, FLOPPY);
+    }
+
+    fn forget_model(&self, domain: DomainId) {
+        self.models.forget(domain);
+    }
+
+    async fn attach_nic(&self, domain: DomainId, number: u32, nic: &Nic) -> Result<(), Errno> {
+        self.nets.attach(domain, number, nic).await
+    }
+
+    async fn detach_nic(&self, domain: DomainId, number: u32) {
+        self.nets.detach(domain, number).await;
+    }
+}
+
+impl Dom0 {
+    /// Where a disk's content is, fetched as far as it has to be.
+    async fn media<'a>(
+        &self,
+        disk: &PlannedDisk,
+        source: Option<DiskSource<'a>>,
+    ) -> Result<Media<'a>, DiskRefusal> {
         let target = disk.target.clone().unwrap_or_default();
-        let media = match source {
+        Ok(match source {
             None => return Err(DiskRefusal::Missing { target }),
             Some(DiskSource::Device(name)) => Media::Device(name),
             Some(DiskSource::Memory(file)) => {
@@ -245,21 +298,24 @@ impl Host for Dom0 {
                 }
                 Media::Memory(bytes)
             }
-        };
-        self.disks.attach(domain, disk, media).await
+        })
     }
+}
 
-    async fn detach_disk(&self, domain: DomainId, disk: &PlannedDisk) {
-        self.disks.detach(domain, disk).await;
-    }
+/// The number of the disk in the floppy drive among a domain's disks (`fd0`).
+const FLOPPY: u32 = 2 << 8;
 
-    async fn attach_nic(&self, domain: DomainId, number: u32, nic: &Nic) -> Result<(), Errno> {
-        self.nets.attach(domain, number, nic).await
-    }
-
-    async fn detach_nic(&self, domain: DomainId, number: u32) {
-        self.nets.detach(domain, number).await;
-    }
+/// The disk in the floppy drive.
+fn floppy_disk(pc: &Pc) -> Option<PlannedDisk> {
+    Some(PlannedDisk {
+        vdev: VirtualDevice { name: "fd0".into(), number: FLOPPY },
+        target: Some(pc.floppy.clone()?),
+        read_only: false,
+        cdrom: false,
+        in_memory: false,
+        discard: false,
+        emulated: true,
+    })
 }
 
 impl Platform for Dom0 {

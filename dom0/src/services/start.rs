@@ -16,6 +16,7 @@ use virtio_drivers::transport::DeviceType;
 
 use super::console::Consoles;
 use super::disks::Disks;
+use super::model::Models;
 use super::nets::Nets;
 use super::platform::{Dom0, host_info};
 use super::server;
@@ -75,6 +76,7 @@ pub async fn run(spawner: Spawner, start: StartInfo) -> ShutdownReason {
         consoles,
         disks,
         nets,
+        models: Models::new(spawner.clone()),
         wire: Rc::clone(&wire),
         spawner: spawner.clone(),
         exceptions,
