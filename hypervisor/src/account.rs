@@ -1,7 +1,5 @@
 //! What a vCPU did with its time: the four run states, and how long it was in each.
 
-use trunnion_protocol::shared_info::{RunState, Runstate};
-
 use crate::prelude::*;
 
 /// What a vCPU did with its time so far.

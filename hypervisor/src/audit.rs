@@ -1,7 +1,5 @@
 //! What is in use, recomputed from the tables themselves.
 
-use trunnion_protocol::control::Audit;
-
 use crate::prelude::*;
 
 /// Where an audit goes on.

@@ -1,14 +1,8 @@
 //! Making a domain: paused, with no memory, its vCPUs down.
 
-use trunnion_protocol::control::CreateDomain;
-use trunnion_protocol::hypercall::hvm::Param;
 pub use trunnion_protocol::hypercall::version::padded as name;
-use trunnion_protocol::shared_info;
 
-use crate::debug::DebugLine;
-use crate::events::Ports;
 use crate::frames::DOMAINS;
-use crate::life::Life;
 use crate::memory::Memory;
 use crate::policy::control;
 use crate::policy::cpuid::{Cpuid, Shape};
@@ -102,12 +96,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
     let machine = &host.machine;
     let cpuid = Cpuid::new(
         |leaf, subleaf| machine.cpuid(leaf, subleaf),
-        Shape {
-            domain: id,
-            vcpus: wanted.vcpus,
-            tsc_khz: machine.tsc_khz(),
-            tsc_is_stable: machine.tsc_is_stable(),
-        },
+        Shape { id, vcpus: wanted.vcpus, tsc_khz: machine.tsc_khz(), tsc_is_stable: machine.tsc_is_stable() },
     );
     let domain = Arc::new(Domain {
         cr4_allowed: control::cr4_allowed(&cpuid),

@@ -9,12 +9,9 @@ use trunnion_protocol::hypercall::memory::{Region, RegionKind};
 use trunnion_protocol::start_info::{
     FLAG_INITIAL_DOMAIN, FLAG_PRIVILEGED, MAGIC, MEMORY_MAP_LIMIT, MapEntry, Module, StartInfo, VERSION,
 };
-use zerocopy::IntoBytes;
 
-use crate::create;
 use crate::frames::Run as Frames;
 use crate::prelude::*;
-use crate::seam::BootInfo;
 use crate::second_level::Run;
 use image::Image;
 

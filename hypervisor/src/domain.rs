@@ -1,13 +1,7 @@
 //! A domain: its vCPUs, memory, ports, grants and state.
 
-use trunnion_protocol::control::NAME_BYTES;
-use trunnion_protocol::hypercall::hvm::Param;
-
 use crate::authority::Control;
-use crate::debug::DebugLine;
-use crate::events::Ports;
 use crate::granting::Grants;
-use crate::life::Life;
 use crate::memory::Memory;
 use crate::model::Model;
 use crate::policy::cpuid::Cpuid;

@@ -6,10 +6,8 @@ mod port;
 
 pub(crate) use port::fill;
 
-use crate::hypercall;
 use crate::length;
 use crate::prelude::*;
-use crate::space::DomainSpace;
 
 /// Exception vectors (SDM 6.3.1).
 pub mod vector {
@@ -149,12 +147,7 @@ pub(crate) fn undefined<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
 }
 
 #[cold]
-fn exception<M: Machine>(
-    running: &mut Running<'_, M>,
-    vector: u8,
-    error: Option<u32>,
-    address: Gva,
-) -> Verdict {
+fn exception<M: Machine>(running: &mut Running<'_, M>, vector: u8, error: Option<u32>, at: Gva) -> Verdict {
     // The other vendor's hypercall instruction raises #UD on this one. It means the same.
     if vector == vector::UD
         && let Some(length) = find_length(running, &Exit::Hypercall)
@@ -162,7 +155,7 @@ fn exception<M: Machine>(
         return hypercall::dispatch(running, length);
     }
     if vector == vector::PF {
-        running.context.set_cr2(address.0);
+        running.context.set_cr2(at.0);
     }
     running.context.inject(Event::Exception(vector, error));
     Verdict::Resume

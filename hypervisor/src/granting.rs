@@ -18,9 +18,8 @@ use trunnion_protocol::grant::{DEFAULT_MAX_FRAMES, INITIAL_FRAMES};
 use trunnion_protocol::hypercall::grant::{MAP_HOST, MAP_READONLY, Map, Unmap};
 
 use crate::grants::{GUEST_LIMIT, HARDWARE_LIMIT, Mapping, Mappings, Table, Wanted};
-use crate::lock::Guard;
 use crate::prelude::*;
-use crate::second_level::{GFN_LIMIT, Stale};
+use crate::second_level::GFN_LIMIT;
 
 /// Mappings that are taken away with one flush.
 pub const UNMAP_BATCH: usize = 32;
@@ -50,22 +49,6 @@ fn grow<M: Machine>(host: &Host<M>, id: DomainId, table: &mut Table) -> Result<(
     table.grow(|| host.allocate_frame(id, FrameKind::Shared))
 }
 
-/// Makes the table of a domain at least so many frames long.
-pub fn grow_to<'d, M: Machine>(
-    host: &Host<M>,
-    domain: &'d Domain<M>,
-    frames: u32,
-) -> Result<Guard<'d, Table>, Errno> {
-    let mut table = domain.grants.table.lock();
-    if frames > table.limit() {
-        return Err(Errno::Inval);
-    }
-    while table.frames() < frames {
-        grow(host, domain.id, &mut table)?;
-    }
-    Ok(table)
-}
-
 /// Frames of a table.
 pub fn frames(grants: &Grants) -> impl Iterator<Item = Mfn> {
     let table = grants.table.lock();
@@ -73,22 +56,28 @@ pub fn frames(grants: &Grants) -> impl Iterator<Item = Mfn> {
 }
 
 impl<M: Machine> Domain<M> {
+    /// Makes the table at least so many frames long.
+    pub fn grow_grants(&self, host: &Host<M>, frames: u32) -> Result<Guard<'_, Table>, Errno> {
+        let mut table = self.grants.table.lock();
+        if frames > table.limit() {
+            return Err(Errno::Inval);
+        }
+        while table.frames() < frames {
+            grow(host, self.id, &mut table)?;
+        }
+        Ok(table)
+    }
+
     /// Puts a frame of the table into the domain's map. The table grows as needed.
     pub fn place_grant_frame(&self, host: &Host<M>, index: u32, gfn: Gfn) -> Result<(), Errno> {
-        let mut table = grow_to(host, self, index.checked_add(1).ok_or(Errno::Inval)?)?;
+        let mut table = self.grow_grants(host, index.checked_add(1).ok_or(Errno::Inval)?)?;
         let (mfn, place) = table.frame_mut(index).ok_or(Errno::Inval)?;
         self.map(host).place_special(mfn, place, gfn)
     }
 
     /// Fills a reserved entry.
-    pub fn seed_grant(
-        &self,
-        host: &Host<M>,
-        reference: GrantRef,
-        to: DomainId,
-        frame: u32,
-    ) -> Result<(), Errno> {
-        let seeded = self.grants.table.lock().seed(&host.machine, reference, to, frame);
+    pub fn seed_grant(&self, host: &Host<M>, entry: GrantRef, to: DomainId, frame: u32) -> Result<(), Errno> {
+        let seeded = self.grants.table.lock().seed(&host.machine, entry, to, frame);
         if seeded { Ok(()) } else { Err(Errno::Busy) }
     }
 }

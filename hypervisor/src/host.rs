@@ -1,15 +1,11 @@
 //! The host: everything the core knows, under one roof. There is one in an image, and as many as a test wants.
 
-use trunnion_protocol::publish;
-use trunnion_protocol::shared_info::TimeInfo;
-
 use crate::authority::Mint;
 use crate::events::Pirqs;
 use crate::frames::{DOMAINS, FrameTable, Run};
 use crate::journal::Journal;
 use crate::prelude::*;
 use crate::schedule::Queue;
-use crate::seam::BootInfo;
 use crate::timers::Deadlines;
 
 /// What belongs to one physical CPU.
@@ -65,12 +61,7 @@ impl<M: Machine> Host<M> {
         let mut id = 0;
         let cpus = boxed(machine.cpus().max(1) as usize, || {
             id += 1;
-            PerCpu {
-                id: Cpu(id - 1),
-                queue: Queue::new(),
-                deadlines: Deadlines::new(),
-                crossings: AtomicU64::new(0),
-            }
+            PerCpu { id: Cpu(id - 1), queue: Queue::new(), deadlines: Deadlines::new(), crossings: 0.into() }
         })?;
         let pages: u64 = boot.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum();
         let journal = Journal::new()?;
@@ -156,15 +147,9 @@ impl<M: Machine> Host<M> {
 
     /// As [`Host::allocate`], scrubbing at most `budget` frames. [`Errno::Restart`] when more have to be scrubbed: the next
     /// try finds less to do.
-    pub fn allocate_some(
-        &self,
-        order: u32,
-        owner: DomainId,
-        kind: FrameKind,
-        budget: u32,
-    ) -> Result<Run, Errno> {
-        let run = self.frames.allocate(order, owner, kind).ok_or(Errno::NoMem)?;
-        if self.frames.scrub_run(run, budget, |mfn| self.scrub(mfn)) {
+    pub fn allocate_some(&self, order: u32, of: DomainId, kind: FrameKind, limit: u32) -> Result<Run, Errno> {
+        let run = self.frames.allocate(order, of, kind).ok_or(Errno::NoMem)?;
+        if self.frames.scrub_run(run, limit, |mfn| self.scrub(mfn)) {
             return Ok(run);
         }
         self.frames.give_back(run);

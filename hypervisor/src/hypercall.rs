@@ -156,14 +156,10 @@ const LONG: [Gpr; 5] = [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::R10, Gpr::R8];
 const SHORT: [Gpr; 5] = [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi];
 
 /// Carries out one call.
-pub(crate) fn perform<M: Machine>(
-    running: &mut Running<'_, M>,
-    number: u64,
-    arguments: &mut Arguments,
-) -> Reply {
+pub(crate) fn perform<M: Machine>(running: &mut Running<'_, M>, number: u64, call: &mut Arguments) -> Reply {
     running.vcpu.tally.hypercall(number);
     match Table::<M>::BY_NUMBER.get(number as usize) {
-        Some(handler) => handler(running, arguments),
+        Some(handler) => handler(running, call),
         None => Err(Errno::NoSys.into()),
     }
 }

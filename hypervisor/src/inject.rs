@@ -11,7 +11,6 @@
 //! 6. Whatever waits and was not injected gets a window, also when something else was injected.
 
 use crate::prelude::*;
-use crate::seam::Interruptibility;
 
 /// What waits for a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,7 +62,7 @@ pub struct Decision {
 
 /// Decides.
 pub const fn decide(now: Interruptibility, pending: Pending) -> Decision {
-    let interrupt = match (pending.upcall, pending.lapic) {
+    let other = match (pending.upcall, pending.lapic) {
         (Some(vector), _) => Some(Source::Upcall(vector)),
         (None, Some(vector)) => Some(Source::Lapic(vector)),
         (None, None) if pending.line => Some(Source::Line),
@@ -71,14 +70,10 @@ pub const fn decide(now: Interruptibility, pending: Pending) -> Decision {
     };
     let free = !now.event_set && !now.shadow;
     if pending.nmi && free && !now.nmi_blocked {
-        return Decision {
-            inject: Some(Source::Nmi),
-            interrupt_window: interrupt.is_some(),
-            nmi_window: false,
-        };
+        return Decision { inject: Some(Source::Nmi), interrupt_window: other.is_some(), nmi_window: false };
     }
-    let inject = if free && now.interrupts_enabled { interrupt } else { None };
-    Decision { inject, interrupt_window: interrupt.is_some() && inject.is_none(), nmi_window: pending.nmi }
+    let inject = if free && now.interrupts_enabled { other } else { None };
+    Decision { inject, interrupt_window: other.is_some() && inject.is_none(), nmi_window: pending.nmi }
 }
 
 #[cfg(test)]

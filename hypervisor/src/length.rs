@@ -5,7 +5,7 @@
 //! they are compared again. Bytes that do not fit are not what the processor executed: the guest changed its code in the
 //! meantime, and gets #UD.
 
-use crate::decode::{LONGEST, modrm, prefixes};
+use crate::decode::{LONGEST, Prefixes, modrm, prefixes};
 use crate::prelude::*;
 
 impl Exit {
@@ -51,11 +51,7 @@ impl Exit {
 /// Length of the instruction at the start of `bytes`, of which up to 15 count; `None` when it is another than that of the
 /// exit.
 pub fn find(expected: &Exit, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
-    let bits = match mode {
-        CodeMode::Bits64 => 64,
-        CodeMode::Bits32 => 32,
-        CodeMode::Bits16 | CodeMode::Real => 16,
-    };
+    let bits = Prefixes::default().address_bits(mode);
     match expected.matches(bytes, bits) {
         Some(length) => Some(length as u8),
         None => after_prefixes(expected, mode, bytes),

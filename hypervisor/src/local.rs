@@ -3,10 +3,8 @@
 //! The `attention` flag of the vCPU says that its controller has to be looked at, so that an entry with nothing to inject
 //! takes no lock.
 
-use trunnion_protocol::control::{Request, RequestKind};
-
 use crate::inject::{Pending, Source};
-use crate::lapic::{self, Action, Delivery, Ipi, Lapic};
+use crate::lapic::{Action, Delivery, Ipi, Lapic};
 use crate::policy;
 use crate::prelude::*;
 
@@ -54,18 +52,6 @@ pub fn wire_line<M: Machine>(vcpu: &Vcpu<M>) {
     vcpu.local.lock().lapic.wire();
 }
 
-/// A message-signalled interrupt for a domain.
-pub fn message<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    address: u64,
-    data: u32,
-) -> Result<(), Errno> {
-    let ipi = lapic::message(address, data).ok_or(Errno::Inval)?;
-    deliver(host, domain, None, ipi, data & lapic::LEVEL != 0);
-    Ok(())
-}
-
 /// The local timer's deadline has come.
 pub fn timer_fired<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, now: HostTime) {
     let next = at.local.lock().lapic.expire(now);
@@ -106,13 +92,13 @@ pub fn write<M: Machine>(running: &mut Running<'_, M>, offset: u16, value: u32) 
 }
 
 /// An interrupt from one of a domain's vCPUs, or from a device, to its vCPUs.
-fn deliver<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, from: Option<VcpuId>, ipi: Ipi, level: bool) {
-    for vcpu in &domain.vcpus {
+pub fn deliver<M: Machine>(host: &Host<M>, to: &Arc<Domain<M>>, from: Option<VcpuId>, ipi: Ipi, level: bool) {
+    for vcpu in &to.vcpus {
         let own = from == Some(vcpu.id);
         if !vcpu.local.lock().lapic.is_addressed(ipi.destination, own) {
             continue;
         }
-        let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
+        let at = VcpuRef { domain: to.clone(), index: vcpu.id.0 };
         match ipi.delivery {
             Delivery::Fixed(vector) | Delivery::Lowest(vector) => {
                 if vcpu.local.lock().lapic.post(vector, level) {

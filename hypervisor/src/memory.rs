@@ -11,9 +11,8 @@ mod direct;
 use trunnion_protocol::hypercall::memory::Region;
 
 use crate::host::HostTables;
-use crate::lock::Guard;
 use crate::prelude::*;
-use crate::second_level::{GFN_LIMIT, Leaf, Run, SecondLevel, Stale};
+use crate::second_level::{GFN_LIMIT, Leaf, Run, SecondLevel};
 
 /// Pages of the largest leaf that is taken out of a dying domain's map at once.
 const BATCH: u64 = 512;

@@ -3,10 +3,6 @@
 //! A vCPU that [`ask`]s is not entered until [`waits`] has taken the answer, on the CPU that has its registers: whatever else
 //! wakes it only makes it look. Who gives the vCPU other registers drops the question ([`Vcpu::forget_question`]).
 
-use trunnion_protocol::control::{
-    ANSWER_OFFSET, Answer, NO_VECTOR, Request, RequestKind, SetModel, answer_flags,
-};
-
 use crate::events::Channel;
 use crate::prelude::*;
 

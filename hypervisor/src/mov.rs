@@ -59,12 +59,7 @@ impl Mov {
 }
 
 pub(crate) const fn mask(size: u8) -> u64 {
-    match size {
-        1 => 0xff,
-        2 => 0xffff,
-        4 => 0xffff_ffff,
-        _ => u64::MAX,
-    }
+    if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 }
 }
 
 /// Reads the instruction at the start of `bytes`; `None` when it is anything else, or not all there.

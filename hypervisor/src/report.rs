@@ -2,8 +2,6 @@
 
 use core::fmt::Write;
 
-use trunnion_protocol::control::ExitKind;
-
 use crate::prelude::*;
 
 /// Bytes of a report at most.

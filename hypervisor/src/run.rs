@@ -2,13 +2,9 @@
 //!
 //! [`run_cpu`] never returns. Its steps are public, so that the simulation and tests drive them one by one.
 
-use trunnion_protocol::control::{Request, RequestKind};
-
 use crate::host::PerCpu;
 use crate::inject;
 use crate::prelude::*;
-use crate::seam::HostInterrupt;
-use crate::vcpu::Body;
 
 /// vCPUs whose timers fire in one go.
 const TIMER_BUDGET: u32 = 32;
@@ -159,7 +155,7 @@ impl<M: Machine> CpuLoop<M> {
                 Verdict::Reschedule => return Activity::Ready,
             }
             if let Some(first) = host.machine.take_interrupt()
-                && interrupted(host, cpu, &mut self.armed, first)
+                && interrupt(host, cpu, &mut self.armed, first)
             {
                 return Activity::Ready;
             }
@@ -191,13 +187,8 @@ fn arm<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, armed: &mut HostTime) {
 
 /// Deals with interrupts that came in a guest. True when the time is over that it has while others wait.
 #[cold]
-fn interrupted<M: Machine>(
-    host: &Host<M>,
-    cpu: &PerCpu<M>,
-    armed: &mut HostTime,
-    first: HostInterrupt,
-) -> bool {
-    if !take_from(host, first) {
+fn interrupt<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, armed: &mut HostTime, one: HostInterrupt) -> bool {
+    if !take_from(host, one) {
         return false;
     }
     *armed = HostTime::NEVER;

@@ -8,7 +8,6 @@
 //! lock is held in between.
 
 use crate::prelude::*;
-use trunnion_protocol::control::ExitKind;
 
 /// A physical CPU, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

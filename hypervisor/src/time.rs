@@ -3,8 +3,7 @@
 //! Areas that a guest names by virtual address are translated once, when they are registered, and their pages are held;
 //! guests do not move them. An area may cross into a second page.
 
-use trunnion_protocol::publish;
-use trunnion_protocol::shared_info::{RunState, Runstate, TimeInfo, vcpu::TIME};
+use trunnion_protocol::shared_info::vcpu::TIME;
 
 use crate::account::Account;
 use crate::prelude::*;
@@ -134,16 +133,10 @@ pub fn run_state_now<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) -> Runstate {
 
 impl<'a, M: Machine> Running<'a, M> {
     /// Registers an area of a vCPU of the caller's domain; address 0 takes it back.
-    pub fn register_area(
-        &mut self,
-        at: &VcpuRef<M>,
-        address: Gva,
-        width: Width,
-        time: bool,
-    ) -> Result<(), Errno> {
+    pub fn register_area(&mut self, at: &VcpuRef<M>, gva: Gva, form: Width, time: bool) -> Result<(), Errno> {
         let host = self.host;
-        let size = if time { TimeInfo::size(width) } else { Runstate::size(width) };
-        let area = if address.is_null() { None } else { Some(self.hold_area(address, size, width)?) };
+        let size = if time { TimeInfo::size(form) } else { Runstate::size(form) };
+        let area = if gva.is_null() { None } else { Some(self.hold_area(gva, size, form)?) };
         let old = {
             let mut areas = at.areas.lock();
             core::mem::replace(if time { &mut areas.time } else { &mut areas.runstate }, area)
@@ -156,7 +149,7 @@ impl<'a, M: Machine> Running<'a, M> {
         } else if let Some(area) = area {
             let flagged = at.domain.runstate_flag.load(Ordering::Relaxed);
             let shown = at.areas.lock().account.area();
-            publish::write_runstate(width, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
+            publish::write_runstate(form, &shown, flagged, |offset, bytes| area.write(host, offset, bytes))?;
         }
         Ok(())
     }

@@ -2,16 +2,11 @@
 
 use core::ops::Deref;
 
-use trunnion_protocol::address::PAGE_SHIFT;
-use trunnion_protocol::control::{DomainCounters, ExitKind};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
 use crate::local::Local;
 use crate::model::Question;
 use crate::prelude::*;
 use crate::report::Trail;
 use crate::schedule::State;
-use crate::space::DomainSpace;
 use crate::time::Areas;
 use crate::timers::VcpuTimers;
 use crate::walk::{self, Paging, Remembered};

@@ -7,7 +7,6 @@ use elf::endian::LittleEndian;
 use elf::note::Note as Found;
 use elf::segment::ProgramHeader;
 use elf::{ElfBytes, ParseError};
-use trunnion_protocol::address::PAGE_SHIFT;
 use trunnion_protocol::elfnote::{self, Note, Relocation};
 
 use super::Failure;

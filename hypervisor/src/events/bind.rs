@@ -21,16 +21,16 @@ impl<M: Machine> Domain<M> {
         self.allocate_port(host, Channel::Unbound(remote), VcpuId(0))
     }
 
-    /// `EVTCHNOP_bind_interdomain`: joins `remote`'s open port. The new port is pending at once.
+    /// `EVTCHNOP_bind_interdomain`: joins `peer`'s open port. The new port is pending at once.
     pub fn bind_interdomain(
         self: &Arc<Self>,
         host: &Host<M>,
-        remote: &Self,
-        remote_port: Port,
+        peer: &Self,
+        open: Port,
     ) -> Result<Port, Errno> {
-        let port = self.allocate_port(host, Channel::Interdomain(remote.id, remote_port), VcpuId(0))?;
+        let port = self.allocate_port(host, Channel::Interdomain(peer.id, open), VcpuId(0))?;
         let joined = Channel::Interdomain(self.id, port);
-        if !remote.ports.replace(remote_port, Channel::Unbound(self.id), joined) {
+        if !peer.ports.replace(open, Channel::Unbound(self.id), joined) {
             self.ports.take(port);
             return Err(Errno::Inval);
         }

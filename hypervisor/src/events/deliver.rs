@@ -5,7 +5,6 @@ use trunnion_protocol::shared_info::vcpu::{UPCALL, UPCALL_PENDING, UPCALL_PENDIN
 
 use super::channel::Channel;
 use crate::prelude::*;
-use crate::vcpu::POLL_MANY;
 
 /// `EVTCHNOP_send`.
 pub fn send<M: Machine>(running: &Running<'_, M>, port: Port) -> Result<(), Errno> {
@@ -26,18 +25,12 @@ pub fn send<M: Machine>(running: &Running<'_, M>, port: Port) -> Result<(), Errn
 }
 
 /// Sends from a port of a domain to its peer. Does nothing when the peer has gone or no longer names the sender.
-pub fn notify<M: Machine>(
-    host: &Host<M>,
-    from: &Arc<Domain<M>>,
-    port: Port,
-    remote: DomainId,
-    remote_port: Port,
-) {
+pub fn notify<M: Machine>(host: &Host<M>, from: &Arc<Domain<M>>, port: Port, to: DomainId, remote: Port) {
     let found;
-    let domain = if remote == from.id {
+    let domain = if to == from.id {
         from
     } else {
-        match host.domain(remote) {
+        match host.domain(to) {
             Some(domain) => {
                 found = domain;
                 &found
@@ -45,9 +38,9 @@ pub fn notify<M: Machine>(
             None => return,
         }
     };
-    let (channel, vcpu) = domain.ports.get(remote_port);
+    let (channel, vcpu) = domain.ports.get(remote);
     if channel == Channel::Interdomain(from.id, port) {
-        set_pending(host, domain, remote_port, vcpu);
+        set_pending(host, domain, remote, vcpu);
     }
 }
 
@@ -71,13 +64,9 @@ pub fn raise_global<M: Machine>(host: &Host<M>, virq: Virq) {
 }
 
 /// The word that says whether a port is pending, and its bit there.
-fn pending<'h, M: Machine>(
-    host: &'h Host<M>,
-    domain: &Domain<M>,
-    port: Port,
-) -> Option<(&'h AtomicU32, u32)> {
-    let place = event::place(port, domain.width())?;
-    Some((host.machine.page(domain.shared_info)?.word_at(place.pending)?, place.bit))
+fn pending<'h, M: Machine>(host: &'h Host<M>, of: &Domain<M>, port: Port) -> Option<(&'h AtomicU32, u32)> {
+    let place = event::place(port, of.width())?;
+    Some((host.machine.page(of.shared_info)?.word_at(place.pending)?, place.bit))
 }
 
 /// Makes a port pending for the vCPU that receives it.
@@ -140,26 +129,20 @@ pub fn upcall_waits<M: Machine>(host: &Host<M>, vcpu: &Vcpu<M>) -> bool {
 
 /// Moves a vCPU's info structure: copies the old contents, then makes everything pending, so that no event is lost in
 /// between (`VCPUOP_register_vcpu_info`).
-pub fn place_info<M: Machine>(
-    host: &Host<M>,
-    domain: &Arc<Domain<M>>,
-    vcpu: &Vcpu<M>,
-    frame: Mfn,
-    offset: usize,
-) {
+pub fn place_info<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>, mfn: Mfn, at: usize) {
     use trunnion_protocol::shared_info::VCPU_INFO_SIZE;
     let (old_frame, old_offset) = vcpu.info_place();
-    let (Some(old), Some(page)) = (host.machine.page(old_frame), host.machine.page(frame)) else { return };
-    let _ = page.copy_between(offset, old, old_offset, VCPU_INFO_SIZE);
-    vcpu.info.store(frame.address().0 | offset as u64, Ordering::SeqCst);
-    let selector = offset + trunnion_protocol::shared_info::vcpu::pending_sel(domain.width());
+    let (Some(old), Some(page)) = (host.machine.page(old_frame), host.machine.page(mfn)) else { return };
+    let _ = page.copy_between(at, old, old_offset, VCPU_INFO_SIZE);
+    vcpu.info.store(mfn.address().0 | at as u64, Ordering::SeqCst);
+    let selector = at + trunnion_protocol::shared_info::vcpu::pending_sel(domain.width());
     let words = domain.width().word() / 4;
     for word in 0..words {
         if let Some(word) = page.word_at(selector + word * 4) {
             word.store(u32::MAX, Ordering::SeqCst);
         }
     }
-    if let Some(word) = page.word_at(offset + UPCALL) {
+    if let Some(word) = page.word_at(at + UPCALL) {
         word.fetch_or(UPCALL_PENDING, Ordering::SeqCst);
     }
     deliver_upcall(host, domain, vcpu);

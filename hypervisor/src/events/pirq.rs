@@ -6,7 +6,6 @@
 use super::channel::Channel;
 use super::deliver::set_pending;
 use crate::prelude::*;
-use crate::seam::{DEVICE_SLOTS, Message};
 
 /// One slot.
 #[derive(Clone, Copy, Default)]
@@ -44,13 +43,9 @@ impl Pirqs {
     }
 
     /// A slot for messages.
-    pub fn map_message<M: Machine>(
-        &mut self,
-        machine: &M,
-        owner: DomainId,
-    ) -> Result<(Pirq, Message), Errno> {
+    pub fn map_message<M: Machine>(&mut self, machine: &M, id: DomainId) -> Result<(Pirq, Message), Errno> {
         let (at, slot) = self.free().ok_or(Errno::NoSpc)?;
-        *slot = Slot { owner: Some(owner), line: None, port: 0 };
+        *slot = Slot { owner: Some(id), line: None, port: 0 };
         Ok((Pirq(u32::from(at)), machine.message(at)))
     }
 

@@ -1,7 +1,6 @@
 //! Instructions that the core carries out for the guest, by the rules of [`crate::policy`].
 
 use super::{Done, advance, skip, vector};
-use crate::hypercall;
 use crate::policy::control::{self, Registers};
 use crate::policy::cpuid::Now;
 use crate::policy::msr::{self, Core, Read, Write};
@@ -42,11 +41,8 @@ pub(super) fn cpuid<M: Machine>(running: &mut Running<'_, M>) -> Done {
     let context = &mut *running.context;
     let leaf = context.gpr(Gpr::Rax) as u32;
     let subleaf = context.gpr(Gpr::Rcx) as u32;
-    let now = Now {
-        vcpu: running.vcpu.id.0,
-        cr4: context.cr4(),
-        xcr0: if leaf == 0xd { context.xcr0() } else { 0 },
-    };
+    let xcr0 = if leaf == 0xd { context.xcr0() } else { 0 };
+    let now = Now { vcpu: running.vcpu.id.0, cr4: context.cr4(), xcr0 };
     let answer = running.domain.cpuid.answer(leaf, subleaf, now);
     context.set_gpr(Gpr::Rax, u64::from(answer.eax));
     context.set_gpr(Gpr::Rbx, u64::from(answer.ebx));
@@ -83,12 +79,7 @@ fn pair(context: &impl Context) -> u64 {
 }
 
 fn registers(context: &impl Context) -> Registers {
-    Registers {
-        cr0: context.cr0(),
-        cr4: context.cr4(),
-        efer: context.efer(),
-        long_code: context.mode() == LONG,
-    }
+    Registers { cr0: context.cr0(), cr4: context.cr4(), efer: context.efer(), long: context.mode() == LONG }
 }
 
 /// WRMSR.

@@ -2,10 +2,7 @@
 //! device model answers for, and holes.
 
 use super::{advance, code_address, ends, undefined};
-use crate::lapic;
-use crate::mov;
 use crate::prelude::*;
-use crate::seam::SecondLevelFault;
 
 pub(super) fn fault<M: Machine>(running: &mut Running<'_, M>, fault: SecondLevelFault) -> Verdict {
     if allowed_by_now(running, &fault) {

@@ -1,12 +1,8 @@
 //! Port accesses. There are no devices behind them in the core: a domain's device model has them. Without one, what nobody
 //! claims reads all ones, and writes go nowhere.
 
-use trunnion_protocol::control::{Request, RequestKind};
-
 use super::{advance, ends};
-use crate::mov;
 use crate::prelude::*;
-use crate::seam::PortAccess;
 
 /// Bytes written here are printed; reading it gives its own number.
 const DEBUG_CONSOLE: u16 = 0xe9;

@@ -6,11 +6,6 @@ mod domains;
 mod foreign;
 mod model;
 
-use trunnion_protocol::control::{
-    Audit, FOREIGN_MAX, HostInfo, MapPirq, Operation, PirqRef, PowerOff, REVISION, ReadText,
-};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
 use crate::audit::{self, Position};
 use crate::authority::Control;
 use crate::prelude::*;

@@ -94,7 +94,7 @@ impl<M: Machine> Running<'_, M> {
     fn setup_table(&mut self, width: Width, at: Gva) -> Reply {
         let mut call: SetupTable = self.get(width, at)?;
         let domain = self.granter(call.domain).and_then(|domain| {
-            granting::grow_to(self.host, &domain, call.frames).map_err(|_| GrantStatus::GeneralError)?;
+            domain.grow_grants(self.host, call.frames).map_err(|_| GrantStatus::GeneralError)?;
             Ok(domain)
         });
         call.status = status(&domain);

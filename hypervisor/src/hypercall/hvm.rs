@@ -1,7 +1,7 @@
 //! `hvm_op`.
 
 use trunnion_protocol::hypercall::hvm::{
-    Callback, FIRST_UPCALL_VECTOR, GetMemType, MemType, Op, Param, ParamArgument, UpcallVector,
+    Callback, FIRST_UPCALL_VECTOR, GetMemType, MemType, Op, ParamArgument, UpcallVector,
 };
 
 use crate::prelude::*;

@@ -3,7 +3,6 @@
 use trunnion_protocol::hypercall::sched::{Op, POLL_LIMIT, Poll, RemoteShutdown, Shutdown, Watchdog};
 
 use crate::prelude::*;
-use crate::vcpu::POLL_MANY;
 
 pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arguments) -> Reply {
     let op = Op::from_number(arguments.op()).ok_or(Errno::NoSys)?;

@@ -48,12 +48,10 @@ pub struct Ipi {
 }
 
 /// The interrupt that a message is (SDM 11.11); `None` where that is none. The data is as the register's low half.
-pub const fn message(address: u64, data: u32) -> Option<Ipi> {
+pub fn message(address: u64, data: u32) -> Option<Ipi> {
     let logical = if address & 4 != 0 { LOGICAL } else { 0 };
-    match decode(data & 0xc7ff | logical, (address >> 12) as u8) {
-        Ok(ipi) if address >> 20 == 0xfee => ipi,
-        _ => None,
-    }
+    let ipi = decode(data & 0xc7ff | logical, (address >> 12) as u8).ok()?;
+    ipi.filter(|_| address >> 20 == 0xfee)
 }
 
 /// A fixed vector below 16.

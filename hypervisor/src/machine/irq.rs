@@ -3,7 +3,6 @@
 use super::cpu::{apic, ioapic};
 use crate::loader::acpi::Madt;
 use crate::machine::prelude::*;
-use crate::seam::{DEVICE_SLOTS, HostInterrupt, Message, NoSuchLine};
 
 /// The vector of device slot 0.
 const FIRST_DEVICE: u8 = 0x40;

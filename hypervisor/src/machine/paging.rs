@@ -75,11 +75,7 @@ impl Builder {
                 let size = 1u64 << (3 + 9 * level);
                 from.is_multiple_of(size) && to - from >= size
             };
-            let level = match () {
-                () if self.gigabyte_pages && fits(3) => 3,
-                () if fits(2) => 2,
-                () => 1,
-            };
+            let level = if self.gigabyte_pages && fits(3) { 3 } else { 1 + u32::from(fits(2)) };
             self.map(from, level, flags);
             from += 1 << (3 + 9 * level);
         }

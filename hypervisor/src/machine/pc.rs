@@ -4,7 +4,6 @@ use super::cpu::{self, apic, clock};
 use super::vendor::Vendor;
 use super::{crash, irq, serial};
 use crate::machine::prelude::*;
-use crate::seam::{CpuidResult, HostInterrupt, Message, NoSuchLine};
 
 /// A PC whose processors run guests the way of `V`.
 pub struct Pc<V> {

@@ -191,10 +191,7 @@ fn dom0_image(plan: &Memory) -> &'static [u8] {
 
 /// Gives the machine to the core, which keeps it.
 fn run<V: Vendor>(vendor: Result<V, Refusal>, plan: &Memory, command_line: &'static str) -> ! {
-    let machine = match vendor {
-        Ok(vendor) => Pc::new(vendor, plan.ram.clone()),
-        Err(refusal) => refuse(refusal),
-    };
+    let machine = Pc::new(vendor.unwrap_or_else(|refusal| refuse(refusal)), plan.ram.clone());
     let dom0_mib: u64 =
         loader::value(command_line, "dom0-memory").and_then(|mib| mib.parse().ok()).unwrap_or(0);
     let (free, ram, windows) = (frames(&plan.free), frames(&plan.ram), frames(&device_windows(plan)));

@@ -44,16 +44,16 @@ pub(crate) use rules;
 /// The first broken rule of the tables; without one the field is empty.
 pub fn first_broken<V>(tables: &[&[Rule<V>]], view: &V, code: u64) -> Diagnosis {
     let broken = tables.iter().copied().flatten().find(|rule| !(rule.holds)(view));
-    broken.map_or(
-        Diagnosis { field: "", rule: "no rule that is checked is broken", section: "", value: 0, code },
-        |&Rule { field, rule, section, value, .. }| Diagnosis {
-            field,
-            rule,
-            section,
-            value: value(view),
+    let Some(&Rule { field, rule, section, value, .. }) = broken else {
+        return Diagnosis {
+            field: "",
+            rule: "no rule that is checked is broken",
+            section: "",
+            value: 0,
             code,
-        },
-    )
+        };
+    };
+    Diagnosis { field, rule, section, value: value(view), code }
 }
 
 /// Whether bits 47 to 63 are equal.

@@ -2,7 +2,6 @@
 
 use super::{PhysMap, flush};
 use crate::prelude::*;
-use crate::second_level::Stale;
 
 /// Readers in the low half of the note, writers in the high half. A writer is a reader as well.
 const READER: u32 = 1;

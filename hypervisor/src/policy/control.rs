@@ -40,7 +40,7 @@ pub struct Registers {
     /// EFER.
     pub efer: u64,
     /// The code segment is 64-bit (CS.L).
-    pub long_code: bool,
+    pub long: bool,
 }
 
 /// CR0 and EFER after a write of CR0: paging switches long mode on and off.
@@ -51,12 +51,12 @@ pub const fn cr0(now: Registers, value: u64) -> Result<(u64, u64), Refused> {
     }
     let mut efer = now.efer & !LMA;
     if paging && efer & LME != 0 {
-        if now.cr4 & PAE == 0 || (now.cr0 & PG == 0 && now.long_code) {
+        if now.cr4 & PAE == 0 || (now.cr0 & PG == 0 && now.long) {
             return Err(Refused);
         }
         efer |= LMA;
     }
-    if !paging && now.cr0 & PG != 0 && now.long_code {
+    if !paging && now.cr0 & PG != 0 && now.long {
         return Err(Refused);
     }
     // Reserved bits of the low half are ignored, and ET is always set.
@@ -123,7 +123,7 @@ mod tests {
     use crate::seam::CpuidResult;
     use trunnion_protocol::id::DomainId;
 
-    const REAL: Registers = Registers { cr0: 0x6000_0010, cr4: 0, efer: 0, long_code: false };
+    const REAL: Registers = Registers { cr0: 0x6000_0010, cr4: 0, efer: 0, long: false };
 
     fn modern() -> Cpuid {
         let host = |leaf: u32, _: u32| match leaf {
@@ -131,7 +131,7 @@ mod tests {
             0x8000_0000 => CpuidResult { eax: 0x8000_0008, ..CpuidResult::default() },
             _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
         };
-        Cpuid::new(host, Shape { domain: DomainId(1), vcpus: 1, tsc_khz: 1, tsc_is_stable: false })
+        Cpuid::new(host, Shape { id: DomainId(1), vcpus: 1, tsc_khz: 1, tsc_is_stable: false })
     }
 
     #[test]
@@ -147,9 +147,9 @@ mod tests {
         assert_eq!(efer(now, NXE | SCE, &cpuid), Err(Refused), "paging is on");
         assert_eq!(efer(now, LME | NXE, &cpuid), Ok(LME | NXE | LMA));
         assert_eq!(cr4(now, 0, cr4_allowed(&cpuid)), Err(Refused));
-        now.long_code = true;
+        now.long = true;
         assert_eq!(cr0(now, 0x11), Err(Refused), "from 64-bit code");
-        now.long_code = false;
+        now.long = false;
         assert_eq!(cr0(now, 0x11), Ok((0x11, LME | NXE | SCE)));
     }
 

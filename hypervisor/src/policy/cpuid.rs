@@ -8,7 +8,6 @@
 //! its APIC number is twice its own.
 
 use trunnion_protocol::cpuid as leaves;
-use trunnion_protocol::shared_info::TimeInfo;
 
 use super::features::{
     EXTENDED_1_ECX, EXTENDED_1_EDX, EXTENDED_8_EBX, LEAF_1_ECX, LEAF_1_EDX, LEAF_7_EBX, LEAF_7_ECX,
@@ -16,7 +15,6 @@ use super::features::{
 };
 use super::{VERSION, apic_id};
 use crate::prelude::*;
-use crate::seam::CpuidResult;
 
 /// Leaf 1 ECX: XSAVE.
 const XSAVE: u32 = 1 << 26;
@@ -47,7 +45,7 @@ const LAST_EXTENDED: u32 = 0x8000_0008;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
     /// The domain.
-    pub domain: DomainId,
+    pub id: DomainId,
     /// vCPUs, at least 1.
     pub vcpus: u32,
     /// TSC ticks in a millisecond.
@@ -192,7 +190,7 @@ impl Cpuid {
             (leaves::HVM, 0) => CpuidResult {
                 eax: leaves::HVM_VCPU_ID | leaves::HVM_DOMAIN_ID,
                 ebx: now.vcpu,
-                ecx: u32::from(shape.domain.0),
+                ecx: u32::from(shape.id.0),
                 edx: 0,
             },
             _ => NOTHING,

@@ -104,13 +104,7 @@ pub const TABLE: &[Row] = &[
     row(0x1d9, "DEBUGCTL", Read::Value(0), Write::Ignore, "no branch records"),
     kept(0x277, "PAT"),
     row(0x2ff, "MTRRdefType", Read::Value(MTRR_DEFAULT), Write::Ignore, "write-back, and so it stays"),
-    row(
-        HYPERCALL_MSR,
-        "hypercall page",
-        Read::Core(HypercallPage),
-        Write::Core(HypercallPage),
-        "the platform's own",
-    ),
+    row(HYPERCALL_MSR, "hypercall page", Read::Core(HypercallPage), Write::Core(HypercallPage), "the core's"),
     row(0xc000_0080, "EFER", Read::Core(Efer), Write::Core(Efer), "the guest's own, by the rules"),
     kept(0xc000_0081, "STAR"),
     kept(0xc000_0082, "LSTAR"),
@@ -128,13 +122,7 @@ pub const TABLE: &[Row] = &[
     row(0xc001_0055, "INTPEND", Read::Value(0), Write::Ignore, "Linux looks for the C1E defect here"),
     row(0xc001_0058, "MMIO_CONF_BASE", Read::Value(0), Write::Fault, "no configuration space in memory"),
     row(0xc001_0114, "VM_CR", Read::Value(VM_CR), Write::Fault, "SVM cannot be switched on"),
-    row(
-        0xc001_1029,
-        "DE_CFG",
-        Read::Value(DE_CFG),
-        Write::Ignore,
-        "Linux sets this bit, which is the host's",
-    ),
+    row(0xc001_1029, "DE_CFG", Read::Value(DE_CFG), Write::Ignore, "Linux sets this bit, the host's"),
 ];
 
 /// Where the rows of the low MSRs are, plus one: some of them are read often.

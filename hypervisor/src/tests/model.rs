@@ -16,7 +16,7 @@ use super::kit::{Guest, World};
 use crate::fake::FakeContext;
 use crate::lapic;
 use crate::schedule::Activity;
-use crate::seam::{Context, Event, Exit, PortAccess, SecondLevelFault};
+use crate::seam::{Event, Exit, PortAccess, SecondLevelFault};
 
 type Play = Box<dyn FnMut(&mut FakeContext) -> Exit + Send>;
 

@@ -1,11 +1,5 @@
 //! Domains: create, look at, pause, destroy.
 
-use trunnion_protocol::control::{
-    CountersCall, CreateDomain, DomainCounters, DomainInfo, DomainRef, ReadText, Scheduling, VcpuStateCall,
-    domain_state,
-};
-
-use crate::create;
 use crate::prelude::*;
 
 impl<M: Machine> Running<'_, M> {

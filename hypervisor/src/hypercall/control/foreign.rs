@@ -1,10 +1,6 @@
 //! Other domains' memory in dom0, and the grants that a domain is born with.
 
-use trunnion_protocol::control::{FOREIGN_MAX, MapForeign, SeedGrant, UnmapForeign};
-use zerocopy::IntoBytes;
-
 use crate::prelude::*;
-use crate::second_level::Stale;
 
 /// Frames that are mapped or given back in one go. Argument 3 says how many are done.
 const CHUNK: usize = 64;

@@ -1,7 +1,5 @@
 //! Device models.
 
-use trunnion_protocol::control::{ModelAnswer, ModelSignal, SetModel, SignalKind};
-
 use crate::prelude::*;
 
 impl<M: Machine> Running<'_, M> {
@@ -24,7 +22,10 @@ impl<M: Machine> Running<'_, M> {
     pub(super) fn model_signal(&mut self, call: &ModelSignal) -> Result<(), Stop> {
         let at = self.modelled(call.domain, 0)?;
         match SignalKind::from_number(call.kind).ok_or(Errno::Inval)? {
-            SignalKind::Message => local::message(self.host, &at.domain, call.address, call.data)?,
+            SignalKind::Message => {
+                let ipi = lapic::message(call.address, call.data).ok_or(Errno::Inval)?;
+                local::deliver(self.host, &at.domain, None, ipi, call.data & lapic::LEVEL != 0);
+            }
             SignalKind::Line => local::set_line(self.host, &at, call.data & 1 != 0),
             SignalKind::Nmi => local::post_nmi(self.host, &at, &at),
         }

@@ -4,7 +4,6 @@ use super::control::{self as field, Field, Place};
 use super::features::Svm;
 use crate::machine::cpu::debug;
 use crate::machine::prelude::*;
-use crate::seam::Interruptibility;
 
 /// One vCPU under SVM.
 pub struct SvmContext {

@@ -5,7 +5,6 @@ use super::control::{self as field, Snapshot};
 use super::inject;
 use crate::machine::prelude::*;
 use crate::manual;
-use crate::seam::{PortAccess, SecondLevelFault};
 
 /// Lets the interrupts that made the guest leave reach the IDT, whose handler notes them.
 fn take_interrupts() {

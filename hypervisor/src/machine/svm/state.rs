@@ -1,7 +1,5 @@
 //! The whole state in and out.
 
-use trunnion_protocol::control::{Segment, Table};
-
 use super::context::SvmContext;
 use super::control::{self as field, Field, Place};
 use crate::machine::cpu::debug;

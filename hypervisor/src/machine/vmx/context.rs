@@ -9,7 +9,6 @@ use super::instruction::{self, vmread, vmwrite};
 use crate::machine::cpu::tables;
 use crate::machine::prelude::*;
 use crate::manual::vmx::Fixed;
-use crate::seam::Interruptibility;
 
 /// CR0 bits that a guest changes without an exit: PE, MP, EM, TS, ET, WP, AM, PG. NE is fixed under VMX, and the cache bits
 /// do nothing there.

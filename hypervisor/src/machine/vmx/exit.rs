@@ -7,7 +7,6 @@ use super::instruction::{vmread, vmwrite};
 use crate::machine::irq;
 use crate::machine::prelude::*;
 use crate::manual;
-use crate::seam::{PortAccess, SecondLevelFault};
 
 pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
     let reason = vmread(field::EXIT_REASON) as u32;

@@ -1,7 +1,5 @@
 //! The whole state in and out, and what stays in the processor between exits.
 
-use trunnion_protocol::control::Segment;
-
 use super::context::VmxContext;
 use super::control::{self as field, attributes, rights};
 use super::instruction::{vmread, vmwrite};

@@ -269,16 +269,9 @@ pub mod primary {
     pub const SECONDARY: u32 = 1 << 31;
 
     /// What this hypervisor always sets.
-    pub const ALWAYS: u32 = TSC_OFFSETTING
-        | HLT
-        | MWAIT
-        | RDPMC
-        | CR8_LOAD
-        | CR8_STORE
-        | IO_BITMAPS
-        | MSR_BITMAPS
-        | MONITOR
-        | SECONDARY;
+    pub const ALWAYS: u32 = TSC_OFFSETTING | INSTRUCTIONS | IO_BITMAPS | MSR_BITMAPS | SECONDARY;
+    /// The instructions that always leave the guest.
+    const INSTRUCTIONS: u32 = HLT | MWAIT | RDPMC | CR8_LOAD | CR8_STORE | MONITOR;
 }
 
 /// Secondary processor-based controls.

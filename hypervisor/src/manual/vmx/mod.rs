@@ -11,7 +11,6 @@ mod tests;
 use super::first_broken;
 use crate::manual::vmx::fields::{self as field, entry, primary};
 use crate::prelude::*;
-use crate::seam::Diagnosis;
 
 /// Bits that a register or a control word must have, and may have.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SHAPE: Shape = Shape { domain: DomainId(3), vcpus: 4, tsc_khz: 2_500_000, tsc_is_stable: true };
+const SHAPE: Shape = Shape { id: DomainId(3), vcpus: 4, tsc_khz: 2_500_000, tsc_is_stable: true };
 
 /// A host that claims everything.
 fn everything(leaf: u32, subleaf: u32) -> CpuidResult {
