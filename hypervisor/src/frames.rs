@@ -40,6 +40,9 @@ const KIND: u32 = 0xff;
 const FREE: u32 = FrameKind::Free.number();
 /// The frame may hold what a former owner wrote.
 const DIRTY: u32 = 1 << 8;
+/// What the frame holds is what the firmware and the loader left, mostly nothing: looking first leaves memory alone that an emulator has
+/// not made yet.
+const UNUSED: u32 = 1 << 10;
 /// A remembered walk may use the frame.
 const WALKED: u32 = 1 << 9;
 const OWNER_SHIFT: u32 = 16;
@@ -137,7 +140,7 @@ impl FrameTable {
         while at < end {
             let order = (at.trailing_zeros()).min((end - at).ilog2()).min(LARGEST_ORDER);
             for frame in self.run(at, order) {
-                frame.state.store(FREE | DIRTY, Ordering::Relaxed);
+                frame.state.store(FREE | DIRTY | UNUSED, Ordering::Relaxed);
             }
             buddies.insert(&self.frames, at as u32, order);
             self.free.fetch_add(1 << order, Ordering::Relaxed);
@@ -180,16 +183,17 @@ impl FrameTable {
         Some(Run { start: Mfn(start), order })
     }
 
-    /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first. At most `budget`
-    /// frames; false when some are left.
-    pub fn scrub_run(&self, run: Run, budget: u32, mut scrub: impl FnMut(Mfn)) -> bool {
+    /// Takes the dirty mark from each frame of a run that has it, and hands the frame to `scrub` first, which is told whether nobody
+    /// has used it since power-on. At most `budget` frames; false when some are left.
+    pub fn scrub_run(&self, run: Run, budget: u32, mut scrub: impl FnMut(Mfn, bool)) -> bool {
         let mut left = budget;
         for (index, frame) in self.run(run.start.0, run.order).iter().enumerate() {
-            if frame.state.load(Ordering::Relaxed) & DIRTY != 0 {
+            let state = frame.state.load(Ordering::Relaxed);
+            if state & DIRTY != 0 {
                 let Some(rest) = left.checked_sub(1) else { return false };
                 left = rest;
-                scrub(Mfn(run.start.0 + index as u64));
-                frame.state.fetch_and(!DIRTY, Ordering::Relaxed);
+                scrub(Mfn(run.start.0 + index as u64), state & UNUSED != 0);
+                frame.state.fetch_and(!(DIRTY | UNUSED), Ordering::Relaxed);
             }
         }
         true
@@ -197,7 +201,7 @@ impl FrameTable {
 
     /// Scrubs up to `budget` free frames that need it, going round; returns how many it looked at were dirty. For the
     /// idle loop.
-    pub fn scrub_free(&self, budget: u32, mut scrub: impl FnMut(Mfn)) -> u32 {
+    pub fn scrub_free(&self, budget: u32, mut scrub: impl FnMut(Mfn, bool)) -> u32 {
         let total = self.frames.len() as u64;
         let mut done = 0;
         for _ in 0..budget {
@@ -208,11 +212,11 @@ impl FrameTable {
             }
             // The lock keeps the frame free while it is scrubbed; one page is a short time.
             let _buddies = self.buddies.lock();
-            if let Some(frame) = self.frames.get(at as usize)
-                && frame.state.load(Ordering::Relaxed) & (KIND | DIRTY) == FREE | DIRTY
-            {
-                scrub(Mfn(at));
-                frame.state.fetch_and(!DIRTY, Ordering::Relaxed);
+            let Some(frame) = self.frames.get(at as usize) else { continue };
+            let state = frame.state.load(Ordering::Relaxed);
+            if state & (KIND | DIRTY) == FREE | DIRTY {
+                scrub(Mfn(at), state & UNUSED != 0);
+                frame.state.fetch_and(!(DIRTY | UNUSED), Ordering::Relaxed);
                 done += 1;
             }
         }
@@ -265,7 +269,7 @@ impl FrameTable {
         for frame in self.run(run.start.0, run.order) {
             self.count(frame.owner(), frame.kind(), 1u32.wrapping_neg());
             frame.references.store(0, Ordering::Release);
-            let mark = mark | frame.state.load(Ordering::Relaxed) & DIRTY;
+            let mark = mark | frame.state.load(Ordering::Relaxed) & (DIRTY | UNUSED);
             frame.state.store(FREE | mark, Ordering::Relaxed);
         }
         self.buddies.lock().free(&self.frames, run.start.0 as u32, run.order);
@@ -347,7 +351,7 @@ impl FrameTable {
     }
 
     fn begin(&self, frame: &Frame, owner: DomainId, kind: FrameKind) {
-        let dirty = frame.state.load(Ordering::Relaxed) & DIRTY;
+        let dirty = frame.state.load(Ordering::Relaxed) & (DIRTY | UNUSED);
         frame.state.store(kind.number() | dirty | u32::from(owner.0) << OWNER_SHIFT, Ordering::Relaxed);
         frame.a.store(0, Ordering::Relaxed);
         frame.b.store(0, Ordering::Relaxed);
@@ -433,10 +437,30 @@ mod tests {
         let table = table(16);
         let run = table.allocate(3, DomainId(1), FrameKind::Ram).unwrap();
         let mut scrubbed = 0;
-        table.scrub_run(run, u32::MAX, |_| scrubbed += 1);
-        table.scrub_run(run, u32::MAX, |_| scrubbed += 1);
+        table.scrub_run(run, u32::MAX, |_, _| scrubbed += 1);
+        table.scrub_run(run, u32::MAX, |_, _| scrubbed += 1);
         assert_eq!(scrubbed, 8);
-        let rest = table.scrub_free(100, |_| ());
+        let rest = table.scrub_free(100, |_, unused| assert!(unused));
         assert_eq!(rest, 7);
+    }
+
+    #[test]
+    fn a_frame_is_unused_until_it_was_given_away_once() {
+        let table = table(16);
+        for unused in [true, false] {
+            let run = table.allocate(3, DomainId(1), FrameKind::Ram).unwrap();
+            assert!(!table.scrub_run(run, 2, |_, is| assert_eq!(is, unused)));
+            // Given back half-way, the frames that were not looked at are as they were.
+            table.give_back(run);
+            let run = table.allocate(3, DomainId(1), FrameKind::Ram).unwrap();
+            let mut scrubbed = 0;
+            let each = |_, is| {
+                assert_eq!(is, unused);
+                scrubbed += 1;
+            };
+            assert!(table.scrub_run(run, u32::MAX, each));
+            assert_eq!(scrubbed, 6);
+            table.put_run(run.start, 8);
+        }
     }
 }

@@ -141,7 +141,7 @@ impl<M: Machine> Host<M> {
     /// As [`Host::allocate`], from frames below `limit`. For boot.
     pub fn allocate_below(&self, order: u32, limit: Mfn, owner: DomainId, kind: FrameKind) -> Option<Run> {
         let run = self.frames.allocate_below(order, limit, owner, kind)?;
-        self.frames.scrub_run(run, u32::MAX, |mfn| self.scrub(mfn));
+        self.frames.scrub_run(run, u32::MAX, |mfn, unused| self.scrub(mfn, unused));
         Some(run)
     }
 
@@ -149,16 +149,19 @@ impl<M: Machine> Host<M> {
     /// try finds less to do.
     pub fn allocate_some(&self, order: u32, of: DomainId, kind: FrameKind, limit: u32) -> Result<Run, Errno> {
         let run = self.frames.allocate(order, of, kind).ok_or(Errno::NoMem)?;
-        if self.frames.scrub_run(run, limit, |mfn| self.scrub(mfn)) {
+        if self.frames.scrub_run(run, limit, |mfn, unused| self.scrub(mfn, unused)) {
             return Ok(run);
         }
         self.frames.give_back(run);
         Err(Errno::Restart)
     }
 
-    /// Fills a frame with zeroes.
-    pub(crate) fn scrub(&self, mfn: Mfn) {
-        if let Some(page) = self.machine.page(mfn) {
+    /// Fills a frame with zeroes; one that nobody has used only when it holds something, because memory that is only read costs an
+    /// emulator nothing, and memory that is written the time to make it.
+    pub(crate) fn scrub(&self, mfn: Mfn, unused: bool) {
+        if let Some(page) = self.machine.page(mfn)
+            && !(unused && page.is_zero())
+        {
             page.fill_zero();
         }
     }

@@ -82,7 +82,7 @@ impl<M: Machine> CpuLoop<M> {
 
     /// Waits for an interrupt when there is nothing to run, scrubbing free memory first.
     pub fn idle(&mut self, host: &Host<M>) {
-        let scrubbed = host.frames.scrub_free(SCRUB_BUDGET, |mfn| host.scrub(mfn));
+        let scrubbed = host.frames.scrub_free(SCRUB_BUDGET, |mfn, unused| host.scrub(mfn, unused));
         if scrubbed == 0 {
             host.machine.idle();
         }

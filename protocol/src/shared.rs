@@ -190,6 +190,11 @@ impl SharedPage {
         bulk::zero(&self.0);
     }
 
+    /// Whether the page holds nothing but zeroes, as far as one look tells.
+    pub fn is_zero(&self) -> bool {
+        (0..PAGE_SIZE / 8).all(|index| self.entry(index) == 0)
+    }
+
     fn words(&self, offset: usize) -> impl Iterator<Item = &AtomicU32> {
         self.0.iter().skip(offset / 4)
     }
@@ -403,7 +408,9 @@ mod tests {
         other.copy_page_from(&page);
         other.copy_out(0, &mut all).unwrap();
         assert_eq!(all, model);
+        assert!(!other.is_zero());
         other.fill_zero();
+        assert!(other.is_zero());
         other.copy_out(0, &mut all).unwrap();
         assert_eq!(all, [0; PAGE_SIZE]);
         other.copy_between(5, &page, 1001, 77).unwrap();

@@ -6,6 +6,9 @@ use crate::prelude::*;
 
 /// Bytes written here are printed; reading it gives its own number.
 const DEBUG_CONSOLE: u16 = 0xe9;
+/// Counter 2 of the interval timer, which stands still at zero. Were it all ones, Linux would read it 100,000 times, to see its start
+/// value 0xffff end (`quick_pit_calibrate`), before it takes the clock's frequency from here.
+const TIMER_COUNTER: u16 = 0x42;
 
 pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
     let PortAccess { port, size, read, .. } = access;
@@ -23,7 +26,12 @@ pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAcces
         let request = Request { kind, port, size, read: read.into(), value, ..Request::default() };
         model::ask(running.host, running.domain, running.vcpu, request);
     } else if read {
-        fill(running.context, size, if port == DEBUG_CONSOLE { DEBUG_CONSOLE.into() } else { u64::MAX });
+        let value = match port {
+            DEBUG_CONSOLE => DEBUG_CONSOLE.into(),
+            TIMER_COUNTER => 0,
+            _ => u64::MAX,
+        };
+        fill(running.context, size, value);
     } else if port == DEBUG_CONSOLE && size == 1 {
         running.host.print(running.domain, value as u8);
     }
