@@ -8,6 +8,7 @@ pub(crate) use port::fill;
 
 use crate::length;
 use crate::prelude::*;
+use crate::report::Text;
 
 /// Exception vectors (SDM 6.3.1).
 pub mod vector {
@@ -49,13 +50,12 @@ pub fn handle<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Verdict 
         Exit::TripleFault => triple_fault(running),
         Exit::TaskSwitch => ends(running, format_args!("task switch, which is not emulated")),
         Exit::Shutdown => ends(running, format_args!("shutdown condition")),
-        Exit::EntryRefused(diagnosis) => ends(
-            running,
-            format_args!(
-                "entry refused, error {:#x}: {} = {:#x}: {} ({})",
-                diagnosis.code, diagnosis.field, diagnosis.value, diagnosis.rule, diagnosis.section
-            ),
-        ),
+        Exit::EntryRefused(code) => {
+            let mut state = Text::new();
+            // Writing to `Text` does not fail.
+            let _ = running.context.write_entry_state(&mut state);
+            ends(running, format_args!("entry refused, error {code:#x}\n{state}"))
+        }
         Exit::Unknown(code) => ends(running, format_args!("unknown exit {code:#x}")),
     }
 }

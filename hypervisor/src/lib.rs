@@ -34,7 +34,6 @@ pub mod local;
 pub mod lock;
 #[cfg(target_os = "none")]
 pub mod machine;
-pub mod manual;
 pub mod memory;
 pub mod model;
 pub mod mov;

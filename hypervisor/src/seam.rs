@@ -285,6 +285,11 @@ pub trait Context: Send {
     /// Replaces what an instruction that was carried out elsewhere can change of a vCPU that is switched in: general and control
     /// registers, flags, segments and tables. The event of the next entry stays.
     fn update(&mut self, state: &VcpuState);
+    /// Writes the control structure down for who looks for the rule that a refused entry breaks
+    /// ([`trunnion_manual::write_state`]). Nothing where no processor refuses.
+    fn write_entry_state(&self, _out: &mut dyn fmt::Write) -> fmt::Result {
+        Ok(())
+    }
     /// This CPU is about to run the vCPU: loads what stays in the processor between exits (control block, extended state).
     fn switch_in(&mut self);
     /// This CPU is about to run another vCPU: saves what stays in the processor.
@@ -350,8 +355,8 @@ pub enum Exit {
     DirtyLogFull,
     /// Shutdown for another reason (INIT, machine check).
     Shutdown,
-    /// The processor refused the state it was given.
-    EntryRefused(Diagnosis),
+    /// The processor refused the state it was given; the vendor's error number. [`Context::write_entry_state`] says more.
+    EntryRefused(u64),
     /// An instruction that guests of this platform do not have (VMX or SVM instructions, MONITOR, RSM, …): #UD.
     Forbidden,
     /// A reason the vendor folder does not know; the vendor's code.
@@ -417,21 +422,6 @@ pub struct SecondLevelFault {
     pub execute: bool,
     /// The address was the guest's own page-table walk, not the final access.
     pub walk: bool,
-}
-
-/// Why the processor refused an entry: the field, and the rule it breaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Diagnosis {
-    /// Name of the field as the manual spells it; empty when no rule that is checked is broken.
-    pub field: &'static str,
-    /// The rule, in words.
-    pub rule: &'static str,
-    /// Manual section.
-    pub section: &'static str,
-    /// The field's value.
-    pub value: u64,
-    /// The vendor's own error number.
-    pub code: u64,
 }
 
 /// What the core decides after an exit. The run loop carries it out.

@@ -16,19 +16,21 @@ const UNSAFE_ROOMS: &[&str] =
 /// Which packages a package may depend on.
 const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
-    ("hypervisor", &["protocol"]),
+    ("manual", &[]),
+    ("hypervisor", &["protocol", "manual"]),
     ("frontends", &["protocol"]),
     ("backends", &["protocol"]),
     ("devices", &["backends", "protocol"]),
     ("xenstore", &["protocol"]),
     ("guest", &["protocol", "frontends"]),
-    ("dom0", &["guest", "backends", "devices", "xenstore", "protocol"]),
+    ("dom0", &["guest", "backends", "devices", "xenstore", "protocol", "manual"]),
     ("cli", &["dom0", "protocol"]),
     ("docs/examples", &["protocol", "frontends", "guest"]),
     ("docs/vrng", &["protocol", "frontends", "guest"]),
 ];
 const PACKAGES: &[&str] = &[
     "protocol",
+    "manual",
     "hypervisor",
     "guest",
     "dom0",

@@ -341,7 +341,11 @@ impl Platform for Dom0 {
 
     fn crash_report(&self, domain: DomainId) -> String {
         let report = read_text(Operation::CrashReport, u64::from(domain.0));
-        report.map(|(text, _)| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+        let report = report.map(|(text, _)| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
+        match (trunnion_manual::explain(&report), report.split_once('\n')) {
+            (Some(broken), Some((first, rest))) => alloc::format!("{first}: {broken}\n{rest}"),
+            _ => report,
+        }
     }
 
     fn host_info(&self) -> Result<HostInfo, Errno> {

@@ -14,6 +14,8 @@
 mod entry;
 mod remove;
 mod stale;
+pub mod svm;
+pub mod vmx;
 
 pub use entry::{Kind, Leaf, Rights};
 pub use stale::Stale;

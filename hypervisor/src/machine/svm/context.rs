@@ -1,7 +1,9 @@
 //! One vCPU: its control block, the registers that the block has no room for, and the extended state.
 
+use trunnion_manual::write_state;
+
 use super::control::{self as field, Field, Place};
-use super::features::Svm;
+use super::features::{Svm, processor};
 use crate::machine::cpu::debug;
 use crate::machine::prelude::*;
 
@@ -228,6 +230,11 @@ impl Context for SvmContext {
 
     fn update(&mut self, state: &VcpuState) {
         super::state::update(self, state);
+    }
+
+    fn write_entry_state(&self, out: &mut dyn Write) -> fmt::Result {
+        let words = (0..4096).step_by(8).map(|at| (at as u32, self.get(Field::<u64>::at(at))));
+        write_state(out, "svm", words.chain(processor().words()))
     }
 
     fn switch_in(&mut self) {

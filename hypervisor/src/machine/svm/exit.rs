@@ -1,10 +1,9 @@
 //! From exit codes (APM 2, appendix C) to the words both vendors share.
 
 use super::context::SvmContext;
-use super::control::{self as field, Snapshot};
+use super::control as field;
 use super::inject;
 use crate::machine::prelude::*;
-use crate::manual;
 
 /// Lets the interrupts that made the guest leave reach the IDT, whose handler notes them.
 fn take_interrupts() {
@@ -46,7 +45,7 @@ pub(super) fn decode(context: &mut SvmContext) -> Exit {
         0x8d => Exit::Xsetbv,
         0x6f | 0x73 | 0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e => Exit::Forbidden,
         // -1, whatever the width the processor writes.
-        0xffff_ffff | u64::MAX => refused(context),
+        0xffff_ffff | u64::MAX => Exit::EntryRefused(code),
         _ => Exit::Unknown(code),
     }
 }
@@ -84,13 +83,4 @@ fn exception(context: &SvmContext, vector: u8) -> Exit {
     let error =
         matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30).then(|| context.get(field::EXIT_INFO_1) as u32);
     Exit::Exception { vector, error, address: Gva(context.get(field::EXIT_INFO_2)) }
-}
-
-#[cold]
-fn refused(context: &SvmContext) -> Exit {
-    let mut block = Snapshot([0; 4096]);
-    // SAFETY: the block is 4096 bytes that the processor does not write now.
-    unsafe { core::ptr::copy_nonoverlapping(context.block.pointer(), block.0.as_mut_ptr(), 4096) };
-    let host = manual::svm::Host::of_this_cpu();
-    Exit::EntryRefused(manual::svm::diagnose(&manual::svm::View { block, host }))
 }

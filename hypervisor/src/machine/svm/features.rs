@@ -1,11 +1,12 @@
 //! What this processor's SVM can do, and switching it on.
 
+use trunnion_manual::svm::Host;
+
 use super::context::SvmContext;
 use super::format;
 use crate::machine::cpu;
 use crate::machine::prelude::*;
 use crate::machine::vendor::{FIRMWARE, Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
-use crate::manual::svm::Host;
 
 /// Optional parts (CPUID 0x8000_000A EDX) that are used where they exist.
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,11 +119,9 @@ fn fill_msrs(map: &mut [u8], features: Features) {
     }
 }
 
-impl Host {
-    /// The processor this runs on.
-    pub fn of_this_cpu() -> Self {
-        let asids = cpuid(0x8000_000a, 0).ebx;
-        // EFER: SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR, TCE and the newer ones below bit 22.
-        Self { asids, address_bits: cpu::address_bits(), efer: 0x003f_fd01, cr4: 0x0fff_ffff }
-    }
+/// The processor this runs on.
+pub(super) fn processor() -> Host {
+    let asids = cpuid(0x8000_000a, 0).ebx;
+    // EFER: SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR, TCE and the newer ones below bit 22.
+    Host { asids, address_bits: cpu::address_bits(), efer: 0x003f_fd01, cr4: 0x0fff_ffff }
 }

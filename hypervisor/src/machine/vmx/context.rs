@@ -3,12 +3,14 @@
 //! A VMCS can be read and written only while it is the CPU's current one, which it is while the vCPU is switched in. A state
 //! that is loaded before waits in [`VmxContext::outside`] for the switch.
 
+use trunnion_manual::vmx::Fixed;
+use trunnion_manual::write_state;
+
 use super::control as field;
-use super::features::Vmx;
+use super::features::{Vmx, processor};
 use super::instruction::{self, vmread, vmwrite};
 use crate::machine::cpu::tables;
 use crate::machine::prelude::*;
-use crate::manual::vmx::Fixed;
 
 /// CR0 bits that a guest changes without an exit: PE, MP, EM, TS, ET, WP, AM, PG. NE is fixed under VMX, and the cache bits
 /// do nothing there.
@@ -315,6 +317,11 @@ impl Context for VmxContext {
     fn update(&mut self, state: &VcpuState) {
         super::state::update(self, state);
         self.set_cr2(state.cr2);
+    }
+
+    fn write_entry_state(&self, out: &mut dyn Write) -> fmt::Result {
+        let words = field::ALL.iter().map(|field| (*field, vmread(*field)));
+        write_state(out, "vmx", words.chain(processor().words()))
     }
 
     fn switch_in(&mut self) {

@@ -86,7 +86,7 @@ pub(super) fn enter(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn
     // reaches no memory but through the EPT, which the core keeps.
     let failed = unsafe { run(context.gpr.as_mut_ptr(), context.is_launched.into()) };
     if failed != 0 {
-        return exit::refused(instruction::vmread(field::INSTRUCTION_ERROR));
+        return Exit::EntryRefused(instruction::vmread(field::INSTRUCTION_ERROR));
     }
     context.is_launched = true;
     exit::decode(cpu, context)

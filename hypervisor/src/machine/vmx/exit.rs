@@ -6,12 +6,11 @@ use super::inject;
 use super::instruction::{vmread, vmwrite};
 use crate::machine::irq;
 use crate::machine::prelude::*;
-use crate::manual;
 
 pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
     let reason = vmread(field::EXIT_REASON) as u32;
     if reason & 1 << 31 != 0 {
-        return refused(u64::from(reason & 0xffff));
+        return Exit::EntryRefused(u64::from(reason & 0xffff));
     }
     inject::reinject();
     match reason & 0xffff {
@@ -45,7 +44,7 @@ pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
         15 | 19..=27 | 36 | 39 | 50 | 53 | 58 => Exit::Forbidden,
         28 => control_register(context),
         29 => Exit::Debug(vmread(field::QUALIFICATION) as u8 & 7),
-        33 | 34 => refused(u64::from(reason & 0xffff)),
+        33 | 34 => Exit::EntryRefused(u64::from(reason & 0xffff)),
         40 => Exit::Pause,
         52 => Exit::Timer,
         55 => Exit::Xsetbv,
@@ -119,11 +118,4 @@ fn control_register(context: &VmxContext) -> Exit {
         2 => Exit::Clts,
         _ => Exit::Lmsw((qualification >> 16) as u16),
     }
-}
-
-#[cold]
-pub(super) fn refused(code: u64) -> Exit {
-    let values = field::ALL.iter().map(|field| (*field, vmread(*field))).collect();
-    let host = manual::vmx::Host::of_this_cpu();
-    Exit::EntryRefused(manual::vmx::diagnose(&manual::vmx::View { values, host }, code))
 }

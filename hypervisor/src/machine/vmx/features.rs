@@ -1,12 +1,13 @@
 //! What this processor's VMX can do (SDM 3, appendix A), and switching it on.
 
+use trunnion_manual::vmx::{Fixed, Host};
+
 use super::context::VmxContext;
 use super::control::{entry, exit, pin, primary, secondary};
 use super::{format, instruction};
 use crate::machine::cpu;
 use crate::machine::prelude::*;
 use crate::machine::vendor::{FIRMWARE, Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
-use crate::manual::vmx::{Fixed, Host};
 
 /// VMX, switched on.
 pub struct Vmx {
@@ -46,7 +47,7 @@ impl Vendor for Vmx {
             });
         }
         let Host { controls: [pins, primaries, secondaries, exits, entries], cr0, cr4, ept, .. } =
-            Host::of_this_cpu();
+            processor();
         if !primaries.has(primary::SECONDARY) || !secondaries.has(secondary::EPT) {
             return Err(Refusal::no("nested paging (EPT)"));
         }
@@ -169,22 +170,20 @@ fn fill_msrs(bitmaps: &mut [u8], has_tsc_aux: bool) {
     }
 }
 
-impl Host {
-    /// The processor this runs on. The control words' registers are the newer ones where there are any, and what depends on
-    /// the secondary controls is 0 without them (SDM 3, appendix A).
-    pub fn of_this_cpu() -> Self {
-        let read = |index: u32| msr::read(msr::VMX_BASIC + index);
-        let newer = if read(0) & 1 << 55 != 0 { 12 } else { 0 };
-        let controls = |index: u32| Fixed::of_controls(read(index));
-        let primary = controls(2 + newer);
-        let has_secondary = primary.has(primary::SECONDARY);
-        let secondary = if has_secondary { controls(11) } else { Fixed { must: 0, may: 0 } };
-        Self {
-            controls: [controls(1 + newer), primary, secondary, controls(3 + newer), controls(4 + newer)],
-            cr0: Fixed { must: read(6), may: read(7) },
-            cr4: Fixed { must: read(8), may: read(9) },
-            ept: if has_secondary { read(12) } else { 0 },
-            address_bits: cpu::address_bits(),
-        }
+/// The processor this runs on. The control words' registers are the newer ones where there are any, and what depends on
+/// the secondary controls is 0 without them (SDM 3, appendix A).
+pub(super) fn processor() -> Host {
+    let read = |index: u32| msr::read(msr::VMX_BASIC + index);
+    let newer = if read(0) & 1 << 55 != 0 { 12 } else { 0 };
+    let controls = |index: u32| Fixed::of_controls(read(index));
+    let primary = controls(2 + newer);
+    let has_secondary = primary.has(primary::SECONDARY);
+    let secondary = if has_secondary { controls(11) } else { Fixed { must: 0, may: 0 } };
+    Host {
+        controls: [controls(1 + newer), primary, secondary, controls(3 + newer), controls(4 + newer)],
+        cr0: Fixed { must: read(6), may: read(7) },
+        cr4: Fixed { must: read(8), may: read(9) },
+        ept: if has_secondary { read(12) } else { 0 },
+        address_bits: cpu::address_bits(),
     }
 }

@@ -1,13 +1,11 @@
 //! VMRUN's checks (APM volume 2, 15.5.1 and 15.20).
 
 pub mod fields;
-pub mod format;
 #[cfg(test)]
 mod tests;
 
-use super::{first_broken, is_pat, rules};
-use crate::manual::svm::fields::{self as field, Field, Snapshot, second};
-use crate::seam::Diagnosis;
+use super::{Diagnosis, HOST_WORDS, first_broken, is_pat, rules};
+use crate::svm::fields::{self as field, Field, Snapshot, second};
 
 /// What the rules need to know of the processor.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +18,23 @@ pub struct Host {
     pub efer: u64,
     /// CR4 bits that exist.
     pub cr4: u64,
+}
+
+impl Host {
+    /// As numbered words behind those of a block, for [`write_state`](super::write_state).
+    pub fn words(&self) -> impl Iterator<Item = (u32, u64)> {
+        (HOST_WORDS..).zip([self.asids.into(), self.address_bits.into(), self.efer, self.cr4])
+    }
+
+    /// From those words.
+    pub(crate) fn of(word: impl Fn(u32) -> u64) -> Self {
+        Self {
+            asids: word(HOST_WORDS) as u32,
+            address_bits: word(HOST_WORDS + 1) as u8,
+            efer: word(HOST_WORDS + 2),
+            cr4: word(HOST_WORDS + 3),
+        }
+    }
 }
 
 /// A control block and the processor that refused it.
@@ -58,7 +73,7 @@ const fn is_exception(event: u64) -> bool {
 
 /// Names the rule that a block breaks.
 pub fn diagnose(view: &View) -> Diagnosis {
-    first_broken(&[STATE, CONTROLS], view, view.get(field::EXIT_CODE))
+    first_broken(&[STATE, CONTROLS], view)
 }
 
 rules! {

@@ -1,8 +1,8 @@
 //! Rules for the host-state area (SDM 3, 26.2.2 to 26.2.4), and for the guest's but for its segments (26.3.1).
 
 use super::View;
-use crate::manual::vmx::fields::{self as field, entry, exit, pin, secondary};
-use crate::manual::{is_canonical, is_pat, rules};
+use crate::vmx::fields::{self as field, entry, exit, pin, secondary};
+use crate::{is_canonical, is_pat, rules};
 
 const PE: u64 = 1;
 const PG: u64 = 1 << 31;

@@ -1,8 +1,8 @@
 //! Rules for the control fields (SDM 3, 26.2.1).
 
 use super::View;
-use crate::manual::rules;
-use crate::manual::vmx::fields::{self as field, entry, exit, pin, primary, secondary};
+use crate::rules;
+use crate::vmx::fields::{self as field, entry, exit, pin, primary, secondary};
 
 impl View {
     fn pin(&self, bits: u32) -> bool {

@@ -2,15 +2,15 @@
 
 mod controls;
 pub mod fields;
-pub mod format;
 mod segments;
 mod states;
 #[cfg(test)]
 mod tests;
 
-use super::first_broken;
-use crate::manual::vmx::fields::{self as field, entry, primary};
-use crate::prelude::*;
+use alloc::vec::Vec;
+
+use super::{Diagnosis, HOST_WORDS, first_broken};
+use crate::vmx::fields::{self as field, entry, primary};
 
 /// Bits that a register or a control word must have, and may have.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,28 @@ pub struct Host {
     pub ept: u64,
     /// Bits of a physical address.
     pub address_bits: u8,
+}
+
+impl Host {
+    /// As numbered words behind those of a structure, for [`write_state`](super::write_state).
+    pub fn words(&self) -> impl Iterator<Item = (u32, u64)> {
+        let pairs = self.controls.into_iter().chain([self.cr0, self.cr4]);
+        let words = pairs.flat_map(|Fixed { must, may }| [must, may]);
+        (HOST_WORDS..).zip(words.chain([self.ept, self.address_bits.into()]))
+    }
+
+    /// From those words.
+    pub(crate) fn of(word: impl Fn(u32) -> u64) -> Self {
+        let pair =
+            |index: u32| Fixed { must: word(HOST_WORDS + 2 * index), may: word(HOST_WORDS + 2 * index + 1) };
+        Self {
+            controls: [0, 1, 2, 3, 4].map(pair),
+            cr0: pair(5),
+            cr4: pair(6),
+            ept: word(HOST_WORDS + 14),
+            address_bits: word(HOST_WORDS + 15) as u8,
+        }
+    }
 }
 
 /// A copy of a control structure, and the processor that refused it.
@@ -108,7 +130,7 @@ impl View {
     }
 }
 
-/// Names the rule that a structure breaks. `code` is the processor's instruction error or exit reason.
-pub fn diagnose(view: &View, code: u64) -> Diagnosis {
-    first_broken(&[controls::RULES, states::HOST, states::GUEST, segments::RULES], view, code)
+/// Names the rule that a structure breaks.
+pub fn diagnose(view: &View) -> Diagnosis {
+    first_broken(&[controls::RULES, states::HOST, states::GUEST, segments::RULES], view)
 }

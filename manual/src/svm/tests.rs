@@ -1,8 +1,8 @@
 //! One block that breaks no rule, and for each rule a change that breaks it.
 
 use super::{CONTROLS, Host, STATE, View, diagnose};
-use crate::manual::svm::fields::{self as field, EVENT_VALID, Snapshot, second};
-use crate::manual::{self, Rule};
+use crate::svm::fields::{self as field, EVENT_VALID, Snapshot, second};
+use crate::{self as manual, Rule};
 
 const HOST: Host = Host { asids: 16, address_bits: 40, efer: 0x3f_fd01, cr4: 0x0fff_ffff };
 
@@ -82,4 +82,16 @@ fn each_control_rule_is_broken_by_its_row() {
             ("INJECT", |b| b.set(field::INJECT, EVENT_VALID | 0x305)),
         ],
     );
+}
+
+/// What is written down is what is read again.
+#[test]
+fn a_line_of_text_says_the_same() {
+    let mut view = sound();
+    view.block.set(field::CR4, 0u64);
+    let mut text = std::string::String::new();
+    let words = (0..4096).step_by(8).map(|at| (at as u32, view.block.get(field::Field::<u64>::at(at))));
+    crate::write_state(&mut text, "svm", words.chain(view.host.words())).unwrap();
+    assert_eq!(crate::explain(&text), Some(diagnose(&view)), "{text}");
+    assert!(diagnose(&view).rule.contains("PAE is set"));
 }

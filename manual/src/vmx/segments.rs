@@ -1,8 +1,8 @@
 //! Rules for the guest's segment registers (SDM 3, 26.3.1.2).
 
 use super::View;
-use crate::manual::vmx::fields::{self as field, secondary};
-use crate::manual::{Rule, is_canonical};
+use crate::vmx::fields::{self as field, secondary};
+use crate::{Rule, is_canonical};
 
 /// The registers, by their place in each group of fields.
 #[derive(Clone, Copy)]

@@ -11,7 +11,11 @@ pub struct Field<T> {
 }
 
 impl<T> Field<T> {
-    const fn at(offset: usize) -> Self {
+    /// The field at an offset.
+    ///
+    /// # Panics
+    /// When it is outside of the block.
+    pub const fn at(offset: usize) -> Self {
         assert!(offset + size_of::<T>() <= 4096);
         Self { offset, width: PhantomData }
     }
