@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn an_emulated_pc_brings_its_firmware() {
         let place = Place::new();
-        place.file("bios", &[7; 0x2_0000]);
+        place.file("bios", &vec![7; 0x2_0000]);
         let pc = |more: &str| {
             let text = format!("name = 'p'\ntype = 'hvm'\nmemory = 16\n{more}");
             let mut plan = Plan::read(&[place.file("p.cfg", text.as_bytes())], Machine::QemuSvm)?;

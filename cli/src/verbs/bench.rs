@@ -1,7 +1,8 @@
-//! `trunnion bench`: the measurements, each a run of its own, and their two forms: a table and JSON.
+//! `trunnion bench`: the measurements, each a run of its own, and their forms: a table, JSON, and a page with charts.
 
 mod micro;
 mod net;
+mod page;
 mod startup;
 
 use crate::failure::{Failure, Result, Status};
@@ -12,12 +13,12 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Measure the platform: a table, or JSON
+/// Measure the platform: a table, JSON, or a page with charts
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   trunnion bench micro --icount
   trunnion bench micro --icount --json micro.json
-  trunnion bench net --icount
+  trunnion bench net --icount --html net.html
   trunnion bench boot --json -")]
 pub(crate) struct Arguments {
     /// What to measure
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
     /// Write JSON to FILE ("-" is stdout)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Write an HTML report to FILE (not there yet)
+    /// Write a page with charts to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     /// The outer machine
@@ -94,11 +95,9 @@ pub(crate) struct Report {
 
 /// Measures.
 pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
-    if arguments.html.is_some() {
-        return not_yet("bench --html");
-    }
     // Minutes of measuring are not lost to a wrong path.
-    if let Some(path) = arguments.json.as_ref().filter(|path| path.as_os_str() != "-") {
+    let json = arguments.json.as_ref().filter(|path| path.as_os_str() != "-");
+    for path in json.into_iter().chain(&arguments.html) {
         let opened = std::fs::File::options().append(true).create(true).open(path);
         opened.map_err(|e| Failure::file("write", path, &e))?;
     }
@@ -112,6 +111,10 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
     let mut text = json!({"machine": report.machine, "unit": report.unit, "rows": report.rows});
     if !report.failed.is_empty() {
         text["failed"] = json!(report.failed);
+    }
+    if let Some(path) = &arguments.html {
+        let page = page::of(arguments.what, &report)?;
+        std::fs::write(path, page).map_err(|e| Failure::file("write", path, &e))?;
     }
     match &arguments.json {
         Some(path) if path.as_os_str() == "-" => crate::say::out!("{text:#}"),
