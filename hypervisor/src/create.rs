@@ -98,6 +98,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
         |leaf, subleaf| machine.cpuid(leaf, subleaf),
         Shape { id, vcpus: wanted.vcpus, tsc_khz: machine.tsc_khz(), tsc_is_stable: machine.tsc_is_stable() },
     );
+    let memory = Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: privileged };
     let domain = Arc::new(Domain {
         cr4_allowed: control::cr4_allowed(&cpuid),
         cpuid,
@@ -109,10 +110,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
         root,
         epoch: AtomicU64::new(1),
         walks: AtomicU64::new(1),
-        memory: Lock::new(
-            Rank::Memory,
-            Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: privileged },
-        ),
+        memory: Lock::new(Rank::Memory, memory),
         max_pages: wanted.max_pages,
         shared_info,
         shared_place: Lock::new(Rank::Life, None),

@@ -74,7 +74,7 @@ pub fn start<M: Machine>(host: &Host<M>, boot: &BootInfo<'_>) -> Result<(), Fail
     let room = FrameRange { start: first.start, end: Mfn(first.end.0 - START_PAGES) };
     let entry = image.load(&host.machine, room)?;
     let regions = regions(&runs, boot);
-    let info = write_start(&host.machine, boot, &regions, room.end)?;
+    let info = describe(&host.machine, boot, &regions, room.end)?;
     domain.memory.lock().regions = regions;
     let name = VcpuRef { domain: domain.clone(), index: VcpuId(0).0 };
     start::load(host, &name, &VcpuState::pvh(entry, info), true)?;
@@ -138,14 +138,9 @@ fn regions(runs: &[Frames], boot: &BootInfo<'_>) -> Vec<Region> {
 }
 
 /// Writes the start info and what it points to at frame `at`; returns its address.
-fn write_start<M: Machine>(
-    machine: &M,
-    boot: &BootInfo<'_>,
-    regions: &[Region],
-    at: Mfn,
-) -> Result<u32, Failure> {
+fn describe<M: Machine>(machine: &M, boot: &BootInfo<'_>, map: &[Region], at: Mfn) -> Result<u32, Failure> {
     let start = at.address().0;
-    let map: Vec<MapEntry> = regions.iter().map(MapEntry::from).collect();
+    let entries: Vec<MapEntry> = map.iter().map(MapEntry::from).collect();
     let module_list = start + size_of::<StartInfo>() as u64;
     let memory_map = module_list + size_of::<Module>() as u64;
     let info = StartInfo {
@@ -154,15 +149,15 @@ fn write_start<M: Machine>(
         flags: FLAG_PRIVILEGED | FLAG_INITIAL_DOMAIN,
         modules: 1,
         module_list,
-        command_line: memory_map + size_of_val(map.as_slice()) as u64,
+        command_line: memory_map + size_of_val(entries.as_slice()) as u64,
         rsdp: boot.rsdp,
         memory_map,
-        memory_map_entries: map.len() as u32,
+        memory_map_entries: entries.len() as u32,
         reserved: 0,
     };
     let module =
         Module { address: boot.bundle.start.address().0, size: boot.bundle_bytes, ..Module::default() };
-    let parts = [info.as_bytes(), module.as_bytes(), map.as_bytes(), boot.command_line.as_bytes()];
+    let parts = [info.as_bytes(), module.as_bytes(), entries.as_bytes(), boot.command_line.as_bytes()];
     // One byte stays zero as the end.
     if parts.iter().map(|part| part.len()).sum::<usize>() >= START_PAGES as usize * PAGE_SIZE {
         return Err(Failure::Image("its start info does not fit"));

@@ -103,10 +103,7 @@ fn length_of<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Option<u8
     }
     let space = DomainSpace { host: running.host, domain: running.domain };
     let code = running.last.code(&space, running.context.cr3(), code_address(running));
-    match code.and_then(|bytes| exit.plain(bytes)) {
-        Some(length) => Some(length),
-        None => find_length(running, exit),
-    }
+    code.and_then(|bytes| exit.plain(bytes)).or_else(|| find_length(running, exit))
 }
 
 #[cold]

@@ -39,10 +39,8 @@ pub fn new_table<M: Machine>(host: &Host<M>, id: DomainId) -> Result<Grants, Err
         grow(host, id, &mut table)?;
     }
     let limit = if id == DomainId::DOM0 { HARDWARE_LIMIT } else { GUEST_LIMIT };
-    Ok(Grants {
-        table: Lock::new(Rank::Grants, table),
-        mappings: Lock::new(Rank::Mappings, Mappings::new(limit)),
-    })
+    let mappings = Lock::new(Rank::Mappings, Mappings::new(limit));
+    Ok(Grants { table: Lock::new(Rank::Grants, table), mappings })
 }
 
 fn grow<M: Machine>(host: &Host<M>, id: DomainId, table: &mut Table) -> Result<(), Errno> {
@@ -155,15 +153,8 @@ impl<'a, M: Machine> Batch<'a, M> {
     /// An empty one.
     pub fn new(host: &'a Host<M>, domain: &'a Domain<M>) -> Self {
         let mappings = domain.grants.mappings.lock();
-        Self {
-            host,
-            domain,
-            mappings,
-            gone: [None; UNMAP_BATCH],
-            count: 0,
-            stale: Stale::NONE,
-            walked: false,
-        }
+        let gone = [None; UNMAP_BATCH];
+        Self { host, domain, mappings, gone, count: 0, stale: Stale::NONE, walked: false }
     }
 
     /// Maps one grant, and fills in what the call returns but the status.

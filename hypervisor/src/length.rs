@@ -52,10 +52,7 @@ impl Exit {
 /// exit.
 pub fn find(expected: &Exit, mode: CodeMode, bytes: &[u8]) -> Option<u8> {
     let bits = Prefixes::default().address_bits(mode);
-    match expected.matches(bytes, bits) {
-        Some(length) => Some(length as u8),
-        None => after_prefixes(expected, mode, bytes),
-    }
+    expected.matches(bytes, bits).map(|length| length as u8).or_else(|| after_prefixes(expected, mode, bytes))
 }
 
 #[cold]

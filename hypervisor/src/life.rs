@@ -12,8 +12,8 @@ pub enum Phase {
     /// It lives.
     #[default]
     Alive,
-    /// Ports are closed, from this one on.
-    Ports(u32),
+    /// Ports are closed.
+    Ports,
     /// Its mappings of others' grants are given back.
     Grants,
     /// Its memory goes.
@@ -144,7 +144,7 @@ pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Resu
     let phase = {
         let mut life = domain.life.lock();
         if life.phase == Phase::Alive {
-            life.phase = Phase::Ports(1);
+            life.phase = Phase::Ports;
             life.reason.get_or_insert(ShutdownReason::Crash);
             life.ended.get_or_insert_with(|| host.now());
             domain.stopped.fetch_or(stop::DYING, Ordering::SeqCst);
@@ -152,17 +152,14 @@ pub fn destroy_step<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>) -> Resu
         life.phase
     };
     let next = match phase {
-        Phase::Ports(from) => {
+        Phase::Ports => {
             halt(host, domain);
             for index in 0..domain.vcpus.len() as u32 {
                 let at = VcpuRef { domain: domain.clone(), index };
                 timers::change(host, &at, |timers| *timers = timers::VcpuTimers::default());
-                schedule::withdraw(host, &at);
+                schedule::stop(host, &at);
             }
-            match domain.close_ports(host, Port(from), STEP) {
-                Some(port) => Phase::Ports(port.0),
-                None => Phase::Grants,
-            }
+            if domain.reset_ports(host, STEP as usize) { Phase::Grants } else { Phase::Ports }
         }
         Phase::Grants if granting::release_some(host, domain, STEP) => Phase::Memory,
         Phase::Memory if domain.map(host).clear_some(u64::from(STEP)) => Phase::Tables,

@@ -10,10 +10,12 @@ use crate::prelude::*;
 
 /// Interrupts of one vCPU.
 pub struct Local {
-    nmi: bool,
+    /// An NMI waits.
+    pub nmi: bool,
     /// Level of the 8259 pair's output.
     line: bool,
-    lapic: Lapic,
+    /// The controller.
+    pub lapic: Lapic,
 }
 
 impl Local {
@@ -45,11 +47,6 @@ pub fn post_nmi<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
 pub fn set_line<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, level: bool) {
     at.local.lock().line = level;
     attend(host, at, at);
-}
-
-/// Wires the 8259 pair through a vCPU's local APIC.
-pub fn wire_line<M: Machine>(vcpu: &Vcpu<M>) {
-    vcpu.local.lock().lapic.wire();
 }
 
 /// The local timer's deadline has come.
@@ -182,16 +179,6 @@ fn polled_port_waits<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>
     polled != 0
         && (polled == crate::vcpu::POLL_MANY
             || events::is_pending(host, &at.domain, Port(polled)).unwrap_or(true))
-}
-
-/// Whether an NMI waits.
-pub fn nmi_waits<M: Machine>(vcpu: &Vcpu<M>) -> bool {
-    vcpu.local.lock().nmi
-}
-
-/// The task priority as CR8 shows it.
-pub fn cr8<M: Machine>(vcpu: &Vcpu<M>) -> u64 {
-    vcpu.local.lock().lapic.cr8()
 }
 
 /// Sets the task priority; `None` is #GP.

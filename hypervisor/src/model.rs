@@ -69,7 +69,7 @@ impl<M: Machine> Domain<M> {
         for page in pages {
             let _ = page.into_raw();
         }
-        self.vcpus.iter().take(1).for_each(local::wire_line);
+        self.vcpus.iter().take(1).for_each(|vcpu| vcpu.local.lock().lapic.wire());
         *slot = Some(Model { of: of.id, port, pages: Mfn(call.frame) });
         Ok(())
     }

@@ -197,7 +197,7 @@ pub fn unpark<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
     leave(host, at, Activity::Parked);
 }
 
-/// Stops another vCPU of a domain: it is down when this returns, or as soon as its CPU notices.
+/// Stops a vCPU that is not the caller: it is down when this returns, or as soon as its CPU notices.
 pub fn stop<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
     let cpu = host.cpu_of(at);
     let mut ready = cpu.queue.ready.lock();
@@ -212,17 +212,6 @@ pub fn stop<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
     cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
     at.state.set(Activity::Down);
     at.going_down.store(false, Ordering::Release);
-}
-
-/// Takes a vCPU of a domain that is being destroyed out of the queue, for good.
-pub fn withdraw<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
-    let cpu = host.cpu_of(at);
-    let mut ready = cpu.queue.ready.lock();
-    ready.retain(|item| !item.is(at));
-    cpu.queue.waiting.store(ready.len() as u32, Ordering::Relaxed);
-    if at.state.activity() != Activity::Running {
-        at.state.set(Activity::Down);
-    }
 }
 
 fn enqueue<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, ready: &mut Vec<VcpuRef<M>>, at: &VcpuRef<M>) {

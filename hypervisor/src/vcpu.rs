@@ -110,8 +110,8 @@ impl<M: Machine> Vcpu<M> {
 /// Counters of one vCPU. Only the CPU that runs it writes them; others read what may be a moment old.
 #[derive(Default)]
 pub struct Tally {
-    exits: [[AtomicU64; 3]; ExitKind::COUNT],
-    hypercalls: [[AtomicU64; 32]; 2],
+    exits: [[Counter; 3]; ExitKind::COUNT],
+    hypercalls: [[Counter; 32]; 2],
     /// Events it sent.
     pub sent: Counter,
     /// Upcalls it took.
@@ -133,7 +133,7 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds.
     pub fn add(&self, count: u64) {
-        bump(&self.0, count);
+        self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
     }
 
     /// Reads.
@@ -142,18 +142,14 @@ impl Counter {
     }
 }
 
-fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
-}
-
 impl Tally {
     /// Notes an exit that took `cycles` in the hypervisor.
     pub fn exit(&self, kind: ExitKind, cycles: u64) {
         if let Some([count, sum, longest]) = self.exits.get(kind.number() as usize) {
-            bump(count, 1);
-            bump(sum, cycles);
-            if cycles > longest.load(Ordering::Relaxed) {
-                longest.store(cycles, Ordering::Relaxed);
+            count.add(1);
+            sum.add(cycles);
+            if cycles > longest.get() {
+                longest.0.store(cycles, Ordering::Relaxed);
             }
         }
     }
@@ -161,19 +157,19 @@ impl Tally {
     /// Notes a hypercall.
     pub fn hypercall(&self, number: u64) {
         if let Some(counter) = self.hypercalls.as_flattened().get(number as usize) {
-            bump(counter, 1);
+            counter.add(1);
         }
     }
 
     /// Adds everything to a domain's counters.
     pub fn add_to(&self, counters: &mut DomainCounters) {
         for (to, [count, sum, longest]) in counters.exits.iter_mut().zip(&self.exits) {
-            to.count += count.load(Ordering::Relaxed);
-            to.cycles += sum.load(Ordering::Relaxed);
-            to.longest = to.longest.max(longest.load(Ordering::Relaxed));
+            to.count += count.get();
+            to.cycles += sum.get();
+            to.longest = to.longest.max(longest.get());
         }
         for (to, from) in counters.hypercalls.iter_mut().zip(self.hypercalls.as_flattened()) {
-            *to += from.load(Ordering::Relaxed);
+            *to += from.get();
         }
         counters.events_sent += self.sent.get();
         counters.events_delivered += self.delivered.get();

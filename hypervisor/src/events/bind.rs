@@ -21,16 +21,11 @@ impl<M: Machine> Domain<M> {
         self.allocate_port(host, Channel::Unbound(remote), VcpuId(0))
     }
 
-    /// `EVTCHNOP_bind_interdomain`: joins `peer`'s open port. The new port is pending at once.
-    pub fn bind_interdomain(
-        self: &Arc<Self>,
-        host: &Host<M>,
-        peer: &Self,
-        open: Port,
-    ) -> Result<Port, Errno> {
-        let port = self.allocate_port(host, Channel::Interdomain(peer.id, open), VcpuId(0))?;
+    /// `EVTCHNOP_bind_interdomain`: joins `to`'s open port. The new port is pending at once.
+    pub fn bind_interdomain(self: &Arc<Self>, host: &Host<M>, to: &Self, open: Port) -> Result<Port, Errno> {
+        let port = self.allocate_port(host, Channel::Interdomain(to.id, open), VcpuId(0))?;
         let joined = Channel::Interdomain(self.id, port);
-        if !peer.ports.replace(open, Channel::Unbound(self.id), joined) {
+        if !to.ports.replace(open, Channel::Unbound(self.id), joined) {
             self.ports.take(port);
             return Err(Errno::Inval);
         }
@@ -55,13 +50,8 @@ impl<M: Machine> Domain<M> {
         if scope == VirqScope::Global {
             host.claim_virq(virq, self.id)?;
         }
-        let port = match self.allocate_port(host, Channel::Virq(virq), vcpu) {
-            Ok(port) => port,
-            Err(errno) => {
-                host.release_virq(virq, self.id);
-                return Err(errno);
-            }
-        };
+        let port = self.allocate_port(host, Channel::Virq(virq), vcpu);
+        let port = port.inspect_err(|_| host.release_virq(virq, self.id))?;
         if slot.compare_exchange(0, port.0, Ordering::AcqRel, Ordering::Acquire).is_err() {
             self.ports.take(port);
             return Err(Errno::Exist);
@@ -165,17 +155,7 @@ impl<M: Machine> Domain<M> {
         Ok(status)
     }
 
-    /// Closes up to `budget` ports from `from` on; returns where to go on, `None` when all are closed.
-    pub fn close_ports(&self, host: &Host<M>, from: Port, budget: u32) -> Option<Port> {
-        let end = self.ports.end();
-        let stop = from.0.saturating_add(budget).min(end);
-        for port in from.0.max(1)..stop {
-            let _ = self.close_port(host, Port(port));
-        }
-        (stop < end).then_some(Port(stop))
-    }
-
-    /// `EVTCHNOP_reset`: closes up to `budget` ports that are in use. True when none is left.
+    /// `EVTCHNOP_reset`, and the end of the domain: closes up to `budget` ports that are in use. True when none is left.
     pub fn reset_ports(&self, host: &Host<M>, budget: usize) -> bool {
         let in_use = |port: &Port| self.ports.get(*port).0 != Channel::Free;
         let mut ports = (1..self.ports.end()).map(Port).filter(in_use);
@@ -188,8 +168,5 @@ impl<M: Machine> Domain<M> {
 
 /// The vCPU that has a virtual interrupt's slot: its own, or vCPU 0 wherever the port was moved.
 const fn vcpu_of(virq: Virq, vcpu: VcpuId) -> VcpuId {
-    match virq.scope() {
-        Some(VirqScope::Vcpu) => vcpu,
-        _ => VcpuId(0),
-    }
+    if matches!(virq.scope(), Some(VirqScope::Vcpu)) { vcpu } else { VcpuId(0) }
 }

@@ -35,11 +35,7 @@ impl Pirqs {
     }
 
     fn free(&mut self) -> Option<(u8, &mut Slot)> {
-        self.0
-            .iter_mut()
-            .enumerate()
-            .find(|(_, slot)| slot.owner.is_none())
-            .map(|(at, slot)| (at as u8, slot))
+        (0..).zip(&mut self.0).find(|(_, slot)| slot.owner.is_none())
     }
 
     /// A slot for messages.

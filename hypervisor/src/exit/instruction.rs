@@ -28,7 +28,7 @@ pub(super) fn halt<M: Machine>(running: &mut Running<'_, M>, length: u8) -> Verd
     if running.context.interruptibility().interrupts_enabled {
         return Verdict::Wait;
     }
-    if local::nmi_waits(running.vcpu) {
+    if running.vcpu.local.lock().nmi {
         return Verdict::Resume;
     }
     running.vcpu.going_down.store(true, Ordering::Release);
@@ -128,7 +128,7 @@ fn control_register<M: Machine>(running: &mut Running<'_, M>, exit: &Exit) -> Do
                 0 => now.cr0,
                 3 => running.context.cr3(),
                 4 => now.cr4,
-                8 => local::cr8(running.vcpu),
+                8 => running.vcpu.local.lock().lapic.cr8(),
                 _ => return UD,
             };
             running.context.set_gpr(to, value);

@@ -38,10 +38,7 @@ fn describe<M: Machine>(running: &mut Running<'_, M>, arguments: &Arguments, op:
             info.submap = features(running);
             running.put(width, at, &info)?;
         }
-        Op::GuestHandle => {
-            let uuid = running.domain.uuid;
-            running.write(at, &uuid)?;
-        }
+        Op::GuestHandle => running.write(at, &running.domain.uuid)?,
         Op::BuildId => return Err(Errno::NoData.into()),
         Op::Extraversion => running.write(at, &padded::<EXTRAVERSION_SIZE>(EXTRAVERSION))?,
         Op::Capabilities => running.write(at, &padded::<CAPABILITIES_SIZE>(CAPABILITIES))?,

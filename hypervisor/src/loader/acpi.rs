@@ -33,10 +33,7 @@ impl Madt {
     /// and those above 15) are level and low, and ISA's are edge and high.
     pub fn line(&self, line: u32) -> (u32, bool) {
         let known = self.overrides.iter().take(self.override_count).find(|o| o.line as u32 == line);
-        match known {
-            Some(o) => (o.pin, o.flags >> 2 & 3 == 3),
-            None => (line, matches!(line, 5 | 9..=11) || line > 15),
-        }
+        known.map_or((line, matches!(line, 5 | 9..=11) || line > 15), |o| (o.pin, o.flags >> 2 & 3 == 3))
     }
 }
 

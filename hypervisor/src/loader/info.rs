@@ -1,5 +1,7 @@
 //! What any loader tells: command line, memory map, modules, the place of ACPI's root pointer.
 
+use trunnion_protocol::start_info::MapEntry;
+
 use super::ranges::Ranges;
 
 /// Magic of multiboot2 in EAX (specification 3.3).
@@ -23,6 +25,13 @@ pub struct BootInfo<'a> {
 }
 
 impl BootInfo<'_> {
+    /// An entry of the memory map.
+    pub(super) fn add_memory(&mut self, entry: &MapEntry) {
+        if entry.kind == 1 {
+            self.ram.add(entry.address, entry.address.saturating_add(entry.size));
+        }
+    }
+
     pub(super) fn add_module(&mut self, address: u64, size: u64) {
         self.busy.add(address, address.saturating_add(size));
         if self.module.1 == 0 {

@@ -1,8 +1,5 @@
 //! Multiboot2's boot information: a list of tags, each 8-byte aligned (specification 3.6).
 
-// An entry of the memory map has the form that PVH gives it.
-use trunnion_protocol::start_info::MapEntry;
-
 use super::info::{BootError, BootInfo};
 use super::source::Source;
 
@@ -36,10 +33,7 @@ pub fn parse(memory: &impl Source, address: u64) -> Result<BootInfo<'_>, BootErr
                 let step = memory.read::<u32>(tag + 8)?.max(24);
                 let mut at = tag + 16;
                 while at.saturating_add(24) <= tag.saturating_add(size) {
-                    let entry: MapEntry = memory.read(at)?;
-                    if entry.kind == 1 {
-                        info.ram.add(entry.address, entry.address.saturating_add(entry.size));
-                    }
+                    info.add_memory(&memory.read(at)?);
                     at += u64::from(step);
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Source: Xen `xen/include/public/arch-x86/hvm/start_info.h`.
 
-use trunnion_protocol::start_info::{MAGIC, MEMORY_MAP_LIMIT, MapEntry, Module, StartInfo};
+use trunnion_protocol::start_info::{MAGIC, MEMORY_MAP_LIMIT, Module, StartInfo};
 
 use super::info::{BootError, BootInfo};
 use super::source::Source;
@@ -35,10 +35,7 @@ pub fn parse(memory: &impl Source, address: u64) -> Result<BootInfo<'_>, BootErr
         return Err(BootError::NoMemoryMap);
     }
     for index in 0..start.memory_map_entries.min(MEMORY_MAP_LIMIT) {
-        let entry: MapEntry = memory.element(start.memory_map, index)?;
-        if entry.kind == 1 {
-            info.ram.add(entry.address, entry.address.saturating_add(entry.size));
-        }
+        info.add_memory(&memory.element(start.memory_map, index)?);
     }
     Ok(info)
 }

@@ -41,15 +41,13 @@ pub fn take(cpu: &PerCpu, vector: u8) {
 /// The next noted interrupt of this CPU.
 pub fn next(cpu: &PerCpu) -> Option<HostInterrupt> {
     while let Some(vector) = cpu.take() {
-        match vector {
-            apic::TIMER => return Some(HostInterrupt::Timer),
-            _ => {
-                if let Some(slot) = slot(vector) {
-                    return Some(HostInterrupt::Device(slot));
-                }
-                log::warn!("stray host interrupt vector={vector:#x}");
-            }
+        if vector == apic::TIMER {
+            return Some(HostInterrupt::Timer);
         }
+        if let Some(slot) = slot(vector) {
+            return Some(HostInterrupt::Device(slot));
+        }
+        log::warn!("stray host interrupt vector={vector:#x}");
     }
     None
 }
@@ -60,10 +58,8 @@ pub fn message(slot: u8) -> Message {
         pin.store(NO_PIN, Ordering::Relaxed);
     }
     let to = super::cpu::percpu::FIRST.apic_id.load(Ordering::Relaxed);
-    Message {
-        address: 0xfee0_0000 | u64::from(to & 0xff) << 12,
-        data: u32::from(FIRST_DEVICE + slot.min(DEVICE_SLOTS - 1)),
-    }
+    let address = 0xfee0_0000 | u64::from(to & 0xff) << 12;
+    Message { address, data: u32::from(FIRST_DEVICE + slot.min(DEVICE_SLOTS - 1)) }
 }
 
 /// Routes a line to a slot, masked.

@@ -53,12 +53,8 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
         }
     };
     logger::init(loader::value(info.command_line, "log"));
-    log::info!(
-        "Trunnion {} loader={} command-line=\"{}\"",
-        env!("CARGO_PKG_VERSION"),
-        info.loader,
-        info.command_line
-    );
+    let (loader, words) = (info.loader, info.command_line);
+    log::info!("Trunnion {} loader={loader} command-line=\"{words}\"", env!("CARGO_PKG_VERSION"));
     // Multiboot2 gives a copy of the pointer, in memory that is given away; the firmware's own stays.
     let root = acpi::find_root(&memory).or(info.rsdp);
     let madt = root.and_then(|root| acpi::madt(&memory, root)).unwrap_or_default();
@@ -72,7 +68,7 @@ extern "C" fn boot_main(magic: u32, pointer: u32) -> ! {
     // SAFETY: the place was just found in free RAM below 4 GiB, and is taken out of what is given away.
     unsafe { heap::init(heap_at, heap::size(plan.ram.end())) };
     // The command line is the loader's memory, which may be in no RAM and is about to be given away.
-    let command_line: &'static str = alloc::string::String::from(info.command_line).leak();
+    let command_line: &'static str = alloc::string::String::from(words).leak();
     // SAFETY: as above; from here on only RAM and the interrupt controllers are touched.
     unsafe { paging::switch(tables_at, &mapped, &controllers) };
     apic::init(apic_page);

@@ -173,12 +173,8 @@ impl SecondLevel {
         }
         let mut done = 0;
         while done < run.count {
-            let left = Run {
-                gfn: Gfn(run.gfn.0 + done),
-                mfn: Mfn(run.mfn.0 + done),
-                count: run.count - done,
-                ..run
-            };
+            let (gfn, mfn) = (Gfn(run.gfn.0 + done), Mfn(run.mfn.0 + done));
+            let left = Run { gfn, mfn, count: run.count - done, ..run };
             done += self.map_one(pool, left).map_err(|error| Partial { done, error })?;
         }
         Ok(())

@@ -5,6 +5,9 @@ use super::stale::Stale;
 use super::{GFN_LIMIT, Path, SecondLevel, TOP, count, slot, span};
 use crate::prelude::*;
 
+/// What is stale, and whether all was done.
+type Changed = (Stale, Result<(), Errno>);
+
 /// A leaf that was found: the tables on the way to it, its level, and the entry.
 struct Found {
     path: Path,
@@ -57,7 +60,7 @@ impl SecondLevel {
         gfn: Gfn,
         count: u64,
         mut work: impl FnMut(&mut Self, u64, &Found, &mut Stale),
-    ) -> (Stale, Result<(), Errno>) {
+    ) -> Changed {
         let mut stale = Stale::NONE;
         let end = gfn.0.saturating_add(count).min(GFN_LIMIT);
         let mut at = gfn.0;
@@ -82,7 +85,7 @@ impl SecondLevel {
         gfn: Gfn,
         count: u64,
         mut visit: impl FnMut(Gfn, Leaf),
-    ) -> (Stale, Result<(), Errno>) {
+    ) -> Changed {
         self.each(pool, gfn, count, |tables, at, found, stale| {
             tables.remove(pool, &found.path, at, found.level, stale);
             visit(Gfn(at), decode(tables.format, found.entry, found.level));
@@ -115,13 +118,7 @@ impl SecondLevel {
 
     /// Changes what the guest may do with the pages that are mapped at `count` frames from `gfn` on. A flush is needed
     /// only when something is taken away.
-    pub fn protect(
-        &mut self,
-        pool: &impl TablePool,
-        gfn: Gfn,
-        count: u64,
-        rights: Rights,
-    ) -> (Stale, Result<(), Errno>) {
+    pub fn protect(&mut self, pool: &impl TablePool, gfn: Gfn, count: u64, rights: Rights) -> Changed {
         self.each(pool, gfn, count, |tables, at, found, stale| {
             let leaf = decode(tables.format, found.entry, found.level);
             if leaf.rights != rights

@@ -23,15 +23,10 @@ impl<M: Machine> Running<'_, M> {
             .iter()
             .any(|vcpu| matches!(vcpu.state.activity(), Activity::Ready | Activity::Running));
         let life = domain.life.lock();
-        let mut state = 0;
-        for (bit, set) in [
-            (domain_state::RUNNABLE, ready),
-            (domain_state::PAUSED, life.pauses > 0),
-            (domain_state::SHUTDOWN, life.reason.is_some()),
-            (domain_state::DYING, domain.stopped.load(Ordering::Acquire) & stop::DYING != 0),
-        ] {
-            state |= if set { bit } else { 0 };
-        }
+        let state = domain_state::RUNNABLE * u16::from(ready)
+            | domain_state::PAUSED * u16::from(life.pauses > 0)
+            | domain_state::SHUTDOWN * u16::from(life.reason.is_some())
+            | domain_state::DYING * u16::from(!life::is_alive(&domain));
         let ns = |time: Option<HostTime>| time.map_or(0, |time| time.0.max(1));
         *info = DomainInfo {
             domain: domain.id.0,

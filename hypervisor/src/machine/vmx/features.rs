@@ -68,18 +68,9 @@ impl Vendor for Vmx {
             }
         }
         let vpid = secondaries.has(secondary::VPID) && ept >> 32 & 1 != 0 && ept >> 42 & 1 != 0;
-        let mut second = secondary::EPT | secondary::UNRESTRICTED;
-        for (bit, wanted) in [
-            (secondary::VPID, vpid),
-            (secondary::RDTSCP, true),
-            (secondary::INVPCID, true),
-            (secondary::WBINVD, true),
-            (secondary::PAUSE_LOOP, true),
-        ] {
-            if wanted && secondaries.has(bit) {
-                second |= bit;
-            }
-        }
+        let optional = secondary::RDTSCP | secondary::INVPCID | secondary::WBINVD | secondary::PAUSE_LOOP;
+        let tags = if vpid { secondary::VPID } else { 0 };
+        let second = secondary::EPT | secondary::UNRESTRICTED | tags | optional & secondaries.may as u32;
         let virtual_nmi = pins.has(pin::VIRTUAL_NMI) && primaries.has(primary::NMI_WINDOW);
         let basic = msr::read(msr::VMX_BASIC);
         let revision = basic as u32 & 0x7fff_ffff;
