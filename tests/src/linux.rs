@@ -9,7 +9,7 @@ impl Run {
     /// [`PROBE`], the domain gets the disk that it reads.
     #[must_use]
     pub fn linux(self, name: &str, memory: u32, script: &str, more: &str) -> Self {
-        let text = trunnion_cli::demo::scripted(self.path(), name, memory, script, more)
+        let text = trunnion_cli::demo::scripted(self.path(), name, memory, script, &[], more)
             .unwrap_or_else(|failure| panic!("{failure:?}"));
         self.domain(name, &text)
     }

@@ -10,8 +10,15 @@ use std::path::Path;
 pub const PROBE: &str = "dd if=/dev/xvdc of=/run/probe bs=64k 2>/dev/null; chmod +x /run/probe\n";
 
 /// The domain file of a Linux domain `name` that runs `script`; `more` are further lines of it. Its root is a fresh copy; this and its other
-/// disks are made in `folder`. When the script begins with [`PROBE`] there is a disk with that program.
-pub fn scripted(folder: &Path, name: &str, memory_mib: u32, script: &str, more: &str) -> Result<String> {
+/// disks are made in `folder`. When the script begins with [`PROBE`] there is a disk with that program. `disks` are specifications of others.
+pub fn scripted(
+    folder: &Path,
+    name: &str,
+    memory_mib: u32,
+    script: &str,
+    disks: &[&str],
+    more: &str,
+) -> Result<String> {
     let parts = linux_parts()?;
     let root = folder.join(format!("{name}.ext4"));
     fs::copy(&parts.disk, &root).map_err(|e| Failure::file("copy the root disk to", &root, &e))?;
@@ -21,6 +28,7 @@ pub fn scripted(folder: &Path, name: &str, memory_mib: u32, script: &str, more: 
         fs::write(&path, bytes).map_err(|e| Failure::file("write the disk", &path, &e))?;
         Ok(path.display().to_string())
     };
+    let others = disks.iter().map(|disk| format!("\"{disk}\""));
     let mut disks = vec![
         format!("\"{},raw,xvda,rw\"", root.display()),
         format!("\"{},raw,xvdb,ro\"", disk("script", script.as_bytes().to_vec())?),
@@ -30,6 +38,7 @@ pub fn scripted(folder: &Path, name: &str, memory_mib: u32, script: &str, more: 
         let bytes = fs::read(&probe).map_err(|e| Failure::file("read", &probe, &e))?;
         disks.push(format!("\"{},raw,xvdc,ro\"", disk("probe", bytes)?));
     }
+    disks.extend(others);
     Ok(format!(
         "name = \"{name}\"\ntype = \"pvh\"\nmemory = {memory_mib}\nkernel = \"{}\"\nramdisk = \"{}\"\n\
          cmdline = \"console=hvc0 root=/dev/xvda rw trunnion.script=/dev/xvdb\"\ndisk = [ {} ]\n{more}\n",

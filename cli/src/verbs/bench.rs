@@ -1,5 +1,7 @@
 //! `trunnion bench`: the measurements, each a run of its own, and their forms: a table, JSON, and a page with charts.
 
+mod io;
+mod linux;
 mod micro;
 mod net;
 mod page;
@@ -56,7 +58,7 @@ pub(crate) enum What {
     Boot,
     /// Network paths: Linux guests with dom0 and with each other
     Net,
-    /// Disk paths (not there yet)
+    /// Disk paths of a Linux guest (paravirtual; emulated ones not yet)
     Io,
     /// Exit costs (not there yet)
     Exits,
@@ -105,7 +107,7 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
         What::Micro => micro::measure(instance, arguments)?,
         What::Boot => startup::measure(instance, arguments)?,
         What::Net => net::measure(instance, arguments)?,
-        What::Io => return not_yet("bench io"),
+        What::Io => io::measure(instance, arguments)?,
         What::Exits => return not_yet("bench exits"),
     };
     let mut text = json!({"machine": report.machine, "unit": report.unit, "rows": report.rows});

@@ -1,19 +1,22 @@
-//! Measures and checks a network from inside a Linux guest: one static program, so that any guest can run it.
+//! Measures networks and disks, and checks networks, from inside a Linux guest: one static program, so that any guest can run it.
 //!
 //! | command | does |
 //! | --- | --- |
 //! | `udp ADDRESS COUNT SIZE` | round trips to an echo service, windows of COUNT |
 //! | `write ADDRESS KIB` | sends to a TCP sink, windows of so many KiB |
 //! | `read ADDRESS KIB` | reads from a TCP source, windows of so many KiB |
+//! | `disk read|write DEVICE SIZE random|sequential COUNT` | requests of SIZE bytes past the page cache, windows of COUNT |
 //! | `drain PORT` | takes one TCP connection and throws away what comes |
 //! | `give ADDRESS MIB SEED` | sends known bytes over TCP and waits until the other side has checked them |
 //! | `take PORT MIB SEED` | takes them, and compares every byte |
 //!
-//! The first three print `PROBE NAME operations min median max dropped`: nanoseconds per round trip or KiB over [`WINDOWS`] windows,
+//! The first four print `PROBE NAME operations min median max dropped`: nanoseconds per round trip or KiB over [`WINDOWS`] windows,
 //! after one that warms up. A window of more than twice the median is dropped: in it the machine had nothing to do, and its clock jumped. An ADDRESS is `10.0.2.1:7` or `[fe80::1%2]:7`.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +25,10 @@ use std::time::{Duration, Instant};
 const WINDOWS: usize = 15;
 /// Bytes handed to the kernel at a time.
 const PIECE: usize = 64 << 10;
+/// `O_DIRECT` on x86-64 (Linux, `asm-generic/fcntl.h`).
+const DIRECT: i32 = 0o40000;
+/// How a direct request's memory is aligned.
+const ALIGNMENT: usize = 4096;
 /// How long a peer may take to be there.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// What the taker says when all bytes were right.
@@ -34,6 +41,9 @@ fn main() -> ExitCode {
         ["udp", to, count, size] => udp(to, number(count), number(size) as usize),
         ["write", to, kib] => write(to, number(kib)),
         ["read", from, kib] => read(from, number(kib)),
+        ["disk", way, device, size, order, count] => {
+            disk(way == "write", device, number(size) as usize, order == "random", number(count))
+        }
         ["drain", port] => drain(number(port) as u16),
         ["give", to, mib, seed] => give(to, number(mib), number(seed)),
         ["take", port, mib, seed] => take(number(port) as u16, number(mib), number(seed)),
@@ -100,6 +110,43 @@ fn udp(to: &str, count: u64, size: usize) -> io::Result<()> {
     }
     report("udp", count, windows);
     Ok(())
+}
+
+/// Requests to a disk past the page cache, one at a time.
+fn disk(write: bool, device: &str, size: usize, random: bool, count: u64) -> io::Result<()> {
+    let mut file = File::options().read(true).write(write).custom_flags(DIRECT).open(device)?;
+    let pieces = (file.seek(SeekFrom::End(0))? / size.max(1) as u64).max(1);
+    // The kernel wants whole sectors in memory, too.
+    let mut memory = vec![0x5a; size + ALIGNMENT];
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    let buffer = &mut memory[start..start + size];
+    let mut windows = Vec::new();
+    let (mut piece, mut seed) = (0, 0x9e37_79b9_7f4a_7c15_u64);
+    for window in 0..=WINDOWS {
+        let begin = Instant::now();
+        for _ in 0..count {
+            let offset = piece % pieces * size as u64;
+            if write {
+                file.write_all_at(buffer, offset)?;
+            } else {
+                file.read_exact_at(buffer, offset)?;
+            }
+            piece = if random { next(&mut seed) } else { piece + 1 };
+        }
+        if window > 0 {
+            windows.push(begin.elapsed());
+        }
+    }
+    report("disk", count, windows);
+    Ok(())
+}
+
+/// The next number of a sequence that looks random (xorshift).
+fn next(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed
 }
 
 /// Connects, once somebody listens.

@@ -1,20 +1,15 @@
 //! Network paths between Linux guests and dom0, measured by a program in the guest (`tests/probe`), each in a run of its own.
 //!
 //! What a packet costs in exits, events, hypercalls and copies is the difference to a run in which the same guests only start.
-#![expect(clippy::cast_precision_loss, reason = "costs of a packet are shown with two digits")]
 
+use super::linux::{Guest, Tally, WINDOWS, figures, perform, reason};
 use super::{Arguments, Report, Row};
-use crate::demo::{self, PROBE};
-use crate::failure::{Failure, Result};
+use crate::demo;
+use crate::failure::Result;
 use crate::setup::{self, Permission};
-use crate::{run, workspace};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
-/// Windows of a measurement, of which the first warms up (`tests/probe`).
-const WINDOWS: u64 = 16;
 /// dom0's own address in these runs, and the guests'.
 const DOM0: &str = "10.0.2.1";
 
@@ -54,14 +49,13 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
     for path in paths() {
         let two = path.other.is_some();
         if let std::collections::btree_map::Entry::Vacant(place) = alone.entry(two) {
-            let (summary, _) = perform(instance, arguments, "", two.then_some(""))?;
+            let (summary, _) = run(instance, arguments, "", two.then_some(""))?;
             place.insert(Tally::of(&summary));
         }
-        let (summary, console) = perform(instance, arguments, &path.command, path.other)?;
+        let (summary, console) = run(instance, arguments, &path.command, path.other)?;
         machine = super::machine(arguments, &summary);
         let Some(figures) = figures(&console) else {
-            let why = console.lines().find_map(|line| line.trim_end().strip_prefix("PROBE failed: "));
-            failed.push(format!("{}: {}", path.name, why.unwrap_or("the guest did not get there")));
+            failed.push(format!("{}: {}", path.name, reason(&console)));
             continue;
         };
         let used = Tally::of(&summary).since(alone.get(&two).unwrap_or(&Tally::default()));
@@ -70,103 +64,16 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
     Ok(Report { machine, unit, rows, failed })
 }
 
-/// One run; its summary, and the console of the guest that measures.
-fn perform(
-    instance: &str,
-    arguments: &Arguments,
-    command: &str,
-    other: Option<&str>,
-) -> Result<(Value, String)> {
-    let folder = workspace::target("bench")?.join("net");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).map_err(|e| Failure::file("make the folder", &folder, &e))?;
-    let mut words = super::run_arguments(arguments);
-    words.extend(["--net", "none", "--dom0-ip", "10.0.2.1/24", "--log"].map(String::from));
-    words.push(folder.display().to_string());
-    let guests = [("measuring", 11, Some(command)), ("other", 12, other)];
-    for (name, address, command) in guests {
-        let Some(command) = command else { continue };
-        words.push(domain(&folder, name, address, command)?);
-    }
-    run::perform(instance, &run::Options::read(&words)?)?;
-    let console = fs::read(folder.join("measuring.console.log")).unwrap_or_default();
-    Ok((super::summary(&folder)?, String::from_utf8_lossy(&console).into_owned()))
-}
-
-fn domain(folder: &Path, name: &str, address: u8, command: &str) -> Result<String> {
-    let work = if command.is_empty() { String::new() } else { format!("/run/probe {command}\n") };
-    let script = format!("{PROBE}ip address add 10.0.2.{address}/24 dev eth0\n{work}");
-    let text = demo::scripted(folder, name, 160, &script, "vif = [ \"bridge=xenbr0\" ]")?;
-    let path = folder.join(format!("{name}.cfg"));
-    fs::write(&path, text).map_err(|e| Failure::file("write", &path, &e))?;
-    Ok(path.display().to_string())
-}
-
-/// The guest's line `PROBE name operations min median max dropped`.
-fn figures(console: &str) -> Option<[u64; 5]> {
-    let line = console.lines().find_map(|line| line.trim_end().strip_prefix("PROBE "))?;
-    let numbers: Vec<u64> = line.split(' ').skip(1).map_while(|word| word.parse().ok()).collect();
-    numbers.try_into().ok()
-}
-
-/// What all domains did in a run.
-#[derive(Default)]
-struct Tally {
-    exits: BTreeMap<String, u64>,
-    hypercalls: u64,
-    events: u64,
-    copies: u64,
-    maps: u64,
-    packets: u64,
-}
-
-impl Tally {
-    fn of(summary: &Value) -> Self {
-        let mut tally = Self::default();
-        let domains = summary["domains"].as_array().into_iter().flatten();
-        for domain in domains.chain([&summary["dom0"]]) {
-            for (kind, count) in domain["exits"].as_object().into_iter().flatten() {
-                *tally.exits.entry(kind.clone()).or_default() += count.as_u64().unwrap_or_default();
-            }
-            let calls = domain["hypercalls"].as_object().into_iter().flatten();
-            tally.hypercalls += calls.filter_map(|(_, count)| count.as_u64()).sum::<u64>();
-            let number = |value: &Value| value.as_u64().unwrap_or_default();
-            tally.events += number(&domain["events"]["sent"]);
-            tally.copies += number(&domain["grants"]["copied"]);
-            tally.maps += number(&domain["grants"]["mapped"]);
-            for nic in domain["nics"].as_array().into_iter().flatten() {
-                tally.packets += number(&nic["rx_packets"]) + number(&nic["tx_packets"]);
-            }
-        }
-        tally
-    }
-
-    fn since(mut self, before: &Self) -> Self {
-        for (kind, count) in &mut self.exits {
-            *count = count.saturating_sub(before.exits.get(kind).copied().unwrap_or_default());
-        }
-        self.exits.retain(|_, count| *count > 0);
-        self.hypercalls = self.hypercalls.saturating_sub(before.hypercalls);
-        self.events = self.events.saturating_sub(before.events);
-        self.copies = self.copies.saturating_sub(before.copies);
-        self.maps = self.maps.saturating_sub(before.maps);
-        self.packets = self.packets.saturating_sub(before.packets);
-        self
-    }
-
-    /// What one packet costs, in words.
-    fn each(&self) -> String {
-        let per = |count: u64| count as f64 / self.packets.max(1) as f64;
-        format!(
-            "a packet costs {:.2} exits, {:.2} hypercalls, {:.2} events, {:.2} grant copies and {:.2} grants mapped, over {} packets",
-            per(self.exits.values().sum()),
-            per(self.hypercalls),
-            per(self.events),
-            per(self.copies),
-            per(self.maps),
-            self.packets
-        )
-    }
+/// One run: the guest that measures, and perhaps another.
+fn run(instance: &str, arguments: &Arguments, command: &str, other: Option<&str>) -> Result<(Value, String)> {
+    let guest = |name, address: u8, command: &str| {
+        let work = if command.is_empty() { String::new() } else { format!("/run/probe {command}\n") };
+        let script = format!("ip address add 10.0.2.{address}/24 dev eth0\n{work}");
+        Guest { name, script, disks: Vec::new(), more: "vif = [ \"bridge=xenbr0\" ]" }
+    };
+    let mut guests = vec![guest("measuring", 11, command)];
+    guests.extend(other.map(|command| guest("other", 12, command)));
+    perform(instance, arguments, "net", &["--net", "none", "--dom0-ip", "10.0.2.1/24"], &guests)
 }
 
 fn row(
@@ -183,7 +90,7 @@ fn row(
     if dropped > 0 {
         notes.push(format!("{dropped} windows in which the machine idled were dropped"));
     }
-    notes.push(used.each());
+    notes.push(used.each_packet());
     Row {
         name: path.name.into(),
         path: "pv",
@@ -196,37 +103,5 @@ fn row(
         unit,
         limit,
         note: Some(notes.join("; ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_guests_line_becomes_figures() {
-        assert_eq!(figures("x\r\nPROBE udp 200 5 6 9 1\r\n"), Some([200, 5, 6, 9, 1]));
-        assert_eq!(figures("PROBE failed: udp: nobody answers"), None);
-    }
-
-    #[test]
-    fn what_the_measured_part_used_is_the_difference() {
-        let summary = |factor: u64| {
-            let domain = json!({
-                "exits": {"hypercall": 10 * factor, "halt": 5},
-                "hypercalls": {"event_channel_op": 3 * factor, "sched_op": 1},
-                "events": {"sent": 2 * factor}, "grants": {"copied": 4 * factor, "mapped": 2},
-                "nics": [{"rx_packets": factor, "tx_packets": factor}],
-            });
-            json!({"domains": [domain.clone()], "dom0": domain})
-        };
-        let used = Tally::of(&summary(5)).since(&Tally::of(&summary(1)));
-        assert_eq!(used.exits, BTreeMap::from([("hypercall".to_string(), 80)]));
-        assert_eq!((used.hypercalls, used.events, used.copies, used.maps, used.packets), (24, 16, 32, 0, 16));
-        assert!(
-            used.each()
-                .starts_with("a packet costs 5.00 exits, 1.50 hypercalls, 1.00 events, 2.00 grant copies")
-        );
     }
 }

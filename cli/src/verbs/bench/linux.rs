@@ -1,0 +1,174 @@
+//! A run of Linux guests that measure from inside by `tests/probe`, and what all domains used in it.
+#![expect(clippy::cast_precision_loss, reason = "costs of a packet are shown with two digits")]
+
+use super::Arguments;
+use crate::demo::{self, PROBE};
+use crate::failure::{Failure, Result};
+use crate::{run, workspace};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Windows of a measurement, of which the first warms up (`tests/probe`).
+pub(super) const WINDOWS: u64 = 16;
+
+/// A guest of a run.
+pub(super) struct Guest<'a> {
+    pub name: &'a str,
+    /// What its script does once it has the probe.
+    pub script: String,
+    /// Specifications of its own disks.
+    pub disks: Vec<String>,
+    /// Further lines of its domain file.
+    pub more: &'a str,
+}
+
+/// A run of guests with the options of `words`, its logs in a folder named `what`; its summary, and the console of the guest `measuring`.
+pub(super) fn perform(
+    instance: &str,
+    arguments: &Arguments,
+    what: &str,
+    options: &[&str],
+    guests: &[Guest<'_>],
+) -> Result<(Value, String)> {
+    let folder = workspace::target("bench")?.join(what);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).map_err(|e| Failure::file("make the folder", &folder, &e))?;
+    let mut words = super::run_arguments(arguments);
+    words.extend(options.iter().copied().chain(["--log"]).map(String::from));
+    words.push(folder.display().to_string());
+    for guest in guests {
+        words.push(domain(&folder, guest)?);
+    }
+    run::perform(instance, &run::Options::read(&words)?)?;
+    let console = fs::read(folder.join("measuring.console.log")).unwrap_or_default();
+    Ok((super::summary(&folder)?, String::from_utf8_lossy(&console).into_owned()))
+}
+
+fn domain(folder: &Path, guest: &Guest<'_>) -> Result<String> {
+    let disks: Vec<&str> = guest.disks.iter().map(String::as_str).collect();
+    let script = format!("{PROBE}{}", guest.script);
+    let text = demo::scripted(folder, guest.name, 160, &script, &disks, guest.more)?;
+    let path = folder.join(format!("{}.cfg", guest.name));
+    fs::write(&path, text).map_err(|e| Failure::file("write", &path, &e))?;
+    Ok(path.display().to_string())
+}
+
+/// Why the measuring guest has no figures.
+pub(super) fn reason(console: &str) -> &str {
+    let said = console.lines().find_map(|line| line.trim_end().strip_prefix("PROBE failed: "));
+    said.unwrap_or("the guest did not get there")
+}
+
+/// The guest's line `PROBE name operations min median max dropped`.
+pub(super) fn figures(console: &str) -> Option<[u64; 5]> {
+    let line = console.lines().find_map(|line| line.trim_end().strip_prefix("PROBE "))?;
+    let numbers: Vec<u64> = line.split(' ').skip(1).map_while(|word| word.parse().ok()).collect();
+    numbers.try_into().ok()
+}
+
+/// What all domains did in a run.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub exits: BTreeMap<String, u64>,
+    hypercalls: u64,
+    events: u64,
+    copies: u64,
+    maps: u64,
+    packets: u64,
+    requests: u64,
+}
+
+impl Tally {
+    pub(super) fn of(summary: &Value) -> Self {
+        let mut tally = Self::default();
+        let domains = summary["domains"].as_array().into_iter().flatten();
+        for domain in domains.chain([&summary["dom0"]]) {
+            for (kind, count) in domain["exits"].as_object().into_iter().flatten() {
+                *tally.exits.entry(kind.clone()).or_default() += count.as_u64().unwrap_or_default();
+            }
+            let calls = domain["hypercalls"].as_object().into_iter().flatten();
+            tally.hypercalls += calls.filter_map(|(_, count)| count.as_u64()).sum::<u64>();
+            let number = |value: &Value| value.as_u64().unwrap_or_default();
+            tally.events += number(&domain["events"]["sent"]);
+            tally.copies += number(&domain["grants"]["copied"]);
+            tally.maps += number(&domain["grants"]["mapped"]);
+            for disk in domain["disks"].as_array().into_iter().flatten() {
+                tally.requests += number(&disk["reads"]) + number(&disk["writes"]);
+            }
+            for nic in domain["nics"].as_array().into_iter().flatten() {
+                tally.packets += number(&nic["rx_packets"]) + number(&nic["tx_packets"]);
+            }
+        }
+        tally
+    }
+
+    pub(super) fn since(mut self, before: &Self) -> Self {
+        for (kind, count) in &mut self.exits {
+            *count = count.saturating_sub(before.exits.get(kind).copied().unwrap_or_default());
+        }
+        self.exits.retain(|_, count| *count > 0);
+        self.hypercalls = self.hypercalls.saturating_sub(before.hypercalls);
+        self.events = self.events.saturating_sub(before.events);
+        self.copies = self.copies.saturating_sub(before.copies);
+        self.maps = self.maps.saturating_sub(before.maps);
+        self.packets = self.packets.saturating_sub(before.packets);
+        self.requests = self.requests.saturating_sub(before.requests);
+        self
+    }
+
+    /// What one packet costs, in words.
+    pub(super) fn each_packet(&self) -> String {
+        self.each("packet", self.packets)
+    }
+
+    /// What one request to a disk costs.
+    pub(super) fn each_request(&self) -> String {
+        self.each("request", self.requests)
+    }
+
+    fn each(&self, what: &str, all: u64) -> String {
+        let per = |count: u64| count as f64 / all.max(1) as f64;
+        format!(
+            "a {what} costs {:.2} exits, {:.2} hypercalls, {:.2} events, {:.2} grant copies and {:.2} grants mapped, over {all} {what}s",
+            per(self.exits.values().sum()),
+            per(self.hypercalls),
+            per(self.events),
+            per(self.copies),
+            per(self.maps),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_guests_line_becomes_figures() {
+        assert_eq!(figures("x\r\nPROBE udp 200 5 6 9 1\r\n"), Some([200, 5, 6, 9, 1]));
+        assert_eq!(figures("PROBE failed: udp: nobody answers"), None);
+    }
+
+    #[test]
+    fn what_the_measured_part_used_is_the_difference() {
+        let summary = |factor: u64| {
+            let domain = json!({
+                "exits": {"hypercall": 10 * factor, "halt": 5},
+                "hypercalls": {"event_channel_op": 3 * factor, "sched_op": 1},
+                "events": {"sent": 2 * factor}, "grants": {"copied": 4 * factor, "mapped": 2},
+                "nics": [{"rx_packets": factor, "tx_packets": factor}],
+            });
+            json!({"domains": [domain.clone()], "dom0": domain})
+        };
+        let used = Tally::of(&summary(5)).since(&Tally::of(&summary(1)));
+        assert_eq!(used.exits, BTreeMap::from([("hypercall".to_string(), 80)]));
+        assert_eq!((used.hypercalls, used.events, used.copies, used.maps, used.packets), (24, 16, 32, 0, 16));
+        assert!(
+            used.each_packet()
+                .starts_with("a packet costs 5.00 exits, 1.50 hypercalls, 1.00 events, 2.00 grant copies")
+        );
+    }
+}
