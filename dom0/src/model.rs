@@ -95,16 +95,20 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         Self { board, core, pages, answered, ram, line: false, unknown: 0 }
     }
 
-    /// Takes what storage, networks and lines have brought, and answers at most one request of each vCPU. Returns whether there was
-    /// one, and there may be more. The context's waker is woken when there is something else to do than requests.
-    pub fn turn(&mut self, context: &mut Context<'_>, now: Time) -> bool {
-        self.board.poll(context, now);
-        self.tell();
+    /// Answers at most one request of each vCPU. Returns whether there was one, and there may be more.
+    pub fn turn(&mut self, now: Time) -> bool {
         let mut busy = false;
         for vcpu in 0..self.answered.len() {
             busy |= self.serve(vcpu, now).is_some();
         }
         busy
+    }
+
+    /// Takes what storage, networks and lines have brought, and lets time pass. To be called after requests too: they may have given
+    /// storage something to do. The context's waker is woken when there is more.
+    pub fn poll(&mut self, context: &mut Context<'_>, now: Time) {
+        self.board.poll(context, now);
+        self.tell();
     }
 
     /// Answers a vCPU's request, if it has one.

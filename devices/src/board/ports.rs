@@ -27,6 +27,35 @@ impl<M: GuestMemory> Board<M> {
         value & width.mask()
     }
 
+    /// Reads a port again and again, into accesses of `width` one behind the other. Interrupt lines are looked at once where only a
+    /// drive's data are read.
+    pub fn port_read_string(&mut self, port: u16, width: Width, into: &mut [u8], now: Time) {
+        let drive = IDE.iter().position(|(base, _)| *base == port);
+        for piece in into.chunks_mut(width.bytes()) {
+            let value = match drive {
+                Some(channel) => self.ide.read(&self.memory, channel, 0, width),
+                None => self.port_read(port, width, now),
+            };
+            piece.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+        }
+        self.update_lines(now);
+    }
+
+    /// Writes a port again and again, from accesses of `width` one behind the other.
+    pub fn port_write_string(&mut self, port: u16, width: Width, from: &[u8], now: Time) {
+        let drive = IDE.iter().position(|(base, _)| *base == port);
+        for piece in from.chunks(width.bytes()) {
+            let mut value = [0; 4];
+            value.iter_mut().zip(piece).for_each(|(to, from)| *to = *from);
+            let value = u32::from_le_bytes(value);
+            match drive {
+                Some(channel) => self.ide.write(&self.memory, channel, 0, width, value),
+                None => self.port_write(port, width, value, now),
+            }
+        }
+        self.advance(now);
+    }
+
     /// Writes a port.
     pub fn port_write(&mut self, port: u16, width: Width, value: u32, now: Time) {
         let value = value & width.mask();

@@ -29,6 +29,23 @@ pub trait Machine {
     fn port_read(&mut self, port: u16, width: Width) -> Result<u32, Pending>;
     /// Writes a port.
     fn port_write(&mut self, port: u16, width: Width, value: u32) -> Result<(), Pending>;
+    /// Reads a port again and again, into accesses of `width` one behind the other.
+    fn port_read_string(&mut self, port: u16, width: Width, into: &mut [u8]) -> Result<(), Pending> {
+        for piece in into.chunks_mut(width.bytes()) {
+            let value = self.port_read(port, width)?;
+            piece.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+        }
+        Ok(())
+    }
+    /// Writes a port again and again, from accesses of `width` one behind the other.
+    fn port_write_string(&mut self, port: u16, width: Width, from: &[u8]) -> Result<(), Pending> {
+        for piece in from.chunks(width.bytes()) {
+            let mut value = [0; 4];
+            value.iter_mut().zip(piece).for_each(|(to, from)| *to = *from);
+            self.port_write(port, width, u32::from_le_bytes(value))?;
+        }
+        Ok(())
+    }
     /// EAX, EBX, ECX, EDX of a CPUID leaf.
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4];
     /// Reads an MSR that is no part of the vCPU's state.

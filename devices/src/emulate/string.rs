@@ -2,6 +2,7 @@
 //! registers are up to date after it, as an interrupt between two would find them.
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use trunnion_protocol::address::Gpa;
 use trunnion_protocol::control::Gpr;
 
 use super::arithmetic::subtract;
@@ -13,6 +14,9 @@ use crate::width::Width;
 
 /// Iterations that one call carries out at most. The rest follow when the instruction is executed again.
 const ITERATIONS: u32 = 1024;
+
+/// Bytes that INS and OUTS move at once at most.
+const ROW: usize = 2048;
 
 /// What a string instruction does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +91,18 @@ impl<M: Machine> Cpu<'_, M> {
                 }
                 return Ok(());
             }
+            match self.row(i, kind, size, wide, count) {
+                Ok(0) => {}
+                Ok(done) => {
+                    self.set_gpr(Gpr::Rcx, wide, count - done);
+                    self.machine.commit();
+                    continue;
+                }
+                Err(stop) => {
+                    self.kept = true;
+                    return Err(stop);
+                }
+            }
             if let Err(stop) = self.iterate(i, kind, size, wide) {
                 // What earlier iterations did stays done, and this one has changed no register yet.
                 self.kept = true;
@@ -100,6 +116,46 @@ impl<M: Machine> Cpu<'_, M> {
         }
         self.again = self.gpr(Gpr::Rcx) & mask(wide) != 0;
         Ok(())
+    }
+
+    /// Many iterations of INS or OUTS upwards at once, as far as they stay in one page; says how many. None where the first of
+    /// them has to find out by itself what is wrong.
+    fn row(
+        &mut self,
+        i: &Instruction,
+        kind: Kind,
+        size: usize,
+        wide: usize,
+        count: u64,
+    ) -> Result<u64, Stop> {
+        let (place, access) = match kind {
+            Kind::Input => ((Register::ES, Gpr::Rdi), Access::Write),
+            Kind::Output => ((i.memory_segment(), Gpr::Rsi), Access::Read),
+            _ => return Ok(0),
+        };
+        let (port, width) = self.string_port(size)?;
+        let (segment, register) = place;
+        let index = self.gpr(register) & mask(wide);
+        let Ok(linear) = self.place(place, size, wide, access) else { return Ok(0) };
+        let room = (0x1000 - linear % 0x1000).min(ROW as u64);
+        let done = count.min(room.checked_div(size as u64).unwrap_or(0));
+        let bytes = done * size as u64;
+        let ends = index.checked_add(bytes).is_some_and(|end| end <= mask(wide));
+        if done < 2 || self.test(flag::DF) || !ends || self.linear(segment, index, bytes, access).is_err() {
+            return Ok(0);
+        }
+        let at = Gpa(self.translate(linear, access)?);
+        let mut buffer = [0; ROW];
+        let data = buffer.get_mut(..bytes as usize).ok_or(Stop::Unknown)?;
+        if kind == Kind::Input {
+            self.machine.port_read_string(port, width, data)?;
+            self.machine.write(at, data)?;
+        } else {
+            self.machine.read(at, data)?;
+            self.machine.port_write_string(port, width, data)?;
+        }
+        self.set_gpr(register, wide, index + bytes);
+        Ok(done)
     }
 
     fn iterate(&mut self, i: &Instruction, kind: Kind, size: usize, wide: usize) -> Result<(), Stop> {

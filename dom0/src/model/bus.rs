@@ -54,6 +54,16 @@ impl<M: GuestMemory> Machine for Bus<'_, M> {
         Ok(())
     }
 
+    fn port_read_string(&mut self, port: u16, width: Width, into: &mut [u8]) -> Result<(), Pending> {
+        self.board.port_read_string(port, width, into, self.now);
+        Ok(())
+    }
+
+    fn port_write_string(&mut self, port: u16, width: Width, from: &[u8]) -> Result<(), Pending> {
+        self.board.port_write_string(port, width, from, self.now);
+        Ok(())
+    }
+
     // What follows touches no device: such an instruction never comes here unless its bytes were changed meanwhile.
 
     fn cpuid(&mut self, _: u32, _: u32) -> [u32; 4] {

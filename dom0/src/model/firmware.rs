@@ -20,6 +20,8 @@ pub fn furnish<M: GuestMemory>(board: &mut Board<M>, pc: &Pc) {
     board.rtc.set_byte(0x3d, first | second << 4);
     board.rtc.set_byte(0x38, third << 4);
     board.fwcfg.add("etc/e820", map(pc));
+    // The timer is input 2 of the I/O APIC.
+    board.fwcfg.add("etc/irq0-override", [1].into());
 }
 
 /// The first three devices to boot from, as numbers of SeaBIOS's settings; 0 is none.

@@ -107,8 +107,9 @@ impl Core for Hypervisor {
     fn signal(&self, kind: SignalKind, address: u64, data: u32) {
         let mut call =
             ModelSignal { domain: self.0.0, kind: kind.number(), address, data, ..ModelSignal::default() };
+        // A guest may program vectors and modes that there are not.
         if let Err(error) = hypercall::control(Operation::ModelSignal, &mut call)
-            && error != Errno::Srch
+            && !matches!(error, Errno::Srch | Errno::Inval)
         {
             log::error!("an interrupt is refused: {error} domain={} kind={kind:?}", self.0);
         }
@@ -281,8 +282,13 @@ impl Task {
         }
         let mut turns = 0;
         loop {
-            let now = clock::now();
-            if !self.model.turn(context, Time(now.saturating_sub(self.start).as_nanos() as u64)) {
+            let now = Time(clock::now().saturating_sub(self.start).as_nanos() as u64);
+            // Requests first: it is for them that the task wakes mostly.
+            let busy = self.model.turn(now);
+            if !busy || turns == 0 {
+                self.model.poll(context, now);
+            }
+            if !busy {
                 break;
             }
             turns += 1;

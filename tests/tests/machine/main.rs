@@ -2,6 +2,7 @@
 
 mod grub;
 mod guests;
+mod hvm;
 mod linux;
 mod network;
 mod terminal;

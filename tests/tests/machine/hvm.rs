@@ -1,0 +1,114 @@
+//! Domains with firmware on an emulated PC.
+
+use std::fs;
+use std::process::Command;
+
+use trunnion_cli::setup::{self, Permission, Tool};
+use trunnion_tests::system::{Ended, QEMU_SVM, Run};
+
+use crate::DRIVER;
+
+/// Reads the second sector of the drive that it was booted from, copies it to the third, says its first eight characters on
+/// COM1, and switches the machine off.
+fn boot_sector() -> [u8; 512] {
+    #[rustfmt::skip]
+    let code: &[u8] = &[
+        0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, // xor ax, ax; mov ds, ax; mov es, ax
+        0xb8, 0x01, 0x02,       // mov ax, 0x0201: read one sector
+        0xb9, 0x02, 0x00,       // mov cx, 2: of cylinder 0, the second
+        0xb6, 0x00,             // mov dh, 0: of head 0; DL is the drive
+        0xbb, 0x00, 0x06,       // mov bx, 0x600
+        0xcd, 0x13,             // int 0x13
+        0xb8, 0x01, 0x03,       // mov ax, 0x0301: write one
+        0xb9, 0x03, 0x00,       // mov cx, 3
+        0xcd, 0x13,             // int 0x13
+        0xbe, 0x00, 0x06,       // mov si, 0x600
+        0xb9, 0x08, 0x00,       // mov cx, 8
+        0xac,                   // lodsb
+        0x88, 0xc4,             // mov ah, al
+        0xba, 0xfd, 0x03,       // mov dx, 0x3fd: the line status
+        0xec, 0xa8, 0x20, 0x74, 0xfb, // in al, dx; test al, 0x20; jz to the in
+        0xb2, 0xf8,             // mov dl, 0xf8
+        0x88, 0xe0, 0xee,       // mov al, ah; out dx, al
+        0xe2, 0xee,             // loop to lodsb
+        0xba, 0x04, 0xb0,       // mov dx, 0xb004: the PM1 control register
+        0xb8, 0x01, 0x20,       // mov ax, 0x2001: S5
+        0xef, 0xf4,             // out dx, ax; hlt
+    ];
+    let mut sector = [0; 512];
+    sector[..code.len()].copy_from_slice(code);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// An image of so many bytes with the boot sector and a text behind it.
+fn image(bytes: usize, text: &str) -> Vec<u8> {
+    let mut image = vec![0u8; bytes];
+    image[..512].copy_from_slice(&boot_sector());
+    image[512..512 + text.len()].copy_from_slice(text.as_bytes());
+    image
+}
+
+fn run() -> Run {
+    setup::ensure(&[Tool::SeaBios], Permission::Install).unwrap_or_else(|failure| panic!("{failure}"));
+    Run::new(DRIVER, QEMU_SVM)
+}
+
+/// A domain that switched itself off, and left nothing behind.
+fn is_good(ended: &Ended, name: &str) {
+    assert_eq!(ended.outcome(name), "poweroff", "{}", ended.report());
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn seabios_boots_a_disk_and_a_floppy() {
+    let run = run();
+    for (name, text, bytes) in [("disk", "DISK TWO", 1 << 20), ("floppy", "FLOPPY 2", 1_474_560)] {
+        fs::write(run.path().join(name), image(bytes, text)).expect("the image can be written");
+    }
+    let pc = |name: &str, more: &str| {
+        format!("name = \"{name}\"\ntype = \"hvm\"\nmemory = 16\nserial = \"pty\"\n{more}\n")
+    };
+    let ended = run
+        .option(&["--sequence"])
+        .domain("one", &pc("one", "disk = [ 'disk,raw,hda,rw' ]"))
+        .domain("two", &pc("two", "boot = \"a\"\nfloppy = \"floppy\""))
+        .go(120);
+    for (name, file, text) in [("one", "disk", "DISK TWO"), ("two", "floppy", "FLOPPY 2")] {
+        is_good(&ended, name);
+        assert!(ended.console(name).contains(text), "{}", ended.report());
+        let image = fs::read(ended.path().join(file)).expect("the image is there");
+        assert_eq!(&image[1024..1032], text.as_bytes(), "{file} has what the guest wrote");
+    }
+}
+
+#[test]
+fn grub_comes_from_a_cd_to_its_menu() {
+    const SCRIPT: &str = "serial --unit=0
+terminal_output serial
+terminal_input serial
+set timeout=0
+menuentry \"off\" {
+  echo \"GRUB RUNS ON $grub_platform\"
+  halt
+}
+";
+    setup::ensure(&[Tool::GrubModules, Tool::Grub, Tool::Xorriso, Tool::Mtools], Permission::Install)
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    let run = run();
+    let folder = run.path().join("iso/boot/grub");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("grub.cfg"), SCRIPT).expect("the script can be written");
+    let made = Command::new("grub-mkrescue")
+        .args(["-d", "/usr/lib/grub/i386-pc", "-o"])
+        .arg(run.path().join("rescue.iso"))
+        .arg(run.path().join("iso"))
+        .output();
+    assert!(made.as_ref().is_ok_and(|output| output.status.success()), "grub-mkrescue: {made:?}");
+    let text = "name = \"cd\"\ntype = \"hvm\"\nmemory = 64\nserial = \"pty\"\nboot = \"d\"\n\
+                disk = [ 'target=rescue.iso,vdev=hdc,access=ro,devtype=cdrom' ]\n";
+    let ended = run.domain("cd", text).go(120);
+    is_good(&ended, "cd");
+    assert!(ended.console("cd").contains("GRUB RUNS ON pc"), "{}", ended.report());
+}
