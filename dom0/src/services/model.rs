@@ -280,26 +280,25 @@ impl Task {
             self.model.board.ide.poll(&self.model.board.memory, context);
             return if self.model.board.ide.is_busy() { Poll::Pending } else { Poll::Ready(()) };
         }
+        // Requests first: it is for them that the task wakes mostly.
         let mut turns = 0;
-        loop {
-            let now = Time(clock::now().saturating_sub(self.start).as_nanos() as u64);
-            // Requests first: it is for them that the task wakes mostly.
-            let busy = self.model.turn(now);
-            if !busy || turns == 0 {
-                self.model.poll(context, now);
-            }
-            if !busy {
-                break;
-            }
+        while self.model.turn(self.now()) {
             turns += 1;
             if turns == TURNS {
                 context.waker().wake_by_ref();
                 break;
             }
         }
+        let now = self.now();
+        self.model.poll(context, now);
         self.report();
         self.rest(context);
         Poll::Pending
+    }
+
+    /// The guest's time.
+    fn now(&self) -> Time {
+        Time(clock::now().saturating_sub(self.start).as_nanos() as u64)
     }
 
     /// Waits for the next moment at which something happens by itself.
