@@ -17,8 +17,17 @@ use trunnion_protocol::layout::Width;
 
 const SECTORS: usize = 4096;
 
+/// What the disk holds at first: every byte of a sector is its number.
+fn numbered() -> Vec<u8> {
+    let mut bytes = vec![0; SECTORS * 512];
+    for (number, sector) in bytes.chunks_exact_mut(512).enumerate() {
+        sector.fill(number as u8);
+    }
+    bytes
+}
+
 fn disk() -> RamDisk<Vec<u8>, Mapped> {
-    RamDisk::new((0..SECTORS * 512).map(|byte| (byte / 512) as u8).collect(), false)
+    RamDisk::new(numbered(), false)
 }
 
 fn config() -> Config {
@@ -294,7 +303,7 @@ fn life(seed: u64, bug: Option<Bug>) {
     }
     let woken = Woken::new();
     backend.connect(&front.plan).unwrap();
-    let mut model: Vec<u8> = (0..SECTORS * 512).map(|byte| (byte / 512) as u8).collect();
+    let mut model = numbered();
     // What is in flight; no two overlap, so that the order of completion does not matter.
     let mut open = std::collections::BTreeMap::<u64, Open>::new();
     let (mut put, mut answered, mut events) = (0, 0, 0);

@@ -126,14 +126,15 @@ impl Host for FakeHost {
         }
         self.guest(domain, |guest| {
             let mut done = 0;
+            let mut have: u64 = guest.frames.values().map(|order| 1 << order).sum();
             for frame in frames {
                 assert_eq!(frame.0 % (1 << order), 0);
-                let have: u64 = guest.frames.values().map(|order| 1 << order).sum();
                 if self.free_pages.get() < 1 << order || have + (1 << order) > guest.limit {
                     break;
                 }
                 self.free_pages.set(self.free_pages.get() - (1 << order));
                 assert_eq!(guest.frames.insert(frame.0, order), None);
+                have += 1 << order;
                 done += 1;
             }
             done
