@@ -85,14 +85,14 @@ impl Modelled {
         waits
     }
 
-    fn try_answer(&self, answer: Answer) -> Result<(), Errno> {
+    fn try_answer(&self, answer: &Answer) -> Result<(), Errno> {
         self.world.write(&self.world.dom0, self.pages + ANSWER_OFFSET as u64, answer.as_bytes());
         let call = ModelAnswer { domain: self.guest.id.0, pad: 0, vcpu: 0 };
         self.world.control(Operation::ModelAnswer, &call).map(|_| ())
     }
 
-    fn answer(&self, answer: Answer) {
-        self.try_answer(Answer { serial: self.request().serial, ..answer }).unwrap();
+    fn answer(&self, answer: &Answer) {
+        self.try_answer(&Answer { serial: self.request().serial, ..*answer }).unwrap();
         self.world.run(6);
     }
 
@@ -158,13 +158,13 @@ fn ports_are_read_and_written() {
     let first = it.request();
     assert_eq!((first.serial, first.kind, first.port), (1, RequestKind::Port.number(), 0x3f8));
     assert_eq!((first.size, first.read, first.value), (1, 0, 0x34));
-    it.answer(Answer { value: 0xff, ..Answer::default() });
+    it.answer(&Answer { value: 0xff, ..Answer::default() });
     let second = it.request();
     assert_eq!((second.serial, second.port, second.read), (2, 0x70, 1));
-    it.answer(Answer { value: 0x5678, ..Answer::default() });
+    it.answer(&Answer { value: 0x5678, ..Answer::default() });
     assert_eq!((it.request().serial, it.request().port), (3, 0xcf8));
     assert_eq!(it.state(|state| state.rip), 0x10_0006, "behind the third");
-    it.answer(Answer { value: 0xffff_ffff_8000_0001, ..Answer::default() });
+    it.answer(&Answer { value: 0xffff_ffff_8000_0001, ..Answer::default() });
     assert_eq!(it.state(|state| state.gpr[0]), 0x8000_0001, "the upper half is clear");
     assert!(!it.asks());
     it.world.destroy(it.guest);
@@ -174,7 +174,7 @@ fn ports_are_read_and_written() {
 fn a_byte_leaves_the_rest_of_the_register() {
     let it = Modelled::new(1);
     it.start(vec![port(0x70, 1, true, 0x1111_2222_3333_4444)]);
-    it.answer(Answer { value: 0x5678, ..Answer::default() });
+    it.answer(&Answer { value: 0x5678, ..Answer::default() });
     assert_eq!(it.state(|state| state.gpr[0]), 0x1111_2222_3333_4478);
 }
 
@@ -190,7 +190,7 @@ fn instructions_are_carried_out_elsewhere() {
     assert_eq!((asked.state.rip, asked.state.efer), (0x10_0000, 1 << 10 | 1 << 8));
     let mut state = asked.state;
     (state.rip, state.gpr[3], state.rflags) = (0x10_0005, 77, 0x246);
-    it.answer(Answer { flags: answer_flags::STATE, state, ..Answer::default() });
+    it.answer(&Answer { flags: answer_flags::STATE, state, ..Answer::default() });
     let asked = it.request();
     assert_eq!((it.kind(), asked.value, asked.state.rip), (Some(RequestKind::Instruction), 0x1f0, 0x10_0005));
     assert_eq!((asked.state.gpr[3], asked.state.rflags), (77, 0x246));
@@ -199,7 +199,7 @@ fn instructions_are_carried_out_elsewhere() {
         Exit::Halt
     })]);
     let flags = answer_flags::EXCEPTION | answer_flags::ERROR;
-    it.try_answer(Answer { serial: 2, flags, vector: 13, error: 8, ..Answer::default() }).unwrap();
+    it.try_answer(&Answer { serial: 2, flags, vector: 13, error: 8, ..Answer::default() }).unwrap();
     it.world.run(1);
     assert_eq!(it.state(|state| state.rip), 0x10_0005 + 3, "the fake machine takes exceptions and goes on");
 }
@@ -214,7 +214,7 @@ fn an_event_of_the_exit_is_kept() {
     });
     it.start(vec![cut_off]);
     assert_eq!(it.taken(), []);
-    it.answer(Answer { flags: answer_flags::EXCEPTION, vector: 6, ..Answer::default() });
+    it.answer(&Answer { flags: answer_flags::EXCEPTION, vector: 6, ..Answer::default() });
     assert_eq!(it.taken(), [0x66]);
 }
 
@@ -232,7 +232,7 @@ fn nothing_else_lets_the_vcpu_run_on() {
     // Pausing, and answering meanwhile, loses nothing.
     let domain = DomainRef { domain: it.guest.id.0, pad: [0; 3] };
     it.world.control(Operation::Pause, &domain).unwrap();
-    it.answer(Answer { value: 7, ..Answer::default() });
+    it.answer(&Answer { value: 7, ..Answer::default() });
     assert_eq!(it.state(|state| state.gpr[0]), 0, "paused");
     it.world.control(Operation::Unpause, &domain).unwrap();
     it.world.run(8);
@@ -243,13 +243,13 @@ fn nothing_else_lets_the_vcpu_run_on() {
 fn answers_that_are_stale_or_doubled_are_refused() {
     let it = Modelled::new(1);
     let none = Answer::default();
-    assert_eq!(it.try_answer(none), Err(Errno::Srch), "nothing is asked");
+    assert_eq!(it.try_answer(&none), Err(Errno::Srch), "nothing is asked");
     it.start(vec![port(0x60, 1, true, 0)]);
-    assert_eq!(it.try_answer(Answer { serial: 2, ..none }), Err(Errno::Srch));
-    it.try_answer(Answer { serial: 1, value: 9, ..none }).unwrap();
-    assert_eq!(it.try_answer(Answer { serial: 1, value: 8, ..none }), Err(Errno::Srch), "twice");
+    assert_eq!(it.try_answer(&Answer { serial: 2, ..none }), Err(Errno::Srch));
+    it.try_answer(&Answer { serial: 1, value: 9, ..none }).unwrap();
+    assert_eq!(it.try_answer(&Answer { serial: 1, value: 8, ..none }), Err(Errno::Srch), "twice");
     it.world.run(6);
-    assert_eq!(it.try_answer(Answer { serial: 1, ..none }), Err(Errno::Srch), "taken");
+    assert_eq!(it.try_answer(&Answer { serial: 1, ..none }), Err(Errno::Srch), "taken");
     let stranger = it.world.guest(1);
     let call = ModelAnswer { domain: stranger.id.0, pad: 0, vcpu: 0 };
     assert_eq!(it.world.control(Operation::ModelAnswer, &call), Err(Errno::Srch));
@@ -263,12 +263,12 @@ fn init_forgets_the_request() {
     it.start(vec![port(0x60, 1, true, 0)]);
     let name = crate::vcpu::VcpuRef { domain: it.guest.clone(), index: 0 };
     crate::start::init(&it.world.host, &name);
-    assert_eq!(it.try_answer(Answer { serial: 1, ..Answer::default() }), Err(Errno::Srch));
+    assert_eq!(it.try_answer(&Answer { serial: 1, ..Answer::default() }), Err(Errno::Srch));
     it.play(vec![port(0x61, 1, true, 0)]);
     crate::start::startup(&it.world.host, &name, 0x9a);
     it.world.run(6);
     assert_eq!((it.request().serial, it.request().port), (2, 0x61));
-    it.answer(Answer { value: 3, ..Answer::default() });
+    it.answer(&Answer { value: 3, ..Answer::default() });
     assert_eq!(it.state(|state| (state.gpr[0], state.cs.base)), (3, 0x9_a000));
     assert_eq!(it.guest.vcpus[0].state.activity(), Activity::Blocked);
 }
@@ -296,11 +296,11 @@ fn the_line_is_acknowledged() {
         "HLT wakes, before the local APIC was ever touched"
     );
     it.signal(SignalKind::Line, 0, 0).unwrap();
-    it.answer(Answer { value: 0x08, ..Answer::default() });
+    it.answer(&Answer { value: 0x08, ..Answer::default() });
     assert_eq!(it.taken(), [0x08]);
     it.line(true);
     it.signal(SignalKind::Line, 0, 0).unwrap();
-    it.answer(Answer { value: NO_VECTOR, ..Answer::default() });
+    it.answer(&Answer { value: NO_VECTOR, ..Answer::default() });
     assert_eq!((it.taken(), it.asks()), (vec![0x08], false));
     // With interrupts off a window is asked for, and nothing else happens.
     it.play(vec![Box::new(|context| {
@@ -310,7 +310,7 @@ fn the_line_is_acknowledged() {
     it.context(|context| context.state.rflags &= !0x200);
     it.line(true);
     assert_eq!(it.kind(), Some(RequestKind::Acknowledge), "the halt at the script's end lets it in");
-    it.answer(Answer { value: 0x09, ..Answer::default() });
+    it.answer(&Answer { value: 0x09, ..Answer::default() });
     assert_eq!(it.kind(), Some(RequestKind::Acknowledge), "the line is still up");
     assert_eq!(it.taken(), [0x08, 0x09]);
 }
@@ -343,7 +343,7 @@ fn messages_are_interrupts_and_levels_have_ends() {
     it.world.run(6);
     assert_eq!(it.taken(), [0x41, 0x52]);
     assert_eq!((it.kind(), it.request().value), (Some(RequestKind::End), 0x52));
-    it.answer(Answer::default());
+    it.answer(&Answer::default());
     assert!(!it.asks());
     // For the other vCPU, for nobody, and malformed.
     it.signal(SignalKind::Message, 0xfee0_2000, 0x61).unwrap();

@@ -23,10 +23,11 @@ impl<M: Machine> Running<'_, M> {
             .iter()
             .any(|vcpu| matches!(vcpu.state.activity(), Activity::Ready | Activity::Running));
         let life = domain.life.lock();
-        let state = domain_state::RUNNABLE * u16::from(ready)
-            | domain_state::PAUSED * u16::from(life.pauses > 0)
-            | domain_state::SHUTDOWN * u16::from(life.reason.is_some())
-            | domain_state::DYING * u16::from(!life::is_alive(&domain));
+        let bit = |bit: u16, set: bool| if set { bit } else { 0 };
+        let state = bit(domain_state::RUNNABLE, ready)
+            | bit(domain_state::PAUSED, life.pauses > 0)
+            | bit(domain_state::SHUTDOWN, life.reason.is_some())
+            | bit(domain_state::DYING, !life::is_alive(&domain));
         let ns = |time: Option<HostTime>| time.map_or(0, |time| time.0.max(1));
         *info = DomainInfo {
             domain: domain.id.0,
