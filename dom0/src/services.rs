@@ -2,6 +2,7 @@
 //! calls on handles.
 
 pub mod capture;
+pub mod charge;
 pub mod console;
 pub mod disks;
 pub mod foreign;

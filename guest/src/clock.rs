@@ -28,6 +28,20 @@ pub fn now() -> Duration {
     Duration::from_nanos(LAST.fetch_max(time, Ordering::Relaxed).max(time))
 }
 
+/// When the kernel came out of its last rest.
+static AWAKE: AtomicU64 = AtomicU64::new(0);
+
+/// Since when the kernel has had something to do, without a rest.
+pub fn awake_since() -> Duration {
+    Duration::from_nanos(AWAKE.load(Ordering::Relaxed))
+}
+
+#[cfg(target_os = "none")]
+/// Notes that a rest is over.
+pub(crate) fn awake() {
+    AWAKE.store(now().as_nanos() as u64, Ordering::Relaxed);
+}
+
 /// One consistent reading. The writer holds the version odd while it writes.
 fn read(page: &SharedPage) -> Option<u64> {
     let offset = vcpu_info(0)? + vcpu::TIME;

@@ -11,6 +11,7 @@ use core::future::Future;
 use core::panic::PanicInfo;
 use core::pin::Pin;
 use core::slice;
+use core::task::{Context, Waker};
 use core::time::Duration;
 
 use log::LevelFilter;
@@ -19,6 +20,7 @@ use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::id::Virq;
 use trunnion_protocol::start_info;
 
+use crate::events::Listener;
 use crate::executor::{Executor, Spawner};
 use crate::start::{COMMAND_LINE_LIMIT, LoadedModule, Range, RawStart, StartInfo, find_hole, free_pieces};
 use crate::{clock, console, entry, events, heap, hypercall, memory, paging, traps};
@@ -189,10 +191,15 @@ fn run(info: StartInfo) -> ! {
     let main = trunnion_guest_main(executor.spawner(), info);
     let result = Rc::clone(&ended);
     executor.spawner().spawn(async move { result.set(Some(main.await)) });
-    let timer = hypercall::is_present() && events::bind_virq(Virq::TIMER).is_ok();
+    let timer = if hypercall::is_present() { events::bind_virq(Virq::TIMER).ok() } else { None };
+    let timer = timer.map(Listener::new);
     let mut armed = None;
+    let mut nobody = Context::from_waker(Waker::noop());
     loop {
         events::dispatch();
+        if timer.is_some_and(|timer| timer.poll_next(&mut nobody).is_ready()) {
+            armed = None;
+        }
         let deadline = clock::fire();
         executor.poll(TURN);
         if let Some(reason) = ended.get() {
@@ -201,7 +208,7 @@ fn run(info: StartInfo) -> ! {
         if executor.is_ready() || events::is_pending() {
             continue;
         }
-        if !timer {
+        if timer.is_none() {
             core::hint::spin_loop();
             continue;
         }
@@ -210,15 +217,18 @@ fn run(info: StartInfo) -> ! {
         if executor.is_ready() {
             continue;
         }
-        if deadline != armed || deadline.is_some_and(|deadline| deadline <= clock::now()) {
-            if let Some(deadline) = deadline {
-                arm(deadline);
-            }
-            armed = deadline;
+        // A timer that comes too early costs a look at the clock, and most deadlines move on before they come: only one that is
+        // earlier than the timer, or comes after it has fired, needs a call.
+        if let Some(deadline) = deadline
+            && armed.is_none_or(|armed| deadline < armed)
+        {
+            arm(deadline);
+            armed = Some(deadline);
         }
         // Interrupts are off, so an event from here on is pending when `wait` turns them on, and ends it.
         if !events::is_pending() {
             traps::wait();
+            clock::awake();
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Each CPU has a queue of vCPUs that are ready. The one that has had the least *virtual time* (time it ran, divided by its
 //! domain's weight) goes first: equal weights share equally, and a vCPU that slept is behind, so that it goes ahead of those
 //! that compute when an event wakes it (the wake-up boost). How far it may be behind is limited (`SLEEPER_NS`), so sleeping
-//! is not saved up. A vCPU that runs is preempted at the end of a slice when others wait, and by one that wakes and is
+//! is not saved up. What dom0 works for a domain is charged to it ([`charge`]), or a guest could have others computing for it
+//! at dom0's weight. A vCPU that runs is preempted at the end of a slice when others wait, and by one that wakes and is
 //! behind by more than `PREEMPT_NS`.
 //!
 //! A vCPU's [`State`] changes under the lock of its CPU's queue. A waker first publishes its reason (a pending bit, a
@@ -158,6 +159,14 @@ impl<M: Machine> Queue<M> {
 /// Nanoseconds at a weight, as virtual time.
 fn weighted(ns: u64, weight: u32) -> u64 {
     ns.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(weight.max(1))
+}
+
+/// Charges a domain for time that dom0 worked for it: its vCPUs stand behind others as if they had run so long themselves.
+pub fn charge<M: Machine>(domain: &Domain<M>, ns: u64) {
+    let each = weighted(ns, domain.weight.load(Ordering::Relaxed)) / (domain.vcpus.len() as u64).max(1);
+    for vcpu in &domain.vcpus {
+        vcpu.state.virtual_time.fetch_add(each, Ordering::Relaxed);
+    }
 }
 
 /// Makes a vCPU that waits for an event ready. Call it after the reason is visible.

@@ -51,6 +51,8 @@ closed! {
         Unpause = 5,
         /// [`VcpuStateCall`]: loads a vCPU that does not run and brings it up.
         SetVcpuState = 6,
+        /// [`Charge`]: time that dom0 worked for a domain counts as that domain's own.
+        Charge = 7,
         /// [`MapForeign`]: makes another domain's frames reachable by dom0.
         MapForeign = 8,
         /// [`UnmapForeign`]: gives such frames back.
@@ -302,6 +304,23 @@ pub struct Scheduling {
     pub cap: u32,
     /// Zero.
     pub pad2: u32,
+}
+
+/// Input of [`Operation::Charge`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Charge {
+    /// The domain.
+    pub domain: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+    /// Nanoseconds, of which more than [`Charge::MOST`] are forgiven.
+    pub ns: u64,
+}
+
+impl Charge {
+    /// Most that one call charges, in nanoseconds.
+    pub const MOST: u64 = 1_000_000_000;
 }
 
 /// Output of [`Operation::Audit`]: recomputed from the tables themselves, not from counters.

@@ -151,3 +151,31 @@ fn what_a_back_end_that_lies_costs_a_neighbour() {
     assert_eq!(ended.status, 0, "{}", ended.report());
     ended.assert_no_leaks();
 }
+
+/// Runs the work beside a domain that goes on for ever, which is then destroyed.
+fn beside_one_that_never_ends(run: Run) -> Ended {
+    let mut live = run.tiny("work", "").start(300);
+    live.wait_ended("work");
+    live.tool(&["xl", "destroy", "bad"]);
+    live.end()
+}
+
+/// A front end that lies to dom0 without end: what dom0 does for it is the liar's own time.
+#[test]
+fn what_a_block_front_end_that_lies_costs_a_neighbour() {
+    let run = counted();
+    let disk = run.path().join("disk.img");
+    fs::write(&disk, vec![0; 1 << 20]).expect("the disk can be written");
+    let more = format!("disk = [ \"{},raw,xvda,ro\" ]\ncmdline = \"rounds=4000000000\"", disk.display());
+    let ended = beside_one_that_never_ends(add(run, "bad", "trunnion-examples", "hostile-block", &more));
+    assert_little_lost(&ended, alone());
+    ended.assert_no_leaks();
+}
+
+#[test]
+fn what_a_network_front_end_that_lies_costs_a_neighbour() {
+    let more = "vif = [ \"\" ]\ncmdline = \"rounds=4000000000\"";
+    let ended = beside_one_that_never_ends(add(counted(), "bad", "trunnion-examples", "hostile-net", more));
+    assert_little_lost(&ended, alone());
+    ended.assert_no_leaks();
+}

@@ -17,6 +17,7 @@ use trunnion_protocol::console::OUT_SIZE;
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::{DomainId, Port};
 
+use super::charge::{Meter, charged};
 use super::foreign::ForeignPage;
 use crate::control::{Channel, Event, Outbox};
 use crate::devices::interrupt::Signal;
@@ -73,12 +74,12 @@ impl Consoles {
         };
         self.guests.borrow_mut().insert(domain, guest);
         let consoles = Rc::clone(self);
-        self.spawner.spawn(async move {
+        self.spawner.spawn(charged(Meter::new(domain), async move {
             let listener = Listener::new(port);
             while listener.next().await {
                 consoles.serve(domain);
             }
-        });
+        }));
         Ok(())
     }
 

@@ -28,6 +28,7 @@ use trunnion_protocol::xenbus::State;
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::DeviceFunction;
 
+use super::charge::{Meter, charged};
 use super::grants::{Held, Kernel};
 use super::store::StoreHandle;
 use crate::build::DiskRefusal;
@@ -303,13 +304,13 @@ impl Disks {
             front: format!("/local/domain/{domain}/device/vbd/{}", disk.vdev.number),
         };
         let client = self.store.client();
-        self.spawner.spawn(async move {
+        self.spawner.spawn(charged(Meter::new(domain), async move {
             let end = serve(&mut backend, &client, &place).await;
             log::debug!("back end ended how={end:?} place={}", place.back);
             drop(backend);
             ended.done.set(true);
             ended.signal.raise();
-        });
+        }));
     }
 
     /// Stops a back end. Returns when no request is under way and nothing of the guest is mapped.

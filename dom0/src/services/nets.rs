@@ -17,6 +17,7 @@ use trunnion_protocol::id::DomainId;
 use trunnion_protocol::xenbus::State;
 
 use super::capture::Capture;
+use super::charge::{Meter, charged};
 use super::disks::wait_for;
 use super::grants::Kernel;
 use super::store::StoreHandle;
@@ -107,13 +108,13 @@ impl Nets {
         self.vifs.borrow_mut().insert((domain, number), served);
         let client = self.store.client();
         let state = format!("{}/state", place.back);
-        self.spawner.spawn(async move {
+        self.spawner.spawn(charged(Meter::new(domain), async move {
             let end = serve(&vif, &client, &place).await;
             log::debug!("back end ended how={end:?} place={}", place.back);
             drop(vif);
             ended.done.set(true);
             ended.signal.raise();
-        });
+        }));
         let outcome = wait_for(&self.store, &state, State::InitWait.text()).await;
         if outcome.is_err() {
             self.detach(domain, number).await;

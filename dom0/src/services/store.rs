@@ -25,6 +25,7 @@ use trunnion_xenstore::ring::{MemoryRing, RingPage};
 use trunnion_xenstore::server::{Host, Store};
 use zerocopy::FromZeros;
 
+use super::charge::{Meter, charged};
 use super::foreign::ForeignPage;
 use crate::devices::interrupt::Signal;
 
@@ -112,7 +113,7 @@ impl StoreHandle {
     }
 
     /// Moves bytes for a domain. True when there is more to do.
-    fn serve(&self, domain: DomainId) -> bool {
+    fn answer(&self, domain: DomainId) -> bool {
         let (service, port) = {
             let mut store = self.0.store.borrow_mut();
             (store.service(domain), store.port(domain))
@@ -120,14 +121,19 @@ impl StoreHandle {
         if let Some(port) = port.filter(|_| service.notify) {
             let _ = events::send(port);
         }
-        // What this domain wrote may be news for others.
-        self.0.touched.raise();
         service.more
+    }
+
+    /// The same, when what this domain wrote may be news for others.
+    fn serve(&self, domain: DomainId) -> bool {
+        let more = self.answer(domain);
+        self.0.touched.raise();
+        more
     }
 }
 
 async fn pump(handle: StoreHandle, spawner: Spawner) {
-    let mut listening: BTreeMap<DomainId, Port> = BTreeMap::new();
+    let mut listening: BTreeMap<DomainId, (Port, Rc<Meter>)> = BTreeMap::new();
     loop {
         handle.0.touched.next().await;
         let introduced: Vec<_> = {
@@ -135,22 +141,22 @@ async fn pump(handle: StoreHandle, spawner: Spawner) {
             let domains = store.introduced().into_iter();
             domains.filter_map(|domain| Some((domain, store.port(domain)?))).collect()
         };
-        listening.retain(|domain, port| introduced.contains(&(*domain, *port)));
+        listening.retain(|domain, (port, _)| introduced.contains(&(*domain, *port)));
         for (domain, port) in introduced {
-            if listening.insert(domain, port) != Some(port) {
-                spawner.spawn(listen(handle.clone(), domain, Listener::new(port)));
+            if !listening.contains_key(&domain) {
+                let meter = Meter::new(domain);
+                let task = listen(handle.clone(), domain, Listener::new(port));
+                spawner.spawn(charged(Rc::clone(&meter), task));
+                listening.insert(domain, (port, meter));
             }
         }
         loop {
             let ready = handle.0.store.borrow_mut().next_ready();
             let Some(domain) = ready else { break };
-            let (service, port) = {
-                let mut store = handle.0.store.borrow_mut();
-                (store.service(domain), store.port(domain))
+            match listening.get(&domain) {
+                Some((_, meter)) => meter.measure(|| handle.answer(domain)),
+                None => handle.answer(domain),
             };
-            if let Some(port) = port.filter(|_| service.notify) {
-                let _ = events::send(port);
-            }
             yield_now().await;
         }
     }

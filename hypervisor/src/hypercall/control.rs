@@ -47,6 +47,10 @@ pub(super) fn call<M: Machine>(
         Operation::ReadLog => running.answer(at, |running, call| running.read_log(call)),
         Operation::CrashReport => running.answer(at, |running, call| running.crash_report(call)),
         Operation::SetScheduling => running.order(at, |running, call| running.set_scheduling(call)),
+        Operation::Charge => running.order(at, |running, call: &Charge| {
+            schedule::charge(&*running.find(call.domain)?, call.ns.min(Charge::MOST));
+            Ok(())
+        }),
         Operation::Audit => running.audit(at, arguments),
         Operation::SetModel => running.order(at, |running, call| running.set_model(call)),
         Operation::ModelAnswer => running.order(at, |running, call| running.model_answer(call)),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use trunnion_protocol::hypercall::Hypercall::SchedOp;
 
 use super::kit::World;
-use crate::schedule::Activity;
+use crate::schedule::{self, Activity};
 use crate::seam::{Exit, Machine};
 
 /// A guest that computes: each entry lasts 1 ms and is counted.
@@ -51,6 +51,29 @@ fn equal_weights_share_equally_and_others_by_weight() {
     a.weight.store(768, Ordering::Relaxed);
     world.run(200);
     let (more, less) = (count_a.load(Ordering::Relaxed) - first, count_b.load(Ordering::Relaxed) - second);
+    assert!(more > less * 5 / 2 && more < less * 7 / 2, "{more} {less}");
+}
+
+#[test]
+fn what_others_work_for_a_domain_is_its_own_time() {
+    let world = world();
+    let (a, b) = (world.guest(1), world.guest(1));
+    let count_a = spin(world, 1);
+    let count_b = Arc::new(AtomicU64::new(0));
+    let (counter, charged) = (count_b.clone(), b.clone());
+    world.host.machine.script(
+        2,
+        Box::new(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            world.host.machine.advance(1_000_000);
+            schedule::charge(&charged, 2_000_000);
+            Exit::Interrupt
+        }),
+    );
+    world.unpause(&a);
+    world.unpause(&b);
+    world.run(300);
+    let (more, less) = (count_a.load(Ordering::Relaxed), count_b.load(Ordering::Relaxed));
     assert!(more > less * 5 / 2 && more < less * 7 / 2, "{more} {less}");
 }
 
