@@ -93,14 +93,22 @@ impl Frame<'_> {
 
     /// Appends its bytes; false when some of them are not local.
     pub fn append_to(&self, bytes: &mut Vec<u8>) -> bool {
+        let start = bytes.len();
+        bytes.resize(start + self.length, 0);
+        bytes.get_mut(start..).is_some_and(|into| self.copy_to(into))
+    }
+
+    /// Copies its bytes to the beginning of `into`; false when some of them are not local, or there is no room.
+    pub fn copy_to(&self, into: &mut [u8]) -> bool {
+        let mut at = 0;
         for piece in self.pieces {
             let Place::Local { page, offset, .. } = piece.place else { return false };
-            let start = bytes.len();
-            bytes.resize(start + usize::from(piece.length), 0);
-            let Some(into) = bytes.get_mut(start..) else { return false };
+            let end = at + usize::from(piece.length);
+            let Some(into) = into.get_mut(at..end) else { return false };
             if page.copy_out(usize::from(offset), into).is_err() {
                 return false;
             }
+            at = end;
         }
         true
     }

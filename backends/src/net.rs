@@ -29,7 +29,6 @@ mod receive;
 mod send;
 mod service;
 mod statistics;
-pub mod train;
 mod vif;
 mod workshop;
 

@@ -8,7 +8,7 @@ use core::time::Duration;
 use trunnion_protocol::address::{Gfn, PAGE_SIZE};
 use trunnion_protocol::errno::GrantStatus;
 use trunnion_protocol::id::DomainId;
-use trunnion_protocol::netif::{ExtraInfo, Gso, Rx, RxRequest, RxResponse, RxSlot, Status, rx};
+use trunnion_protocol::netif::{ExtraInfo, Gso, Rx, RxRequest, RxResponse, RxSlot, SLOTS_MIN, Status, rx};
 use trunnion_protocol::ring::{BackRing, Claimed, Notify, Overrun, Owed, Pages};
 
 use super::workshop::Room;
@@ -58,6 +58,22 @@ enum Outcome {
     Withdrawn,
 }
 
+/// Buffers with data of one packet, when they are not filled: Linux takes that many fragments.
+const MOST_APART: usize = SLOTS_MIN - 1;
+
+/// Buffers that pieces take when none is split: then one copy moves each, and it is made in one go.
+fn apart(pieces: impl Iterator<Item = usize>) -> usize {
+    let (mut buffers, mut used) = (0, PAGE_SIZE);
+    for length in pieces {
+        if used + length > PAGE_SIZE {
+            buffers += 1;
+            used = 0;
+        }
+        used += length;
+    }
+    buffers
+}
+
 /// How a run ended.
 #[derive(Default)]
 pub(super) struct Done {
@@ -72,8 +88,6 @@ pub(super) struct Receiver<P: Pages> {
     domain: DomainId,
     buffers: VecDeque<Claimed<RxRequest>>,
     copies: Vec<GrantCopy>,
-    /// The pages of the packet that is being placed.
-    targets: Vec<CopyPage>,
     results: Vec<Result<(), GrantStatus>>,
     packets: Vec<Packet>,
     slots: Vec<Slot>,
@@ -89,7 +103,6 @@ impl<P: Pages> Receiver<P> {
             domain,
             buffers: VecDeque::new(),
             copies: Vec::new(),
-            targets: Vec::new(),
             results: Vec::new(),
             packets: Vec::new(),
             slots: Vec::new(),
@@ -123,53 +136,61 @@ impl<P: Pages> Receiver<P> {
     /// then. The pieces' lengths sum to `length`.
     pub(super) fn place(
         &mut self,
-        pieces: impl IntoIterator<Item = (CopyPage, u16, u16)>,
+        pieces: impl Iterator<Item = (CopyPage, u16, u16)> + Clone,
         length: usize,
         checksum: Checksum,
         gso: Option<Gso>,
     ) -> Result<bool, Overrun> {
-        let slots = Self::needed(length, gso);
+        let packed = length.div_ceil(PAGE_SIZE);
+        let apart = apart(pieces.clone().map(|(_, _, length)| usize::from(length)));
+        let is_apart = apart <= (packed + 1).min(MOST_APART);
+        let slots = if is_apart { apart } else { packed } + usize::from(gso.is_some());
         if length == 0 || !self.has_buffers(slots)? {
             return Ok(false);
         }
         let (first, copies) = (self.slots.len(), self.copies.len());
-        self.targets.clear();
-        let mut rest = length;
-        for index in 0..slots {
-            let Some(claimed) = self.buffers.pop_front() else { break };
-            let extra = index == 1 && gso.is_some();
-            let here = rest.min(PAGE_SIZE);
-            if !extra {
-                rest -= here;
-                self.targets.push(CopyPage::Granted(self.domain, claimed.request.reference));
-            }
-            self.slots.push(Slot {
-                owed: claimed.owed,
-                request: claimed.request,
-                length: (!extra).then_some(here as u16),
-            });
-        }
-        let mut at = 0;
+        let mut used = PAGE_SIZE;
         for (from, offset, length) in pieces {
             let (mut offset, mut rest) = (offset, usize::from(length));
+            if is_apart && used + rest > PAGE_SIZE {
+                used = PAGE_SIZE;
+            }
             while rest > 0 {
-                let count = rest.min(PAGE_SIZE - at % PAGE_SIZE);
-                let Some(&to) = self.targets.get(at / PAGE_SIZE) else { break };
+                if used == PAGE_SIZE {
+                    if gso.is_some() && self.slots.len() == first + 1 {
+                        self.begin(None);
+                    }
+                    self.begin(Some(0));
+                    used = 0;
+                }
+                let Some(Slot { request, length: Some(length), .. }) = self.slots.last_mut() else { break };
+                let count = rest.min(PAGE_SIZE - used);
                 self.copies.push(GrantCopy {
                     from,
                     from_offset: offset,
-                    to,
-                    to_offset: (at % PAGE_SIZE) as u16,
+                    to: CopyPage::Granted(self.domain, request.reference),
+                    to_offset: used as u16,
                     length: count as u16,
                 });
+                *length += count as u16;
                 offset = offset.wrapping_add(count as u16);
-                at += count;
+                used += count;
                 rest -= count;
             }
+        }
+        if gso.is_some() && self.slots.len() == first + 1 {
+            self.begin(None);
         }
         let (slots, copies) = (self.slots.len() - first, self.copies.len() - copies);
         self.packets.push(Packet { slots, copies, length, checksum, gso, outcome: Outcome::Good });
         Ok(true)
+    }
+
+    /// Takes the next buffer; `None` is for extra information.
+    fn begin(&mut self, length: Option<u16>) {
+        if let Some(Claimed { owed, request }) = self.buffers.pop_front() {
+            self.slots.push(Slot { owed, request, length });
+        }
     }
 
     /// Keeps a frame until there are buffers. False when too much is kept already.
@@ -296,21 +317,25 @@ impl<P: Pages> Receiver<P> {
             if index < first {
                 kept.extend(mine);
             } else {
-                let (extra, mut at, mut rest) = (packet.gso.is_some(), 0usize, packet.length);
+                let extra = packet.gso.is_some();
+                let mut next = slot;
                 for copy in mine {
-                    let page = at / PAGE_SIZE;
-                    let place = slot + page + usize::from(extra && page > 0);
-                    at += usize::from(copy.length);
-                    let Some(target) = self.slots.get(place) else { continue };
+                    // A copy to the beginning of a buffer is the first one into it.
+                    if copy.to_offset == 0 {
+                        next += 1 + usize::from(extra && next == slot + 1);
+                    }
+                    let Some(target) = next.checked_sub(1).and_then(|at| self.slots.get_mut(at)) else {
+                        continue;
+                    };
+                    let before = if copy.to_offset == 0 { 0 } else { target.length.unwrap_or(0) };
+                    target.length = Some(before + copy.length);
                     kept.push(GrantCopy {
                         to: CopyPage::Granted(self.domain, target.request.reference),
                         ..copy
                     });
                 }
-                for (number, place) in self.slots.iter_mut().skip(slot).take(packet.slots).enumerate() {
-                    let here = rest.min(PAGE_SIZE);
-                    place.length = (!(extra && number == 1)).then_some(here as u16);
-                    rest -= if place.length.is_some() { here } else { 0 };
+                if let Some(place) = self.slots.get_mut(slot + 1).filter(|_| extra) {
+                    place.length = None;
                 }
             }
             slot += packet.slots;
@@ -342,4 +367,19 @@ fn answer(packet: &Packet, index: usize, slot: &Slot, good: bool) -> RxSlot {
     }
     let status = if good { length as i16 } else { Status::Error.number() };
     RxResponse { id: slot.request.id, offset: 0, flags, status }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_not_split_where_buffers_allow_it() {
+        // A head, the rest of its page, whole pages; two that fit one buffer; three of which no two do.
+        assert_eq!(apart([192, 3904, 4096, 4096].into_iter()), 3);
+        assert_eq!(apart([192, 3970, 4096].into_iter()), 3);
+        assert_eq!(apart([2000, 2000].into_iter()), 1);
+        assert_eq!(apart([3000, 3000, 3000].into_iter()), 3);
+        assert_eq!(apart([].into_iter()), 0);
+    }
 }

@@ -36,8 +36,8 @@ const HEAD_ROOM: usize = 256;
 const HEADS_IN_PAGE: usize = PAGE_SIZE / HEAD_ROOM;
 /// Pages for packets that are copied whole.
 const WHOLE_PAGES: usize = 64;
-/// Pages that the largest of them takes.
-const LARGEST: usize = 17;
+/// Pages that the largest of them takes: each fragment has one of its own, so that one copy brings it whole.
+const LARGEST: usize = FRAGMENTS;
 
 /// Bytes of a page that the guest sends.
 #[derive(Clone, Copy)]
@@ -241,23 +241,27 @@ impl<L: AsRef<[SharedPage]>> Run<L> {
 
     /// Notes the copies that bring a packet's first bytes, or all of it, into local pages.
     fn copy_in(&mut self, packet: &mut Packet, domain: DomainId, whole: bool) {
-        let (page, mut at) = if packet.length <= HEAD_ROOM || !whole {
-            packet.local = if packet.length <= HEAD_ROOM { packet.length } else { HEAD };
-            let place = self.packets.len() * HEAD_ROOM;
-            packet.place = (place, false);
-            (self.heads_at, place)
-        } else {
+        let fragments = self.fragments.get(packet.fragments.clone()).unwrap_or_default();
+        if whole && packet.length > HEAD_ROOM {
             packet.local = packet.length;
-            let place = self.whole_used * PAGE_SIZE;
-            self.whole_used += packet.length.div_ceil(PAGE_SIZE);
-            packet.place = (place, true);
-            (self.whole_at, place)
-        };
+            packet.place = (self.whole_used * PAGE_SIZE, true);
+            for fragment in fragments.iter().filter(|fragment| fragment.length > 0) {
+                let place = self.whole_used * PAGE_SIZE;
+                let from = CopyPage::Granted(domain, fragment.reference);
+                scatter(from, fragment.offset, fragment.length, self.whole_at, place, &mut self.copies);
+                self.whole_used += 1;
+            }
+            packet.copies.end = self.copies.len();
+            return;
+        }
+        packet.local = if packet.length <= HEAD_ROOM { packet.length } else { HEAD };
+        let mut at = self.packets.len() * HEAD_ROOM;
+        packet.place = (at, false);
         let mut rest = packet.local;
-        for fragment in self.fragments.get(packet.fragments.clone()).unwrap_or_default() {
+        for fragment in fragments {
             let count = rest.min(usize::from(fragment.length));
             let from = CopyPage::Granted(domain, fragment.reference);
-            at = scatter(from, fragment.offset, count as u16, page, at, &mut self.copies);
+            at = scatter(from, fragment.offset, count as u16, self.heads_at, at, &mut self.copies);
             rest -= count;
             if rest == 0 {
                 break;
@@ -320,23 +324,38 @@ impl<L: AsRef<[SharedPage]>> Run<L> {
         }
         let (place, whole) = packet.place;
         let (pages, first) = if whole { (&self.whole, self.whole_at) } else { (&self.heads, self.heads_at) };
-        let head = head.get_mut(..packet.length.min(HEAD))?;
-        pages.as_ref().get(place / PAGE_SIZE)?.copy_out(place % PAGE_SIZE, head).ok()?;
-        let head = &*head;
-        check(head, packet, rules)?;
-        pieces.clear();
-        let mut at = 0;
-        while at < packet.local {
-            let (index, offset) = ((place + at) / PAGE_SIZE, (place + at) % PAGE_SIZE);
-            let length = (packet.local - at).min(PAGE_SIZE - offset);
+        let (mut index, offset) = (place / PAGE_SIZE, place % PAGE_SIZE);
+        let mut local = |offset: usize, length: usize| {
             let page = pages.as_ref().get(index)?;
             let gfn = Gfn(first.0.wrapping_add(index as u64));
+            index += 1;
             let place = Place::Local { page, gfn, offset: offset as u16 };
-            pieces.push(Piece { place, length: length as u16 });
-            at += length;
+            Some((page, Piece { place, length: length as u16 }))
+        };
+        let fragments = self.fragments.get(packet.fragments.clone())?;
+        let head = head.get_mut(..packet.length.min(HEAD))?;
+        pieces.clear();
+        if whole {
+            let mut at = 0;
+            for fragment in fragments.iter().filter(|fragment| fragment.length > 0) {
+                let length = usize::from(fragment.length);
+                let (page, piece) = local(0, length)?;
+                pieces.push(piece);
+                if at < head.len() {
+                    let end = head.len().min(at + length);
+                    page.copy_out(0, head.get_mut(at..end)?).ok()?;
+                    at = end;
+                }
+            }
+        } else {
+            let (page, piece) = local(offset, packet.local)?;
+            page.copy_out(offset, head).ok()?;
+            pieces.push(piece);
         }
+        let head = &*head;
+        check(head, packet, rules)?;
         let mut skip = packet.local;
-        for fragment in self.fragments.get(packet.fragments.clone())? {
+        for fragment in fragments {
             let length = usize::from(fragment.length);
             let skipped = skip.min(length);
             skip -= skipped;

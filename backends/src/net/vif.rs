@@ -377,16 +377,22 @@ impl<H: NetHost> Vif<H> {
         self.statistics.change(|counts| counts.rx_dropped += expired);
         let mut stage = self.shared.stage.borrow_mut();
         let mut list = Vec::new();
+        stage.clear();
         while let Some(kept) = receiver.next_kept(now).map_err(Fault::Ring)? {
-            stage.clear();
             list.clear();
-            stage.put(&kept.bytes, |page, length| list.push((page, 0, length)));
+            if !stage.put(&kept.bytes, |page, length| list.push((page, 0, length))) {
+                let done = receiver.flush(&self.host, self.scratch());
+                self.account(queue, &done);
+                stage.clear();
+                list.clear();
+                stage.put(&kept.bytes, |page, length| list.push((page, 0, length)));
+            }
             receiver
                 .place(list.iter().copied(), kept.bytes.len(), kept.checksum, kept.gso)
                 .map_err(Fault::Ring)?;
-            let done = receiver.flush(&self.host, self.scratch());
-            self.account(queue, &done);
         }
+        let done = receiver.flush(&self.host, self.scratch());
+        self.account(queue, &done);
         if receiver.has_backlog() { receiver.ring.arm().map_err(Fault::Ring) } else { Ok(false) }
     }
 
@@ -437,7 +443,7 @@ impl<H: NetHost> Vif<H> {
             }
         }
         let mut bytes = Vec::new();
-        if !self.shared.gather.borrow_mut().pull(&self.host, frame, &mut bytes) {
+        if self.shared.gather.borrow_mut().pull(&self.host, frame, &mut bytes).is_none() {
             return self.dropped();
         }
         self.keep(&mut receiver, bytes, frame.checksum, frame.gso);
@@ -463,10 +469,11 @@ impl<H: NetHost> Vif<H> {
 
     /// Does in software what the guest cannot: cuts the packet, fills checksums in.
     fn rework(&self, queue: &Queue<H>, features: &Features, frame: &Frame<'_>) {
-        let (mut bytes, mut cut) = mem::take(&mut *self.shared.bytes.borrow_mut());
-        let pulled = self.shared.gather.borrow_mut().pull(&self.host, frame, &mut bytes);
+        let (mut buffer, mut cut) = mem::take(&mut *self.shared.bytes.borrow_mut());
+        let pulled = self.shared.gather.borrow_mut().pull(&self.host, frame, &mut buffer);
         let mut stage = self.shared.stage.borrow_mut();
         stage.clear();
+        let mut list = Vec::new();
         let mut put = |bytes: &[u8]| {
             if bytes.len() > PAGE_SIZE && !features.sg {
                 return self.dropped();
@@ -479,7 +486,7 @@ impl<H: NetHost> Vif<H> {
             if receiver.has_backlog() {
                 return keep(&mut receiver);
             }
-            let mut list = Vec::new();
+            list.clear();
             if !stage.put(bytes, |page, length| list.push((page, 0, length))) {
                 let done = receiver.flush(&self.host, self.scratch());
                 self.account(queue, &done);
@@ -493,21 +500,16 @@ impl<H: NetHost> Vif<H> {
                 Err(overrun) => self.fail(overrun),
             }
         };
-        let good = pulled
-            && match frame.gso {
-                Some(gso) => offload::segment(&bytes, gso, &mut cut, |bytes| put(bytes)).is_some(),
-                None if frame.checksum == Checksum::Blank => {
-                    let good = offload::complete(&mut bytes);
-                    if good {
-                        put(&bytes);
-                    }
-                    good
+        let good = pulled.is_some_and(|bytes| match frame.gso {
+            Some(gso) => offload::segment(bytes, gso, &mut cut, |bytes| put(bytes)).is_some(),
+            None => {
+                let good = frame.checksum != Checksum::Blank || offload::complete(bytes);
+                if good {
+                    put(bytes);
                 }
-                None => {
-                    put(&bytes);
-                    true
-                }
-            };
+                good
+            }
+        });
         if !good {
             self.dropped();
         }
@@ -515,7 +517,7 @@ impl<H: NetHost> Vif<H> {
         let done = queue.receive.borrow_mut().flush(&self.host, self.scratch());
         self.account(queue, &done);
         drop(stage);
-        *self.shared.bytes.borrow_mut() = (bytes, cut);
+        *self.shared.bytes.borrow_mut() = (buffer, cut);
     }
 }
 

@@ -86,19 +86,23 @@ impl<L: AsRef<[SharedPage]>> Gather<L> {
         self.first
     }
 
-    /// Replaces `bytes` by the frame's; false when some of them cannot be had.
-    pub fn pull<H: GrantCopier<Local = L>>(
+    /// The frame's bytes, at the beginning of `buffer`. It grows where it is too short and is never cut: what is used again
+    /// and again is not filled with zeroes each time. `None` when some of the bytes cannot be had.
+    pub fn pull<'b, H: GrantCopier<Local = L>>(
         &mut self,
         host: &H,
         frame: &Frame<'_>,
-        bytes: &mut Vec<u8>,
-    ) -> bool {
-        bytes.clear();
+        buffer: &'b mut Vec<u8>,
+    ) -> Option<&'b mut [u8]> {
         if frame.length > MAX_FRAME {
-            return false;
+            return None;
         }
+        if buffer.len() < frame.length {
+            buffer.resize(frame.length, 0);
+        }
+        let bytes = buffer.get_mut(..frame.length)?;
         if frame.is_local() {
-            return frame.append_to(bytes);
+            return frame.copy_to(bytes).then_some(bytes);
         }
         self.copies.clear();
         self.results.clear();
@@ -109,13 +113,10 @@ impl<L: AsRef<[SharedPage]>> Gather<L> {
         }
         host.copy(&self.copies, &mut self.results);
         if self.results.len() != self.copies.len() || self.results.iter().any(Result::is_err) {
-            return false;
+            return None;
         }
-        bytes.resize(frame.length, 0);
-        bytes
-            .chunks_mut(PAGE_SIZE)
-            .zip(self.pages.as_ref())
-            .all(|(into, page)| page.copy_out(0, into).is_ok())
+        let mut pages = bytes.chunks_mut(PAGE_SIZE).zip(self.pages.as_ref());
+        pages.all(|(into, page)| page.copy_out(0, into).is_ok()).then_some(bytes)
     }
 }
 

@@ -414,16 +414,17 @@ impl NetPort for Uplink {
     fn deliver(&self, frame: &Frame<'_>) {
         let mut sender = self.send.borrow_mut();
         let sender = &mut *sender;
-        let (mut bytes, mut cut) = core::mem::take(&mut sender.work);
+        let (mut buffer, mut cut) = core::mem::take(&mut sender.work);
         let good = if let Some(gso) = frame.gso {
-            sender.gather.pull(&self.kernel, frame, &mut bytes) && {
+            let pulled = sender.gather.pull(&self.kernel, frame, &mut buffer);
+            pulled.is_some_and(|bytes| {
                 let mut lost = 0;
-                let count = offload::segment(&bytes, gso, &mut cut, |bytes| {
+                let count = offload::segment(bytes, gso, &mut cut, |bytes| {
                     lost += u64::from(!sender.send(bytes));
                 });
                 self.dropped.set(self.dropped.get().wrapping_add(lost));
                 count.is_some()
-            }
+            })
         } else if frame.length > LONGEST {
             false
         } else if sender.backlog.is_empty()
@@ -441,11 +442,12 @@ impl NetPort for Uplink {
             }
             placed
         } else {
-            sender.gather.pull(&self.kernel, frame, &mut bytes)
-                && (frame.checksum != Checksum::Blank || offload::complete(&mut bytes))
-                && sender.keep(&bytes)
+            let pulled = sender.gather.pull(&self.kernel, frame, &mut buffer);
+            pulled.is_some_and(|bytes| {
+                (frame.checksum != Checksum::Blank || offload::complete(bytes)) && sender.keep(bytes)
+            })
         };
-        sender.work = (bytes, cut);
+        sender.work = (buffer, cut);
         if !good {
             self.drop_one();
         }

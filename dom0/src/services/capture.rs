@@ -100,14 +100,15 @@ impl Capture {
 
 impl Tap for Capture {
     fn passes(&self, frame: &Frame<'_>) {
-        let mut bytes = self.frame.borrow_mut();
+        let mut buffer = self.frame.borrow_mut();
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() + frame.length > WAITING
-            || !self.gather.borrow_mut().pull(&self.kernel, frame, &mut bytes)
-        {
+        let has_room = waiting.len() + frame.length <= WAITING;
+        let mut gather = self.gather.borrow_mut();
+        let bytes = if has_room { gather.pull(&self.kernel, frame, &mut buffer) } else { None };
+        let Some(bytes) = bytes else {
             self.lost.set(self.lost.get() + 1);
             return;
-        }
+        };
         let now = trunnion_guest::clock::now().as_nanos() as u64;
         waiting.extend(record(now, bytes.len()));
         waiting.extend(bytes.iter());

@@ -21,7 +21,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
 use trunnion_backends::bridge::{Bridge, PortId};
 use trunnion_backends::frame::{Checksum, Frame, HEAD, NetPort, Piece, Place};
 use trunnion_backends::host::GrantCopier;
-use trunnion_backends::net::{Gather, offload, train};
+use trunnion_backends::net::{Gather, offload};
 use trunnion_guest::clock;
 use trunnion_guest::executor::Spawner;
 use trunnion_guest::memory::Pages;
@@ -29,6 +29,7 @@ use trunnion_protocol::address::{Gfn, PAGE_SIZE};
 
 use super::grants::Kernel;
 use super::nets::Nets;
+use super::segments::{self, LARGE, WIRE};
 use crate::devices::interrupt::Signal;
 
 /// dom0's address on the wire.
@@ -38,9 +39,9 @@ const WAITING: usize = 256;
 const WAITING_BYTES: usize = 1 << 20;
 /// Buffers that are kept to be used again; each may have grown to the largest frame.
 const SPARE: usize = 16;
-/// Frames that are sent in one go, one a page.
+/// Pages of frames that are sent in one go.
 const RUN: usize = 64;
-/// Bytes of payload of a frame.
+/// Bytes of payload of a wire's frame.
 const MTU: usize = 1500;
 /// Bytes of a TCP window.
 const WINDOW: usize = 256 << 10;
@@ -51,30 +52,46 @@ const ECHO: u16 = 7;
 const SINK: u16 = 9;
 const SOURCE: u16 = 19;
 
+/// A frame: the first so many bytes of a buffer, which is kept as long as it is, so that its next use does not fill it with zeroes.
+struct Packet {
+    buffer: Vec<u8>,
+    length: usize,
+}
+
+impl Packet {
+    fn bytes(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(..self.length).unwrap_or_default()
+    }
+}
+
 /// What came in, and what is to go out.
+#[derive(Default)]
 struct Queues {
-    came: VecDeque<Vec<u8>>,
+    came: VecDeque<Packet>,
     /// Bytes of those.
     waiting: usize,
-    going: VecDeque<Vec<u8>>,
+    going: VecDeque<Packet>,
+    /// Buffers for frames that come.
     spare: Vec<Vec<u8>>,
+    /// Buffers for frames that go.
+    outgoing: Vec<Vec<u8>>,
 }
 
 impl Queues {
-    fn push(&mut self, bytes: Vec<u8>) {
-        self.waiting += bytes.len();
-        self.came.push_back(bytes);
+    fn push(&mut self, arrival: Packet) {
+        self.waiting += arrival.length;
+        self.came.push_back(arrival);
     }
 
-    fn pop(&mut self) -> Option<Vec<u8>> {
-        let bytes = self.came.pop_front()?;
-        self.waiting = self.waiting.saturating_sub(bytes.len());
-        Some(bytes)
+    fn pop(&mut self) -> Option<Packet> {
+        let arrival = self.came.pop_front()?;
+        self.waiting = self.waiting.saturating_sub(arrival.length);
+        Some(arrival)
     }
 
-    fn recycle(&mut self, bytes: Vec<u8>) {
+    fn recycle(&mut self, buffer: Vec<u8>) {
         if self.spare.len() < SPARE {
-            self.spare.push(bytes);
+            self.spare.push(buffer);
         }
     }
 }
@@ -91,15 +108,18 @@ struct Port {
 impl NetPort for Port {
     fn deliver(&self, frame: &Frame<'_>) {
         let mut queues = self.queues.borrow_mut();
-        let mut bytes = queues.spare.pop().unwrap_or_default();
+        let mut buffer = queues.spare.pop().unwrap_or_default();
         let good = queues.came.len() < WAITING
             && queues.waiting.saturating_add(frame.length) <= WAITING_BYTES
-            && self.gather.borrow_mut().pull(&self.kernel, frame, &mut bytes)
-            && (frame.checksum != Checksum::Unknown || offload::is_good(&bytes));
+            && (self.gather.borrow_mut().pull(&self.kernel, frame, &mut buffer)).is_some_and(|bytes| {
+                let good = frame.checksum != Checksum::Unknown || offload::is_good(bytes);
+                segments::raise(bytes);
+                good
+            });
         if good {
-            queues.push(bytes);
+            queues.push(Packet { buffer, length: frame.length });
         } else {
-            queues.recycle(bytes);
+            queues.recycle(buffer);
             self.dropped.set(self.dropped.get().wrapping_add(1));
         }
     }
@@ -112,7 +132,7 @@ impl NetPort for Port {
 /// The port, as smoltcp sees it.
 struct Wire<'a>(&'a RefCell<Queues>);
 
-struct Came<'a>(&'a RefCell<Queues>, Vec<u8>);
+struct Came<'a>(&'a RefCell<Queues>, Packet);
 
 struct Going<'a>(&'a RefCell<Queues>);
 
@@ -127,8 +147,8 @@ impl phy::Device for Wire<'_> {
         Self: 't;
 
     fn receive(&mut self, _: Instant) -> Option<(Came<'_>, Going<'_>)> {
-        let bytes = self.0.borrow_mut().pop()?;
-        Some((Came(self.0, bytes), Going(self.0)))
+        let arrival = self.0.borrow_mut().pop()?;
+        Some((Came(self.0, arrival), Going(self.0)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Going<'_>> {
@@ -142,26 +162,29 @@ impl phy::Device for Wire<'_> {
         checksum.udp = phy::Checksum::None;
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = MTU + offload::ETHERNET;
+        capabilities.max_transmission_unit = MTU + offload::ETHERNET + usize::from(LARGE - WIRE);
         capabilities.checksum = checksum;
         capabilities
     }
 }
 
 impl phy::RxToken for Came<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        let result = f(&self.1);
-        self.0.borrow_mut().recycle(self.1);
+    fn consume<R, F: FnOnce(&[u8]) -> R>(mut self, f: F) -> R {
+        let result = f(self.1.bytes());
+        self.0.borrow_mut().recycle(self.1.buffer);
         result
     }
 }
 
 impl phy::TxToken for Going<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        let mut bytes = self.0.borrow_mut().spare.pop().unwrap_or_default();
-        bytes.resize(length, 0);
-        let result = f(&mut bytes);
-        self.0.borrow_mut().going.push_back(bytes);
+        let mut buffer = self.0.borrow_mut().outgoing.pop().unwrap_or_default();
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        let mut packet = Packet { buffer, length };
+        let result = f(packet.bytes());
+        self.0.borrow_mut().going.push_back(packet);
         result
     }
 }
@@ -280,10 +303,9 @@ pub fn start(nets: &Nets, address: &str, spawner: &Spawner) {
         log::error!("dom0 gets no address: there is not enough memory");
         return;
     };
-    let queues = Queues { came: VecDeque::new(), waiting: 0, going: VecDeque::new(), spare: Vec::new() };
     let port = Rc::new(Port {
         kernel,
-        queues: RefCell::new(queues),
+        queues: RefCell::default(),
         gather: RefCell::new(gather),
         arrived: Signal::default(),
         dropped: Cell::new(0),
@@ -341,62 +363,50 @@ impl Stack {
     /// Hands frames to the bridge; true when there were some.
     fn send(&self) -> bool {
         let now = clock::now();
+        let mut page = 0;
         let mut sent = false;
         loop {
-            let mut frames: Vec<Vec<u8>> = {
-                let mut queues = self.port.queues.borrow_mut();
-                let count = queues.going.len().min(RUN);
-                queues.going.drain(..count).collect()
-            };
-            if frames.is_empty() {
-                return sent;
-            }
+            let Some(mut packet) = self.port.queues.borrow_mut().going.pop_front() else { break };
             sent = true;
-            let mut at = 0;
-            while let Some(rest) = frames.get_mut(at..).filter(|rest| !rest.is_empty()) {
-                at += self.send_first(rest, at, now);
+            if page + packet.length.div_ceil(PAGE_SIZE) > RUN {
+                self.bridge.flush();
+                page = 0;
             }
-            self.bridge.flush();
+            page += self.send_one(packet.bytes(), page, now);
             let mut queues = self.port.queues.borrow_mut();
-            frames.into_iter().for_each(|bytes| queues.recycle(bytes));
-        }
-    }
-}
-
-impl Stack {
-    /// Sends the first of some frames, with those that can go in one packet with it, from the pages from `at` on; returns how
-    /// many it sent.
-    fn send_first(&self, frames: &mut [Vec<u8>], at: usize, now: Duration) -> usize {
-        let train = train::find(frames.iter().map(Vec::as_slice));
-        let count = train.map_or(1, |train| train.count);
-        let pushed = frames.get(count - 1).is_some_and(|last| train::is_pushed(last));
-        let Some(first) = frames.first_mut() else { return 1 };
-        let blank = match &train {
-            Some(train) => train::couple(first, train, pushed),
-            None => offload::blank(first),
-        };
-        let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(count);
-        let pages = self.pages.as_ref().iter().enumerate().skip(at);
-        for ((index, page), bytes) in pages.zip(frames.iter().take(count)) {
-            // Behind the first come data alone.
-            let start = if pieces.is_empty() { 0 } else { train.map_or(0, |train| train.data) };
-            let Some(bytes) = bytes.get(start..) else { return count };
-            if bytes.len() > PAGE_SIZE || page.copy_in(0, bytes).is_err() {
-                return count;
+            if queues.outgoing.len() < SPARE {
+                queues.outgoing.push(packet.buffer);
             }
-            let gfn = Gfn(self.first.0 + index as u64);
-            pieces.push(Piece { place: Place::Local { page, gfn, offset: 0 }, length: bytes.len() as u16 });
         }
-        let Some(first) = frames.first() else { return 1 };
+        if sent {
+            self.bridge.flush();
+        }
+        sent
+    }
+
+    /// Sends a frame from the pages from `at` on; returns how many it takes until the next flush.
+    fn send_one(&self, bytes: &mut [u8], at: usize, now: Duration) -> usize {
+        segments::lower(bytes);
+        let gso = segments::cut(bytes);
+        let blank = offload::blank(bytes);
+        let pages = self.pages.as_ref().get(at..).unwrap_or_default();
+        let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(bytes.len().div_ceil(PAGE_SIZE));
+        for ((index, page), part) in pages.iter().enumerate().zip(bytes.chunks(PAGE_SIZE)) {
+            if page.copy_in(0, part).is_err() {
+                return 0;
+            }
+            let gfn = Gfn(self.first.0 + (at + index) as u64);
+            pieces.push(Piece { place: Place::Local { page, gfn, offset: 0 }, length: part.len() as u16 });
+        }
         let frame = Frame {
-            head: first.get(..first.len().min(HEAD)).unwrap_or_default(),
+            head: bytes.get(..bytes.len().min(HEAD)).unwrap_or_default(),
             pieces: &pieces,
-            length: train.map_or(first.len(), |train| train.length),
+            length: bytes.len(),
             checksum: if blank { Checksum::Blank } else { Checksum::Good },
-            gso: train.map(|train| train.gso),
+            gso,
         };
         self.bridge.forward(self.id, &frame, now);
-        count
+        pieces.len()
     }
 }
 
@@ -438,14 +448,13 @@ mod tests {
 
     #[test]
     fn buffers_are_bounded() {
-        let mut queues =
-            Queues { came: VecDeque::new(), waiting: 0, going: VecDeque::new(), spare: Vec::new() };
+        let mut queues = Queues::default();
         for _ in 0..100 {
-            queues.push(vec![0; 60_000]);
+            queues.push(Packet { buffer: vec![0; 64_000], length: 60_000 });
         }
         assert_eq!(queues.waiting, 6_000_000);
-        while let Some(bytes) = queues.pop() {
-            queues.recycle(bytes);
+        while let Some(arrival) = queues.pop() {
+            queues.recycle(arrival.buffer);
         }
         assert_eq!((queues.waiting, queues.spare.len()), (0, SPARE));
     }

@@ -189,7 +189,12 @@ fn stream(name: &str, kib: u64, mut step: impl FnMut(usize) -> io::Result<usize>
 fn write(to: &str, kib: u64) -> io::Result<()> {
     let mut socket = connect(to)?;
     let bytes = vec![0x5a; PIECE];
-    stream("write", kib, |most| socket.write(bytes.get(..most).unwrap_or_default()))
+    stream("write", kib, |most| socket.write(bytes.get(..most).unwrap_or_default()))?;
+    // Until the other side has it all: a machine that is switched off now would leave it waiting.
+    socket.shutdown(std::net::Shutdown::Write)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).map(drop)
 }
 
 fn read(from: &str, kib: u64) -> io::Result<()> {
