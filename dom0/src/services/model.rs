@@ -52,6 +52,8 @@ const TURNS: usize = 64;
 const RESOLUTION: Duration = Duration::from_micros(50);
 /// Bytes that a model takes: the memory of its screen, buffers, tables of the guest's pages.
 const ROOM: usize = 6 << 20;
+/// Lines that a guest may put into dom0's log by its firmware's ports.
+const LINES: u32 = 1000;
 /// Longest line of the firmware's log.
 const LONGEST: usize = 200;
 
@@ -156,6 +158,7 @@ impl Models {
             listener: Listener::new(port),
             sleep: None,
             log: String::new(),
+            lines: 0,
         };
         done.set(false);
         self.spawner.spawn(async move {
@@ -265,6 +268,8 @@ struct Task {
     sleep: Option<(Duration, Pin<Box<Sleep>>)>,
     /// The line that the firmware is writing.
     log: String,
+    /// How many there were.
+    lines: u32,
 }
 
 impl Task {
@@ -326,19 +331,31 @@ impl Task {
             match event {
                 Event::Reset => shut_down(domain, ShutdownReason::Reboot),
                 Event::Off => shut_down(domain, ShutdownReason::PowerOff),
-                Event::Suspend => log::warn!("a guest wants to sleep, which is not there domain={domain}"),
+                Event::Suspend => self.say("it wants to sleep, which is not there"),
                 Event::Unplug(unplug) => {
-                    log::info!("a guest goes on without emulated devices domain={domain} which={unplug:?}");
+                    self.say(&format!("it goes on without emulated devices which={unplug:?}"));
                 }
             }
         }
         for byte in self.model.board.take_log() {
             if byte == b'\n' || self.log.len() >= LONGEST {
-                log::info!("firmware domain={}: {}", self.domain, self.log.trim_end());
-                self.log.clear();
+                let line = core::mem::take(&mut self.log);
+                self.say(line.trim_end());
             } else if byte.is_ascii_graphic() || byte == b' ' {
                 self.log.push(char::from(byte));
             }
+        }
+    }
+}
+
+impl Task {
+    /// Puts a line of the guest into the log, unless it has put many there.
+    fn say(&mut self, line: &str) {
+        self.lines = self.lines.saturating_add(1);
+        match self.lines {
+            ..LINES => log::info!("domain={}: {line}", self.domain),
+            LINES => log::info!("domain={}: its firmware is not listened to any more", self.domain),
+            _ => {}
         }
     }
 }
