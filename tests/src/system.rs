@@ -114,8 +114,7 @@ impl Run {
     /// Adds a tiny machine guest under a name of its own.
     #[must_use]
     pub fn tiny_as(self, name: &str, guest: &str, more: &str) -> Self {
-        let image = trunnion_cli::images::build("trunnion-tests", &format!("tiny-{guest}"))
-            .unwrap_or_else(|failure| panic!("tiny-{guest}: {failure:?}"));
+        let image = image("trunnion-tests", &TINY, &format!("tiny-{guest}"));
         let text = format!(
             "name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\non_reboot = \"destroy\"\n{more}\n",
             image.display()
@@ -187,6 +186,46 @@ impl Run {
             .expect("the tool starts");
         Live { folder: Some(self.folder), child, driver: self.driver, instance: self.instance }
     }
+}
+
+/// The tiny guests.
+const TINY: [&str; 10] = [
+    "tiny-basics",
+    "tiny-events",
+    "tiny-memory",
+    "tiny-grants",
+    "tiny-smp",
+    "tiny-hostile",
+    "tiny-spin",
+    "tiny-work",
+    "tiny-triple",
+    "tiny-refused",
+];
+
+/// The example guests, of the package `trunnion-examples`.
+pub const EXAMPLES: [&str; 9] = [
+    "hello",
+    "block-copy",
+    "store-browser",
+    "console-shell",
+    "share",
+    "hostile-block",
+    "packet-echo",
+    "hostile-net",
+    "hostile-back",
+];
+
+/// The image of one guest of a package. The first that is asked for brings all of `together`: an image is the work of one thread, and
+/// one cargo keeps both processors busy.
+///
+/// # Panics
+///
+/// When they do not build, or it is none of them.
+pub fn image(package: &str, together: &[&str], bin: &str) -> PathBuf {
+    let all: Vec<_> = together.iter().map(|bin| (package, *bin)).collect();
+    let images = trunnion_cli::images::build_all(&all).unwrap_or_else(|failure| panic!("{failure:?}"));
+    let place = together.iter().position(|one| *one == bin).and_then(|place| images.into_iter().nth(place));
+    place.unwrap_or_else(|| panic!("{bin} is not among {together:?}"))
 }
 
 /// A run that goes on; it is killed when it is dropped.

@@ -4,13 +4,14 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use trunnion_tests::system::{Ended, QEMU_SVM, Run};
+use trunnion_tests::system::{EXAMPLES, Ended, QEMU_SVM, Run, image};
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");
 
 fn add(run: Run, name: &str, package: &str, bin: &str, more: &str) -> Run {
-    let image =
-        trunnion_cli::images::build(package, bin).unwrap_or_else(|failure| panic!("{bin}: {failure:?}"));
+    let together: &[&str] =
+        if package == "trunnion-examples" { &EXAMPLES } else { &["vrng-back", "vrng-front"] };
+    let image = image(package, together, bin);
     let text =
         format!("name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\n{more}\n", image.display());
     run.domain(name, &text)

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use trunnion_hypervisor::events::Channel;
 use trunnion_hypervisor::fake::audit::audit;
 use trunnion_hypervisor::frames::FrameKind;
-use trunnion_protocol::address::{Gfn, Mfn};
-use trunnion_protocol::grant::{ENTRIES_PER_FRAME, READING, WRITING, place};
+use trunnion_protocol::address::{Gfn, Mfn, PAGE_SIZE};
+use trunnion_protocol::grant::{ENTRIES_PER_FRAME, READING, WRITING};
 use trunnion_protocol::id::{DomainId, GrantRef, Port};
 
 use super::backend::Mapped;
@@ -86,15 +86,16 @@ pub fn grants(host: &Host, mapped: &Mapped, hostile: &[DomainId]) -> Result<(), 
         for frame in 0..table.frames() {
             let Some((mfn, _)) = table.frame(frame) else { continue };
             let Some(page) = host.machine.memory().get(mfn.0 as usize) else { continue };
-            for index in 0..ENTRIES_PER_FRAME {
-                let reference = GrantRef(frame * ENTRIES_PER_FRAME + index);
-                let (_, offset) = place(reference);
-                let word =
-                    page.word_at(offset).map_or(0, |word| word.load(std::sync::atomic::Ordering::Relaxed));
-                let marks = word & (READING | WRITING);
+            // After every step: the page as a whole, and the few entries of it that are marked.
+            let mut entries = [0; PAGE_SIZE];
+            page.copy_out(0, &mut entries).map_err(|_| "a page cannot be read")?;
+            for (index, entry) in (0..ENTRIES_PER_FRAME).zip(entries.as_chunks::<8>().0) {
+                let marks =
+                    u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]) & (READING | WRITING);
                 if marks == 0 {
                     continue;
                 }
+                let reference = GrantRef(frame * ENTRIES_PER_FRAME + index);
                 marked += 1;
                 let (readers, writers) = mapped.get(&(domain.id, reference)).copied().unwrap_or_default();
                 let good = match (readers, writers) {

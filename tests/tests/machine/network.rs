@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::DRIVER;
 use trunnion_tests::linux::PROBE;
-use trunnion_tests::system::{Ended, QEMU_SVM, Run};
+use trunnion_tests::system::{EXAMPLES, Ended, QEMU_SVM, Run, image};
 
 /// dom0's own address; the emulator's network gives the guests theirs, and has the gateway at 10.0.2.2.
 const DOM0: &str = "10.0.2.60";
@@ -282,7 +282,7 @@ fn ports_and_domains_come_and_go_beside_a_long_connection() {
 
 /// Adds one of the book's example guests.
 fn example(run: Run, name: &str, bin: &str, more: &str) -> Run {
-    let image = trunnion_cli::images::build("trunnion-examples", bin).unwrap_or_else(|f| panic!("{f:?}"));
+    let image = image("trunnion-examples", &EXAMPLES, bin);
     let text =
         format!("name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\n{more}\n", image.display());
     run.domain(name, &text)
