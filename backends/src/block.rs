@@ -19,6 +19,7 @@
 mod check;
 mod engine;
 mod intake;
+mod kept;
 pub mod keys;
 mod service;
 mod statistics;

@@ -107,6 +107,54 @@ fn a_run_of_requests_costs_one_map_one_unmap_and_one_event() {
     backend.disconnect();
 }
 
+/// Pages that the front end grants for good are mapped once, whatever they are used for, and all of them go with the connection.
+#[test]
+fn pages_that_may_stay_are_mapped_once() {
+    let world = World::new();
+    let mut front = Front::new(&world, Width::W64, 0, 3);
+    front.plan.persistent = true;
+    let mut backend = Backend::new(Host(world.clone()), disk(), config());
+    let woken = Woken::new();
+    backend.connect(&front.plan).unwrap();
+    let ring = world.mapped.get();
+    let page = std::rc::Rc::new(trunnion_protocol::shared::SharedPage::zeroed());
+    let reference = world.grant(&page, true);
+    let segment = Segment { reference, first: 0, last: 7 };
+    let mut calls = 0;
+    for round in 0..20u8 {
+        let content = [round; 4096];
+        page.copy_in(0, &content).unwrap();
+        front.raw(&transfer(Operation::Write, u64::from(round) * 8, 1, segment));
+        front.kick();
+        assert_eq!(run(&woken, &mut backend), None);
+        page.copy_in(0, &[0xee; 4096]).unwrap();
+        front.raw(&transfer(Operation::Read, u64::from(round) * 8, 1, segment));
+        front.kick();
+        assert_eq!(run(&woken, &mut backend), None);
+        let mut got = [0; 4096];
+        page.copy_out(0, &mut got).unwrap();
+        assert_eq!(got, content);
+        if round == 0 {
+            calls = world.map_calls.get();
+        }
+        while let Some(response) = front.ring.take().unwrap() {
+            assert_eq!(response.status, 0);
+        }
+    }
+    assert_eq!((world.mapped.get(), world.map_calls.get()), (ring + 1, calls), "nothing was mapped again");
+    // One page for two requests at a time is mapped twice, and once when both are done.
+    front.raw(&transfer(Operation::Read, 0, 1, segment));
+    front.raw(&transfer(Operation::Read, 8, 1, segment));
+    front.raw(&transfer(Operation::Read, 16, 1, Segment { reference: GrantRef(u32::MAX), ..segment }));
+    front.kick();
+    assert_eq!(run(&woken, &mut backend), None);
+    let statuses = std::iter::from_fn(|| front.ring.take().unwrap()).map(|response| response.status);
+    assert_eq!(statuses.sum::<i16>(), -1, "the claim on no grant failed, and the others did not");
+    assert_eq!(world.mapped.get(), ring + 1);
+    backend.disconnect();
+    assert_eq!(world.mapped.get(), 0);
+}
+
 fn transfer(operation: Operation, sector: u64, count: u8, segment: Segment) -> Request {
     Request::Transfer(Transfer { operation, handle: 0, id: 5, sector, count, segments: [segment; 11] })
 }

@@ -107,6 +107,7 @@ impl Attack {
         let mut keys: Vec<(String, String)> = vec![
             ("event-channel".into(), front.plan.port.to_string()),
             ("protocol".into(), protocol(width).into()),
+            ("feature-persistent".into(), self.random.below(2).to_string()),
         ];
         if let [reference] = front.plan.references[..] {
             keys.push(("ring-ref".into(), reference.to_string()));

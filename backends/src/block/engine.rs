@@ -9,10 +9,11 @@ use core::task::{Context, Poll};
 
 use trunnion_protocol::blkif::{Block, Response, Status};
 use trunnion_protocol::errno::{Errno, GrantStatus};
-use trunnion_protocol::id::DomainId;
+use trunnion_protocol::id::{DomainId, GrantRef};
 use trunnion_protocol::ring::{BackRing, Interface, Overrun, Owed};
 
 use super::intake::{Draft, Intake};
+use super::kept::Kept;
 use super::keys::RingPlan;
 use super::statistics::Statistics;
 use crate::device::{
@@ -98,6 +99,8 @@ pub(super) struct Duty {
     pub(super) owed: Option<Owed>,
     pub(super) id: u64,
     pub(super) operation: u8,
+    /// The grants of its pages, where these may stay mapped.
+    pub(super) references: Vec<GrantRef>,
 }
 
 /// One disk for one guest. It belongs to one task, which polls it.
@@ -116,8 +119,11 @@ pub struct Backend<H: GrantMapper + Events, D: BlockDevice<H::Page>> {
     pub(super) unmap: Vec<H::Page>,
     pub(super) answers: Vec<(Duty, Status)>,
     intake: Intake<H::Page>,
+    /// Pages that stay mapped, if the front end agrees.
+    pub(super) kept: Option<Kept<H::Page>>,
     /// Empty vectors to be used again, so that a request costs no allocation.
     spare: Vec<Vec<Segment<H::Page>>>,
+    spare_references: Vec<Vec<GrantRef>>,
     statistics: Arc<Statistics>,
     logged: u32,
     #[cfg(feature = "planted")]
@@ -155,7 +161,9 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
             unmap: Vec::new(),
             answers: Vec::new(),
             intake: Intake::default(),
+            kept: None,
             spare: Vec::new(),
+            spare_references: Vec::new(),
             statistics: Arc::default(),
             logged: 0,
             #[cfg(feature = "planted")]
@@ -211,6 +219,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         };
         let ring = BackRing::new(RingPages(pages), plan.width).ok_or(Fault::NoSlots)?;
         self.connection = Some(Connection { ring, port });
+        self.kept = plan.persistent.then(Kept::default);
         Ok(())
     }
 
@@ -225,6 +234,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
             duty.owed = None;
         }
         self.answers.clear();
+        self.unmap.extend(self.kept.take().into_iter().flat_map(Kept::into_pages));
         if let Some(connection) = self.connection.take() {
             drop(connection.port);
             self.unmap.append(&mut connection.ring.into_pages().0);
@@ -310,12 +320,17 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         self.connection = Some(connection);
         let mut places = intake.places.drain(..);
         let mut results = intake.results.drain(..);
-        for draft in intake.drafts.drain(..) {
+        let mut references = intake.references.drain(..);
+        for mut draft in intake.drafts.drain(..) {
+            if self.kept.is_some() {
+                draft.duty.references = self.spare_references.pop().unwrap_or_default();
+                draft.duty.references.extend(references.by_ref().take(draft.pages));
+            }
             self.start(draft, &mut places, &mut results);
         }
         // Results that no draft asked for do not exist; a mapper that invents some gets them back.
         self.unmap.extend(results.flatten());
-        drop(places);
+        drop((places, references));
         self.intake = intake;
         taken
     }
@@ -394,16 +409,13 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         let Completion { ticket, mut request, result } = completion;
         let bytes = request.bytes();
         self.pages = self.pages.saturating_sub(request.segments.len());
-        self.unmap.extend(request.segments.drain(..).map(Segment::into_page));
+        let place = self.in_flight.iter().position(|(known, _)| *known == ticket);
+        let mut duty = place.and_then(|place| self.in_flight.remove(place)).map(|(_, duty)| duty);
+        self.release(duty.as_mut(), &mut request.segments);
         if self.spare.len() < self.config.limits.requests {
             self.spare.push(request.segments);
         }
-        let Some((_, duty)) = self
-            .in_flight
-            .iter()
-            .position(|(known, _)| *known == ticket)
-            .and_then(|place| self.in_flight.remove(place))
-        else {
+        let Some(duty) = duty else {
             log::error!("block: the device completed ticket {}, which it does not have", ticket.0);
             return;
         };
@@ -429,6 +441,22 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
             }
         };
         self.answers.push((duty, status));
+    }
+
+    /// Takes the pages of a request that is done. They are unmapped before it is answered, but for those that may stay.
+    fn release(&mut self, duty: Option<&mut Duty>, segments: &mut Vec<Segment<H::Page>>) {
+        let mut pages = segments.drain(..).map(Segment::into_page);
+        // Pages of a connection that is gone are none of the present one's.
+        if let (Some(kept), Some(duty)) = (&mut self.kept, duty.filter(|duty| duty.owed.is_some())) {
+            let mut references = mem::take(&mut duty.references);
+            for (reference, page) in references.drain(..).zip(&mut pages) {
+                self.unmap.extend(kept.keep(reference, page));
+            }
+            if self.spare_references.len() < self.config.limits.requests {
+                self.spare_references.push(references);
+            }
+        }
+        self.unmap.extend(pages);
     }
 
     /// Unmaps, then answers, then publishes, in this order.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use trunnion_protocol::blkif::{Block, Request, SEGMENT_SIZE, SEGMENTS_PER_INDIRECT_PAGE, Segment, Status};
 use trunnion_protocol::errno::GrantStatus;
 use trunnion_protocol::grant::Access;
+use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::planted::{self, Bug};
 use trunnion_protocol::ring::{BackRing, Claimed, Overrun};
 
@@ -46,6 +47,10 @@ pub(super) struct Intake<P> {
     /// Offset and length in each wanted page.
     pub(super) places: Vec<(usize, usize)>,
     wanted: Vec<Wanted>,
+    /// The wanted pages' grants, where they may stay mapped.
+    pub(super) references: Vec<GrantRef>,
+    /// Those of them that are not mapped yet, and where their results belong.
+    missing: (Vec<Wanted>, Vec<usize>),
     /// Pages full of segments.
     indirect: Vec<Wanted>,
     mapped: Vec<Result<P, GrantStatus>>,
@@ -59,6 +64,8 @@ impl<P> Default for Intake<P> {
             results: Vec::new(),
             places: Vec::new(),
             wanted: Vec::new(),
+            references: Vec::new(),
+            missing: (Vec::new(), Vec::new()),
             indirect: Vec::new(),
             mapped: Vec::new(),
             fetches: Vec::new(),
@@ -97,10 +104,43 @@ impl<P: GuestPage> Intake<P> {
             self.fetch(backend);
         }
         if !self.wanted.is_empty() {
-            backend.host.map(backend.config.domain, &self.wanted, &mut self.results);
+            self.map(backend);
             self.wanted.clear();
         }
         taken
+    }
+
+    /// Maps the wanted pages, but for those that are kept mapped.
+    fn map<H, D>(&mut self, backend: &mut Backend<H, D>)
+    where
+        H: GrantMapper<Page = P> + Events,
+        D: BlockDevice<P>,
+    {
+        let Some(kept) = &mut backend.kept else {
+            backend.host.map(backend.config.domain, &self.wanted, &mut self.results);
+            return;
+        };
+        let (missing, places) = &mut self.missing;
+        for &Wanted { reference, .. } in &self.wanted {
+            self.references.push(reference);
+            let page = kept.take(reference).ok_or(GrantStatus::GeneralError);
+            if page.is_err() {
+                places.push(self.results.len());
+                // What stays mapped serves reads and writes.
+                missing.push(Wanted { reference, access: Access::ReadWrite });
+            }
+            self.results.push(page);
+        }
+        if missing.is_empty() {
+            return;
+        }
+        backend.host.map(backend.config.domain, missing, &mut self.mapped);
+        missing.clear();
+        for (place, result) in places.drain(..).zip(self.mapped.drain(..)) {
+            if let Some(to) = self.results.get_mut(place) {
+                *to = result;
+            }
+        }
     }
 
     /// Checks one request; returns how many pages it is about.
@@ -110,7 +150,12 @@ impl<P: GuestPage> Intake<P> {
         D: BlockDevice<P>,
     {
         let Claimed { request, owed } = claimed;
-        let duty = Duty { owed: Some(owed), id: request.id(), operation: request.operation() };
+        let duty = Duty {
+            owed: Some(owed),
+            id: request.id(),
+            operation: request.operation(),
+            references: Vec::new(),
+        };
         match check::request(&request, &backend.shape) {
             Err(status) => {
                 backend.answers.push((duty, status));

@@ -31,7 +31,7 @@ pub fn offer(shape: &BlockShape) -> Vec<(String, String)> {
         pair(keys::MAX_RING_PAGE_ORDER, &MAX_PAGE_ORDER),
         pair(keys::FEATURE_FLUSH_CACHE, &u8::from(shape.flush)),
         pair(keys::FEATURE_BARRIER, &0),
-        pair(keys::FEATURE_PERSISTENT, &0),
+        pair(keys::FEATURE_PERSISTENT, &1),
     ];
     match indirect_segments(shape) {
         0 => {}
@@ -75,15 +75,18 @@ pub struct RingPlan {
     pub port: Port,
     /// The form of the ring's structures.
     pub width: Width,
+    /// The front end's pages may stay mapped.
+    pub persistent: bool,
 }
 
 /// The keys that may matter first; [`further`] names the rest once these are known.
-pub const FRONT: [&str; 5] = [
+pub const FRONT: [&str; 6] = [
     keys::RING_PAGE_ORDER,
     keys::RING_REF,
     keys::EVENT_CHANNEL,
     keys::PROTOCOL,
     keys::MULTI_QUEUE_NUM_QUEUES,
+    keys::FEATURE_PERSISTENT,
 ];
 
 /// The keys `ring-ref0` and so on that belong to a page order; none without one.
@@ -126,7 +129,8 @@ pub fn plan(values: &Values) -> Result<RingPlan, BadKey> {
             .and_then(width)
             .ok_or_else(|| values.bad(keys::PROTOCOL, "x86_64-abi or x86_32-abi"))?,
     };
-    Ok(RingPlan { references, port, width })
+    let persistent = values.number(keys::FEATURE_PERSISTENT)? == Some(1);
+    Ok(RingPlan { references, port, width, persistent })
 }
 
 #[cfg(test)]
@@ -145,7 +149,8 @@ mod tests {
     fn one_page() {
         let got =
             plan(&values(&[("ring-ref", "8"), ("event-channel", "5"), ("protocol", "x86_32-abi")])).unwrap();
-        assert_eq!(got, RingPlan { references: vec![GrantRef(8)], port: Port(5), width: Width::W32 });
+        let (port, width) = (Port(5), Width::W32);
+        assert_eq!(got, RingPlan { references: vec![GrantRef(8)], port, width, persistent: false });
         let got = plan(&values(&[("ring-ref", "8\0"), ("event-channel", "5")])).unwrap();
         assert_eq!(got.width, Width::W64);
     }

@@ -52,7 +52,7 @@ impl Front {
             world: Rc::clone(world),
             ring,
             memory,
-            plan: RingPlan { references, port: Port(port), width },
+            plan: RingPlan { references, port: Port(port), width, persistent: false },
             channel: world.open(port),
             in_flight: BTreeMap::new(),
             next: 1 << 40,
