@@ -143,12 +143,12 @@ async fn pump(handle: StoreHandle, spawner: Spawner) {
         };
         listening.retain(|domain, (port, _)| introduced.contains(&(*domain, *port)));
         for (domain, port) in introduced {
-            if !listening.contains_key(&domain) {
+            listening.entry(domain).or_insert_with(|| {
                 let meter = Meter::new(domain);
                 let task = listen(handle.clone(), domain, Listener::new(port));
                 spawner.spawn(charged(Rc::clone(&meter), task));
-                listening.insert(domain, (port, meter));
-            }
+                (port, meter)
+            });
         }
         loop {
             let ready = handle.0.store.borrow_mut().next_ready();

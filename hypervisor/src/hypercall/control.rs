@@ -48,7 +48,8 @@ pub(super) fn call<M: Machine>(
         Operation::CrashReport => running.answer(at, |running, call| running.crash_report(call)),
         Operation::SetScheduling => running.order(at, |running, call| running.set_scheduling(call)),
         Operation::Charge => running.order(at, |running, call: &Charge| {
-            schedule::charge(&running.find(call.domain)?, call.ns.min(Charge::MOST));
+            let domain = running.find(call.domain)?;
+            schedule::charge(&domain, call.ns.min(Charge::MOST));
             Ok(())
         }),
         Operation::Audit => running.audit(at, arguments),
