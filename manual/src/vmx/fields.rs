@@ -12,7 +12,7 @@ macro_rules! fields {
 fields! {
     /// Tag of the guest's translations.
     VPID = 0x0000;
-    /// ES selector; CS, SS, DS, FS, GS, LDTR, TR follow by 2.
+    /// ES selector.
     GUEST_ES = 0x0800;
     /// CS selector.
     GUEST_CS = 0x0802;
@@ -28,7 +28,7 @@ fields! {
     GUEST_LDTR = 0x080c;
     /// TR selector.
     GUEST_TR = 0x080e;
-    /// Host ES selector; the others follow by 2, without LDTR.
+    /// Host ES selector.
     HOST_ES = 0x0c00;
     /// Host CS selector.
     HOST_CS = 0x0c02;
@@ -122,22 +122,38 @@ fields! {
     VECTORING_ERROR = 0x440a;
     /// Length of the instruction that made the guest leave.
     EXIT_LENGTH = 0x440c;
-    /// ES limit; the others follow by 2, then GDTR and IDTR.
+    /// ES limit.
     GUEST_ES_LIMIT = 0x4800;
     /// CS limit.
     GUEST_CS_LIMIT = 0x4802;
+    /// SS limit.
+    GUEST_SS_LIMIT = 0x4804;
+    /// DS limit.
+    GUEST_DS_LIMIT = 0x4806;
+    /// FS limit.
+    GUEST_FS_LIMIT = 0x4808;
+    /// GS limit.
+    GUEST_GS_LIMIT = 0x480a;
+    /// LDTR limit.
+    GUEST_LDTR_LIMIT = 0x480c;
     /// TR limit.
     GUEST_TR_LIMIT = 0x480e;
     /// GDTR limit.
     GUEST_GDTR_LIMIT = 0x4810;
     /// IDTR limit.
     GUEST_IDTR_LIMIT = 0x4812;
-    /// ES access rights; the others follow by 2.
+    /// ES access rights.
     GUEST_ES_RIGHTS = 0x4814;
     /// CS access rights.
     GUEST_CS_RIGHTS = 0x4816;
     /// SS access rights.
     GUEST_SS_RIGHTS = 0x4818;
+    /// DS access rights.
+    GUEST_DS_RIGHTS = 0x481a;
+    /// FS access rights.
+    GUEST_FS_RIGHTS = 0x481c;
+    /// GS access rights.
+    GUEST_GS_RIGHTS = 0x481e;
     /// LDTR access rights.
     GUEST_LDTR_RIGHTS = 0x4820;
     /// TR access rights.
@@ -168,14 +184,20 @@ fields! {
     GUEST_CR3 = 0x6802;
     /// Guest CR4.
     GUEST_CR4 = 0x6804;
-    /// ES base; the others follow by 2, then GDTR and IDTR.
+    /// ES base.
     GUEST_ES_BASE = 0x6806;
     /// CS base.
     GUEST_CS_BASE = 0x6808;
+    /// SS base.
+    GUEST_SS_BASE = 0x680a;
+    /// DS base.
+    GUEST_DS_BASE = 0x680c;
     /// FS base.
     GUEST_FS_BASE = 0x680e;
     /// GS base.
     GUEST_GS_BASE = 0x6810;
+    /// LDTR base.
+    GUEST_LDTR_BASE = 0x6812;
     /// TR base.
     GUEST_TR_BASE = 0x6814;
     /// GDTR base.

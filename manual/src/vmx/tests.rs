@@ -284,3 +284,12 @@ fn a_line_of_text_says_the_same() {
     assert_eq!(crate::explain("entry state vmx 4012=1 40x"), None, "a line that was cut off");
     assert_eq!(crate::explain("entry state arm 1=2"), None);
 }
+
+/// A rule about a field that the structure's copy does not have would see a zero.
+#[test]
+fn the_copy_has_every_segment_field() {
+    let ranges = [0x800..=0x80e, 0x4800..=0x4822, 0x6806..=0x6818];
+    for field in ranges.into_iter().flat_map(|range| range.step_by(2)) {
+        assert!(field::ALL.contains(&field), "{field:#x}");
+    }
+}
