@@ -42,8 +42,7 @@ fn wrong_words_are_status_2_with_the_message_last() {
         (&["xl", "migrate", "a", "b"], "not there yet"),
         (&["xl", "create", "nowhere.cfg"], "nowhere.cfg"),
         (&["xenstore", "write", "/a", "1", "/b"], "no value"),
-        (&["bench", "io"], "not there yet"),
-        (&["bench", "micro", "--html", "x.html"], "not there yet"),
+        (&["bench", "exits"], "not there yet"),
         (&["image", "out.iso"], "not there yet"),
     ] {
         let (status, line) = refusal(arguments);
