@@ -79,12 +79,18 @@ async fn serve(console: &Console<'static, Kernel>, start: &StartInfo) -> Result<
     let fixed = option(start, "ip").and_then(|text| text.parse::<Ipv4Cidr>().ok());
     let router = option(start, "gateway").and_then(|text| text.parse::<Ipv4Address>().ok());
     let dhcp = fixed.is_none().then(|| sockets.add(dhcpv4::Socket::new()));
+    let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
+    let readers: Vec<SocketHandle> = (0..READERS)
+        .map(|_| {
+            let mut socket = tcp::Socket::new(buffer(), buffer());
+            let _ = socket.listen(80);
+            sockets.add(socket)
+        })
+        .collect();
+    // Somebody listens before anybody is told where.
     if let Some(address) = fixed {
         set_address(console, &mut interface, Some(address), router).await;
     }
-    let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
-    let readers: Vec<SocketHandle> =
-        (0..READERS).map(|_| sockets.add(tcp::Socket::new(buffer(), buffer()))).collect();
     let limit = option(start, "requests").and_then(|text| text.parse::<u64>().ok());
 
     let (mut pages, mut seen) = (0, 0);
