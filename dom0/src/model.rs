@@ -12,7 +12,6 @@ mod tests;
 
 use alloc::vec;
 use alloc::vec::Vec;
-use core::mem::offset_of;
 use core::ops::Range;
 use core::task::Context;
 
@@ -23,10 +22,10 @@ use trunnion_devices::memory::GuestMemory;
 use trunnion_devices::time::Time;
 use trunnion_devices::width::Width;
 use trunnion_protocol::control::{
-    ANSWER_OFFSET, Answer, NO_VECTOR, Request, RequestKind, SignalKind, VcpuState, answer_flags,
+    ANSWER_OFFSET, ANSWER_STATE, Answer, NO_VECTOR, REQUEST_STATE, Request, RequestKind, SignalKind,
+    VcpuState, answer_flags,
 };
 use trunnion_protocol::shared::SharedPage;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use bus::Bus;
 
@@ -43,34 +42,6 @@ pub trait Core {
 const PIECES: usize = 8;
 /// Unknown instructions that are logged; a guest can make them without end.
 const LOGGED: u32 = 16;
-
-/// The request without the registers.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Head {
-    serial: u32,
-    kind: u32,
-    port: u16,
-    size: u8,
-    read: u8,
-    pad: u32,
-    value: u64,
-}
-
-const _: () = assert!(size_of::<Head>() == offset_of!(Request, state));
-
-/// The answer without the registers.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Reply {
-    serial: u32,
-    flags: u32,
-    value: u64,
-    vector: u32,
-    error: u32,
-}
-
-const _: () = assert!(size_of::<Reply>() == offset_of!(Answer, state));
 
 /// A device model.
 pub struct Model<M: GuestMemory, C, P> {
@@ -120,44 +91,44 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
             return None;
         }
         *answered = serial;
-        let head: Head = page.load(0).ok()?;
-        let mut reply = Reply { serial, ..Reply::default() };
+        let request: Request = page.load(0).ok()?;
+        let mut answer = Answer { serial, ..Answer::default() };
         let mut state = None;
-        match RequestKind::from_number(head.kind) {
+        match RequestKind::from_number(request.kind) {
             Some(RequestKind::Port) => {
-                let width = Width::of(usize::from(head.size)).unwrap_or(Width::Byte);
-                if head.read != 0 {
-                    reply.value = u64::from(self.board.port_read(head.port, width, now));
+                let width = Width::of(usize::from(request.size)).unwrap_or(Width::Byte);
+                if request.read != 0 {
+                    answer.value = u64::from(self.board.port_read(request.port, width, now));
                 } else {
-                    self.board.port_write(head.port, width, head.value as u32, now);
+                    self.board.port_write(request.port, width, request.value as u32, now);
                 }
             }
             Some(RequestKind::Instruction) => {
-                let mut registers = page.load(offset_of!(Request, state)).ok()?;
-                self.emulate(&mut registers, &mut reply, now);
+                let mut registers = page.load(REQUEST_STATE).ok()?;
+                self.emulate(&mut registers, &mut answer, now);
                 state = Some(registers);
             }
             Some(RequestKind::Acknowledge) => {
-                reply.value =
+                answer.value =
                     if self.board.wants() { u64::from(self.board.acknowledge()) } else { NO_VECTOR };
             }
-            Some(RequestKind::End) => self.board.end(head.value as u8),
-            None => log::error!("the hypervisor asks for something unknown kind={}", head.kind),
+            Some(RequestKind::End) => self.board.end(request.value as u8),
+            None => log::error!("the hypervisor asks for something unknown kind={}", request.kind),
         }
         // Before the vCPU goes on, so that it sees the lines as they are behind its access.
         self.tell();
         let page = self.pages.as_ref().get(vcpu)?;
         if let Some(state) = state {
-            page.store(ANSWER_OFFSET + offset_of!(Answer, state), &state).ok()?;
+            page.store(ANSWER_STATE, &state).ok()?;
         }
-        page.store(ANSWER_OFFSET, &reply).ok()?;
+        page.store(ANSWER_OFFSET, &answer).ok()?;
         self.core.answer(vcpu as u32);
         Some(())
     }
 
     /// Carries out the instruction at the instruction pointer.
-    fn emulate(&mut self, state: &mut VcpuState, reply: &mut Reply, now: Time) {
-        reply.flags = answer_flags::STATE;
+    fn emulate(&mut self, state: &mut VcpuState, answer: &mut Answer, now: Time) {
+        answer.flags = answer_flags::STATE;
         let rip = state.rip;
         for _ in 0..PIECES {
             let mut bus = Bus { board: &mut self.board, ram: &self.ram, now };
@@ -167,11 +138,11 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
                 // Nothing that touches a device halts, and no device here answers later.
                 Outcome::Done | Outcome::Halted | Outcome::Pending => return,
                 Outcome::Fault(fault) => {
-                    reply.flags |= answer_flags::EXCEPTION;
-                    reply.vector = u32::from(fault.vector);
+                    answer.flags |= answer_flags::EXCEPTION;
+                    answer.vector = u32::from(fault.vector);
                     if let Some(error) = fault.error {
-                        reply.flags |= answer_flags::ERROR;
-                        reply.error = error;
+                        answer.flags |= answer_flags::ERROR;
+                        answer.error = error;
                     }
                     if fault.vector == vector::PF {
                         state.cr2 = fault.address;
@@ -179,8 +150,8 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
                     return;
                 }
                 Outcome::Unknown(bytes) => {
-                    reply.flags |= answer_flags::EXCEPTION;
-                    reply.vector = u32::from(vector::UD);
+                    answer.flags |= answer_flags::EXCEPTION;
+                    answer.vector = u32::from(vector::UD);
                     self.unknown = self.unknown.saturating_add(1);
                     if self.unknown <= LOGGED {
                         log::warn!("an instruction is not known to the device model bytes={bytes:02x?}");

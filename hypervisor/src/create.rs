@@ -126,7 +126,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
         debug: Lock::new(Rank::Life, DebugLine::new()),
         weight: AtomicU32::new(DEFAULT_WEIGHT),
         cap: AtomicU32::new(0),
-        model: Lock::new(Rank::Life, None),
+        model: spin::Once::new(),
     });
     for frame in frames {
         let _ = frame.into_raw();

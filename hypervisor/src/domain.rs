@@ -63,7 +63,7 @@ pub struct Domain<M: Machine> {
     /// Most per cent of one processor; 0 is no limit.
     pub cap: AtomicU32,
     /// Who emulates its devices.
-    pub model: Lock<Option<Model>>,
+    pub model: spin::Once<Model>,
 }
 
 /// Bits of [`Domain::stopped`].

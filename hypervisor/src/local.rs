@@ -30,9 +30,9 @@ fn attend<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>) {
     schedule::wake(host, at);
 }
 
-/// A vector arrives at a vCPU's local interrupt controller, as an edge.
-pub fn post<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, vector: u8) {
-    if vcpu.local.lock().lapic.post(vector, false) {
+/// A vector arrives at a vCPU's local interrupt controller, as an edge or a level.
+pub fn post<M: Machine>(host: &Host<M>, at: &VcpuRef<M>, vcpu: &Vcpu<M>, vector: u8, level: bool) {
+    if vcpu.local.lock().lapic.post(vector, level) {
         attend(host, at, vcpu);
     }
 }
@@ -82,7 +82,7 @@ pub fn write<M: Machine>(running: &mut Running<'_, M>, offset: u16, value: u32) 
         Action::Enabled => {
             let vector = vcpu.upcall_vector.load(Ordering::Acquire);
             if vector != 0 && events::upcall_waits(running.host, vcpu) {
-                post(running.host, &running.name(), vcpu, vector as u8);
+                post(running.host, &running.name(), vcpu, vector as u8, false);
             }
         }
     }
@@ -97,13 +97,10 @@ pub fn deliver<M: Machine>(host: &Host<M>, to: &Arc<Domain<M>>, from: Option<Vcp
         }
         let at = VcpuRef { domain: to.clone(), index: vcpu.id.0 };
         match ipi.delivery {
-            Delivery::Fixed(vector) | Delivery::Lowest(vector) => {
-                if vcpu.local.lock().lapic.post(vector, level) {
-                    attend(host, &at, vcpu);
-                }
-                if matches!(ipi.delivery, Delivery::Lowest(_)) {
-                    return;
-                }
+            Delivery::Fixed(vector) => post(host, &at, vcpu, vector, level),
+            Delivery::Lowest(vector) => {
+                post(host, &at, vcpu, vector, level);
+                return;
             }
             Delivery::Nmi => post_nmi(host, &at, vcpu),
             // A vCPU cannot stop itself like this and go on to report it; no kernel does.

@@ -7,7 +7,6 @@ use crate::events::Channel;
 use crate::prelude::*;
 
 /// Where a domain's device model is.
-#[derive(Clone, Copy)]
 pub struct Model {
     /// The domain that runs it.
     pub of: DomainId,
@@ -43,8 +42,8 @@ impl<M: Machine> Vcpu<M> {
 }
 
 impl<M: Machine> Domain<M> {
-    fn model_page<'h>(&self, host: &'h Host<M>, vcpu: VcpuId) -> Option<(Model, &'h SharedPage)> {
-        let model = (*self.model.lock())?;
+    fn model_page<'h>(&self, host: &'h Host<M>, vcpu: VcpuId) -> Option<(&Model, &'h SharedPage)> {
+        let model = self.model.get()?;
         Some((model, host.machine.page(Mfn(model.pages.0 + u64::from(vcpu.0)))?))
     }
 
@@ -55,8 +54,7 @@ impl<M: Machine> Domain<M> {
         if !unused || of.ports.get(port).0 != Channel::Unbound(self.id) {
             return Err(Errno::Inval);
         }
-        let mut slot = self.model.lock();
-        if slot.is_some() {
+        if self.model.is_completed() {
             return Err(Errno::Exist);
         }
         let mut pages = Vec::new();
@@ -69,14 +67,16 @@ impl<M: Machine> Domain<M> {
         for page in pages {
             let _ = page.into_raw();
         }
-        self.vcpus.iter().take(1).for_each(|vcpu| vcpu.local.lock().lapic.wire());
-        *slot = Some(Model { of: of.id, port, pages: Mfn(call.frame) });
+        if let Some(first) = self.vcpus.first() {
+            first.local.lock().lapic.wire();
+        }
+        self.model.call_once(|| Model { of: of.id, port, pages: Mfn(call.frame) });
         Ok(())
     }
 
-    /// Gives the pages back.
+    /// Gives the pages back, at the end of the domain: nobody asks or answers any more.
     pub fn forget_model(&self, host: &Host<M>) {
-        if let Some(model) = self.model.lock().take() {
+        if let Some(model) = self.model.get() {
             (0..self.vcpus.len() as u64).for_each(|index| host.frames.put(Mfn(model.pages.0 + index)));
         }
     }
@@ -108,8 +108,10 @@ pub fn ask<M: Machine>(host: &Host<M>, domain: &Domain<M>, vcpu: &Vcpu<M>, reque
 
 /// Asks for the instruction that made the running vCPU leave its guest, for the sake of `address`.
 pub fn ask_instruction<M: Machine>(running: &Running<'_, M>, address: u64) -> Verdict {
-    let (kind, state) = (RequestKind::Instruction.number(), running.context.save());
-    let request = Request { kind, value: address, state, ..Request::default() };
+    if let Some((_, page)) = running.domain.model_page(running.host, running.vcpu.id) {
+        let _ = page.store(REQUEST_STATE, &running.context.save());
+    }
+    let request = Request { kind: RequestKind::Instruction.number(), value: address, ..Request::default() };
     ask(running.host, running.domain, running.vcpu, request);
     Verdict::Resume
 }
@@ -143,18 +145,20 @@ pub fn waits<M: Machine>(running: &mut Running<'_, M>) -> bool {
     drop(question);
     let page = running.domain.model_page(running.host, vcpu.id);
     let answer: Option<Answer> = page.and_then(|(_, page)| page.load(ANSWER_OFFSET).ok());
-    if let Some(answer) = answer.filter(|answer| answer.serial == serial) {
-        take(running.context, asked, reads, &answer);
+    if let (Some((_, page)), Some(answer)) = (page, answer.filter(|answer| answer.serial == serial)) {
+        take(running.context, asked, reads, &answer, page);
     }
     false
 }
 
-fn take(context: &mut impl Context, asked: RequestKind, reads: u8, answer: &Answer) {
+fn take(context: &mut impl Context, asked: RequestKind, reads: u8, answer: &Answer, page: &SharedPage) {
     match asked {
         RequestKind::Port if reads != 0 => exit::fill(context, reads, answer.value),
         RequestKind::Instruction => {
-            if answer.flags & answer_flags::STATE != 0 {
-                context.update(&answer.state);
+            if answer.flags & answer_flags::STATE != 0
+                && let Ok(state) = page.load(ANSWER_STATE)
+            {
+                context.update(&state);
             }
             // An event whose delivery led here goes first; the instruction raises its exception again.
             if answer.flags & answer_flags::EXCEPTION != 0 && !context.interruptibility().event_set {

@@ -148,6 +148,22 @@ async fn mischief<'w>(
     Ok(lies)
 }
 
+/// One connection; how many lies were told. An error when the front end dies or gives up in the middle of it: its ring and its
+/// keys go with it.
+async fn connection(
+    device: &Back<'_>,
+    window: &Window<'static, Kernel>,
+    random: &mut Random,
+) -> Result<u32, Error> {
+    let domain = device.client().domain;
+    let page = window.map(domain, GrantRef(device.required("ring-ref").await?))?;
+    let port = Port(device.required("event-channel").await?);
+    let channel = Channel::join(&KERNEL, domain, port)?;
+    let ring = Ring::new(page, Width::W64).ok_or(Error::Broken)?;
+    device.set_state(State::Connected).await?;
+    mischief(device, window, ring, &channel, random).await
+}
+
 /// Serves the first client, one connection after the other, until its device is taken away or it is gone.
 async fn back(store: &Store<'static, Kernel>, random: &mut Random) -> Result<String, Error> {
     let window = Window::new(&KERNEL, 48)?;
@@ -159,7 +175,7 @@ async fn back(store: &Store<'static, Kernel>, random: &mut Random) -> Result<Str
         attached.changed().await?;
     };
     let mut device = BackDevice::open(store, CLASS, client).await?;
-    let (mut connections, mut lies) = (0, 0);
+    let (mut connections, mut broken, mut lies) = (0, 0, 0);
     let mut state = State::InitWait;
     properties(&device, random).await?;
     device.set_state(state).await?;
@@ -168,30 +184,30 @@ async fn back(store: &Store<'static, Kernel>, random: &mut Random) -> Result<Str
         state = match step {
             BackStep::Stay => continue,
             BackStep::Offer => {
-                properties(&device, random).await?;
+                // Fails when the device is gone; so does the next state.
+                let _ = properties(&device, random).await;
                 State::InitWait
             }
             BackStep::Connect => {
-                let page = window.map(client.domain, GrantRef(device.required("ring-ref").await?))?;
-                let port = Port(device.required("event-channel").await?);
-                let channel = Channel::join(&KERNEL, client.domain, port)?;
-                let ring = Ring::new(page, Width::W64).ok_or(Error::Broken)?;
-                device.set_state(State::Connected).await?;
-                lies += mischief(&device, &window, ring, &channel, random).await?;
-                connections += 1;
+                match connection(&device, &window, random).await {
+                    Ok(told) => {
+                        connections += 1;
+                        lies += told;
+                    }
+                    Err(_) => broken += 1,
+                }
                 State::Closing
             }
             BackStep::Close => State::Closing,
-            BackStep::Release => State::Closed,
-            BackStep::Remove => {
-                let _ = device.set_state(State::Closed).await;
-                return Ok(format!("{connections} connections, {lies} lies, {} pages kept", window.used()));
-            }
+            BackStep::Release | BackStep::Remove => State::Closed,
         };
-        if device.set_state(state).await.is_err() || device.front_state().await? == State::Unknown {
-            return Ok(format!("{connections} connections, {lies} lies, {} pages kept", window.used()));
+        let told = device.set_state(state).await;
+        if step == BackStep::Remove || told.is_err() || device.front_state().await? == State::Unknown {
+            break;
         }
     }
+    let kept = window.used();
+    Ok(format!("{connections} connections, {broken} broken off, {lies} lies, {kept} pages kept"))
 }
 
 /// What became of the requests.

@@ -115,11 +115,13 @@ impl World {
         self.ask(1, &Request { kind, port, size, read: 1, ..Request::default() }).value
     }
 
-    fn instruction(&mut self, code: &[u8], state: &VcpuState) -> Answer {
+    fn instruction(&mut self, code: &[u8], state: &VcpuState) -> (Answer, VcpuState) {
         self.ram.write(Gpa(0x7000), code).unwrap();
         let kind = RequestKind::Instruction.number();
         let state = VcpuState { rip: 0x7000, ..*state };
-        self.ask(0, &Request { kind, state, ..Request::default() })
+        self.pages[0].store(REQUEST_STATE, &state).unwrap();
+        let answer = self.ask(0, &Request { kind, ..Request::default() });
+        (answer, self.pages[0].load(ANSWER_STATE).unwrap())
     }
 }
 
@@ -168,22 +170,22 @@ fn an_instruction_reaches_the_screen_and_memory() {
     state.gpr[Gpr::Rcx as usize] = 4000;
     state.gpr[Gpr::Rax as usize] = 0x0741;
     // rep stosw: one request is enough for a screen.
-    let answer = world.instruction(&[0xf3, 0xab], &state);
-    assert_eq!((answer.flags, answer.state.rip), (answer_flags::STATE, 0x7002));
-    assert_eq!(answer.state.gpr[Gpr::Rcx as usize], 0);
+    let (answer, after) = world.instruction(&[0xf3, 0xab], &state);
+    assert_eq!((answer.flags, after.rip), (answer_flags::STATE, 0x7002));
+    assert_eq!(after.gpr[Gpr::Rcx as usize], 0);
     // mov ax, es:[0]
-    let answer = world.instruction(&[0x26, 0xa1, 0, 0], &VcpuState { gpr: [0; 16], ..state });
-    assert_eq!(answer.state.gpr[Gpr::Rax as usize], 0x0741);
+    let (_, after) = world.instruction(&[0x26, 0xa1, 0, 0], &VcpuState { gpr: [0; 16], ..state });
+    assert_eq!(after.gpr[Gpr::Rax as usize], 0x0741);
 }
 
 #[test]
 fn what_is_not_known_is_an_invalid_opcode() {
     let mut world = World::new();
     // movaps xmm0, [0]
-    let answer = world.instruction(&[0x0f, 0x28, 0x06, 0, 0], &VcpuState::real_mode(0));
+    let (answer, after) = world.instruction(&[0x0f, 0x28, 0x06, 0, 0], &VcpuState::real_mode(0));
     assert_eq!(answer.flags & answer_flags::EXCEPTION, answer_flags::EXCEPTION);
     assert_eq!((answer.vector, answer.flags & answer_flags::ERROR), (6, 0));
-    assert_eq!(answer.state.rip, 0x7000);
+    assert_eq!(after.rip, 0x7000);
 }
 
 #[test]

@@ -112,7 +112,7 @@ pub fn deliver_upcall<M: Machine>(host: &Host<M>, domain: &Arc<Domain<M>>, vcpu:
     let vector = vcpu.upcall_vector.load(Ordering::Acquire);
     let at = VcpuRef { domain: domain.clone(), index: vcpu.id.0 };
     if vector != 0 {
-        local::post(host, &at, vcpu, vector as u8);
+        local::post(host, &at, vcpu, vector as u8, false);
     }
     if planted::is(Bug::LostWake) {
         return;

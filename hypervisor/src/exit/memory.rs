@@ -13,7 +13,7 @@ pub(super) fn fault<M: Machine>(running: &mut Running<'_, M>, fault: SecondLevel
         return ends(running, format_args!("{what} at {:#x}, where no memory is", fault.gpa));
     }
     let offset = fault.gpa.0.checked_sub(lapic::BASE).filter(|offset| *offset < lapic::SIZE);
-    if offset.is_none() && running.domain.model.lock().is_some() {
+    if offset.is_none() && running.domain.model.is_completed() {
         return model::ask_instruction(running, fault.gpa.0);
     }
     let at = code_address(running);

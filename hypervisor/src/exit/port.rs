@@ -13,7 +13,7 @@ const TIMER_COUNTER: u16 = 0x42;
 pub(super) fn access<M: Machine>(running: &mut Running<'_, M>, access: PortAccess) -> Verdict {
     let PortAccess { port, size, read, .. } = access;
     let value = running.context.gpr(Gpr::Rax) & mov::mask(size);
-    let modelled = running.domain.model.lock().is_some();
+    let modelled = running.domain.model.is_completed();
     if access.string {
         if modelled {
             return model::ask_instruction(running, port.into());

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use trunnion_protocol::control::{
-    ANSWER_OFFSET, Answer, DomainRef, Gpr, ModelAnswer, ModelSignal, NO_VECTOR, Operation, Request,
-    RequestKind, SetModel, SignalKind, VcpuState, answer_flags,
+    ANSWER_OFFSET, ANSWER_STATE, Answer, DomainRef, Gpr, ModelAnswer, ModelSignal, NO_VECTOR, Operation,
+    REQUEST_STATE, Request, RequestKind, SetModel, SignalKind, VcpuState, answer_flags,
 };
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall::EventChannelOp;
@@ -67,10 +67,14 @@ impl Modelled {
         self.world.run(6);
     }
 
+    fn page<T: FromBytes>(&self, offset: usize) -> T {
+        let mut bytes = vec![0; size_of::<T>()];
+        self.world.read(&self.world.dom0, self.pages + offset as u64, &mut bytes);
+        T::read_from_bytes(&bytes).unwrap()
+    }
+
     fn request(&self) -> Request {
-        let mut bytes = vec![0; size_of::<Request>()];
-        self.world.read(&self.world.dom0, self.pages, &mut bytes);
-        Request::read_from_bytes(&bytes).unwrap()
+        self.page(0)
     }
 
     fn kind(&self) -> Option<RequestKind> {
@@ -187,13 +191,14 @@ fn instructions_are_carried_out_elsewhere() {
     it.start(vec![touch(0xfeb8_0000), Box::new(string), touch(0xfed0_00f0)]);
     let asked = it.request();
     assert_eq!((it.kind(), asked.value), (Some(RequestKind::Instruction), 0xfeb8_0000));
-    assert_eq!((asked.state.rip, asked.state.efer), (0x10_0000, 1 << 10 | 1 << 8));
-    let mut state = asked.state;
+    let mut state: VcpuState = it.page(REQUEST_STATE);
+    assert_eq!((state.rip, state.efer), (0x10_0000, 1 << 10 | 1 << 8));
     (state.rip, state.gpr[3], state.rflags) = (0x10_0005, 77, 0x246);
-    it.answer(&Answer { flags: answer_flags::STATE, state, ..Answer::default() });
-    let asked = it.request();
-    assert_eq!((it.kind(), asked.value, asked.state.rip), (Some(RequestKind::Instruction), 0x1f0, 0x10_0005));
-    assert_eq!((asked.state.gpr[3], asked.state.rflags), (77, 0x246));
+    it.world.write(&it.world.dom0, it.pages + ANSWER_STATE as u64, state.as_bytes());
+    it.answer(&Answer { flags: answer_flags::STATE, ..Answer::default() });
+    let (asked, state): (_, VcpuState) = (it.request(), it.page(REQUEST_STATE));
+    assert_eq!((it.kind(), asked.value, state.rip), (Some(RequestKind::Instruction), 0x1f0, 0x10_0005));
+    assert_eq!((state.gpr[3], state.rflags), (77, 0x246));
     it.play(vec![Box::new(|context| {
         assert_eq!(context.event.take(), None, "taken by the entry");
         Exit::Halt
@@ -223,7 +228,7 @@ fn nothing_else_lets_the_vcpu_run_on() {
     let it = Modelled::new(1);
     it.start(vec![local(&it, 0xf0, 0x1ff), port(0x60, 1, true, 0)]);
     let name = crate::vcpu::VcpuRef { domain: it.guest.clone(), index: 0 };
-    crate::local::post(&it.world.host, &name, &name, 0x55);
+    crate::local::post(&it.world.host, &name, &name, 0x55, false);
     crate::local::post_nmi(&it.world.host, &name, &name);
     crate::schedule::wake(&it.world.host, &name);
     it.world.run(8);

@@ -1,7 +1,7 @@
 //! Requests to a device model: how the core asks for what an emulated device or instruction does.
 //!
 //! A domain that has a device model ([`SetModel`]) has one page for each of its vCPUs, in the memory of the domain that runs the
-//! model: a [`Request`] at offset 0, an [`Answer`] at [`ANSWER_OFFSET`]. A vCPU that leaves its guest for something that the core does not carry
+//! model: a [`Request`] at offset 0, an [`Answer`] at [`ANSWER_OFFSET`], and the registers that some come with behind them. A vCPU that leaves its guest for something that the core does not carry
 //! out waits:
 //!
 //! 1. the core writes the vCPU's request, and sends the event [`SetModel::port`];
@@ -16,8 +16,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::VcpuState;
 
-/// Offset of the [`Answer`] in a vCPU's page.
+/// Offset of the registers of a request in a vCPU's page, a [`VcpuState`].
+pub const REQUEST_STATE: usize = 1024;
+/// Offset of the [`Answer`].
 pub const ANSWER_OFFSET: usize = 2048;
+/// Offset of the registers of an answer.
+pub const ANSWER_STATE: usize = 3072;
 
 closed! {
     /// What a vCPU waits for.
@@ -26,7 +30,7 @@ closed! {
         /// [`Request::value`]. The core goes on behind it, with [`Answer::value`] in the register.
         Port = 0,
         /// The instruction at the instruction pointer, which touches address [`Request::value`] or moves strings through a port:
-        /// [`Request::state`] is the vCPU's, the answer's replaces it.
+        /// the vCPU's registers are at [`REQUEST_STATE`], the answer's replace them.
         Instruction = 1,
         /// The vCPU takes an interrupt of the 8259 pair: the answer's value is the vector (the INTA cycle), or [`NO_VECTOR`].
         Acknowledge = 2,
@@ -56,8 +60,6 @@ pub struct Request {
     pub pad: u32,
     /// What is written, or the address, or the vector.
     pub value: u64,
-    /// Registers, for [`RequestKind::Instruction`]; undefined otherwise.
-    pub state: VcpuState,
 }
 
 /// The model's answer.
@@ -74,13 +76,11 @@ pub struct Answer {
     pub vector: u32,
     /// Its error code.
     pub error: u32,
-    /// Registers, for [`answer_flags::STATE`].
-    pub state: VcpuState,
 }
 
 /// Bits of [`Answer::flags`].
 pub mod answer_flags {
-    /// [`super::Answer::state`] replaces the registers.
+    /// The registers at [`super::ANSWER_STATE`] replace the vCPU's.
     pub const STATE: u32 = 1;
     /// The exception [`super::Answer::vector`] is to be injected.
     pub const EXCEPTION: u32 = 2;
@@ -88,7 +88,7 @@ pub mod answer_flags {
     pub const ERROR: u32 = 4;
 }
 
-const _: () = assert!(size_of::<Request>() <= ANSWER_OFFSET && size_of::<Answer>() <= ANSWER_OFFSET);
+const _: () = assert!(size_of::<VcpuState>() <= ANSWER_OFFSET - REQUEST_STATE);
 
 /// Input of [`Operation::SetModel`](super::Operation::SetModel): gives a domain that has never run a device model in the calling domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

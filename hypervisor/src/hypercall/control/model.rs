@@ -7,12 +7,12 @@ impl<M: Machine> Running<'_, M> {
         Ok(self.find(call.domain)?.set_model(self.host, self.domain, call)?)
     }
 
-    /// A domain's vCPU, whose model the caller is.
+    /// A living domain's vCPU, whose model the caller is.
     fn modelled(&self, domain: u16, vcpu: u32) -> Result<VcpuRef<M>, Errno> {
-        let domain = self.find(domain)?;
-        let model = (*domain.model.lock()).ok_or(Errno::Srch)?;
+        let domain = Some(self.find(domain)?).filter(|domain| life::is_alive(domain)).ok_or(Errno::Srch)?;
+        let of = domain.model.get().ok_or(Errno::Srch)?.of;
         domain.vcpu(VcpuId(vcpu)).ok_or(Errno::NoEnt)?;
-        if model.of == self.domain.id { Ok(VcpuRef { domain, index: vcpu }) } else { Err(Errno::Perm) }
+        if of == self.domain.id { Ok(VcpuRef { domain, index: vcpu }) } else { Err(Errno::Perm) }
     }
 
     pub(super) fn model_answer(&mut self, call: &ModelAnswer) -> Result<(), Stop> {
