@@ -41,18 +41,7 @@ pub struct FakeMachine {
     pub heap_left: AtomicU64,
 }
 
-/// The nested-paging format (APM 15.25.5).
-static FORMAT: EntryFormat = EntryFormat {
-    table: 7,
-    leaf: 0x65,
-    device_leaf: 0x7d,
-    write: 2,
-    execute: 0,
-    no_execute: 1 << 63,
-    large: 0x80,
-    present_mask: 1,
-    largest_leaf: 3,
-};
+static FORMAT: EntryFormat = trunnion_manual::svm::paging::format(true);
 
 /// Ticks of the fake TSC in a nanosecond: one, so the two clocks agree.
 const TSC_KHZ: u64 = 1_000_000;

@@ -1,5 +1,5 @@
 //! What the processors' manuals say of a guest's control structure: where its fields are, what their bits mean, and by which
-//! rules a processor takes it at an entry.
+//! rules a processor takes it at an entry; and of the entries of its second-level page tables ([`paging`]).
 //!
 //! A processor that refuses a guest's state says next to nothing about why. The hypervisor, which uses the fields alone, then writes the
 //! structure down ([`write_state`]) in the domain's crash report; dom0 walks the manuals' rules over it and names the field and the
@@ -14,6 +14,7 @@ extern crate alloc;
 #[macro_use]
 extern crate std;
 
+pub mod paging;
 mod state;
 pub mod svm;
 pub mod vmx;

@@ -56,6 +56,28 @@ pub struct Capacity {
     pub seed: u64,
 }
 
+impl Capacity {
+    /// Whether the CPUs are there that the configuration wants its vCPUs to run on.
+    fn has_cpus(&self, config: &DomainConfig) -> Result<(), Refusal> {
+        match config.cpus.iter().flatten().find(|&&cpu| cpu >= self.cpus) {
+            Some(&cpu) => Err(Refusal::NoSuchCpu { cpu, cpus: self.cpus }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether so many pages are free for a domain, with those that the hypervisor itself needs for it.
+    fn has_pages(&self, pages: u64, config: &DomainConfig) -> Result<(), Refusal> {
+        let needed = pages.saturating_add(memory::overhead(pages, config.max_vcpus));
+        if needed <= self.free_pages {
+            return Ok(());
+        }
+        Err(Refusal::Memory {
+            needed_mib: needed.saturating_mul(PAGE).div_ceil(MIB),
+            free_mib: self.free_pages * PAGE / MIB,
+        })
+    }
+}
+
 /// What building a domain will do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -162,9 +184,7 @@ pub fn plan(
     ramdisk: Option<u64>,
     host: &Capacity,
 ) -> Result<Plan, Refusal> {
-    if let Some(cpu) = config.cpus.iter().flatten().find(|&&cpu| cpu >= host.cpus) {
-        return Err(Refusal::NoSuchCpu { cpu: *cpu, cpus: host.cpus });
-    }
+    host.has_cpus(config)?;
     if config.cmdline.len() >= COMMAND_LINE_MAX {
         return Err(Refusal::CommandLine { bytes: config.cmdline.len(), most: COMMAND_LINE_MAX - 1 });
     }
@@ -192,13 +212,7 @@ pub fn plan(
     let extents = memory::all_extents(memory, low, acpi_end);
     let pages: u64 = extents.iter().map(Extent::pages).sum();
     let ram_pages = memory / PAGE;
-    let needed = pages.saturating_add(memory::overhead(pages, config.max_vcpus));
-    if needed > host.free_pages {
-        return Err(Refusal::Memory {
-            needed_mib: (needed * PAGE).div_ceil(MIB),
-            free_mib: host.free_pages * PAGE / MIB,
-        });
-    }
+    host.has_pages(pages, config)?;
 
     let mut writes: Vec<Write> = placed
         .pieces

@@ -1,6 +1,6 @@
 //! Plans of emulated PCs: RAM with the hole of the screen, firmware below 1 MiB and below 4 GiB, drives by their names.
 
-use super::memory::{Extent, extents, overhead};
+use super::memory::{Extent, extents};
 use super::{
     CONSOLE_FRAME, Capacity, Content, MIB, PAGE, Plan, PlannedDisk, Refusal, SPECIAL, STORE_FRAME, Write,
     made_uuid, planned_disk,
@@ -79,9 +79,7 @@ const fn place(number: u32) -> Option<u8> {
 
 /// Plans a domain that starts with firmware of so many bytes.
 pub fn pc(config: &DomainConfig, firmware: u64, host: &Capacity) -> Result<Plan, Refusal> {
-    if let Some(cpu) = config.cpus.iter().flatten().find(|&&cpu| cpu >= host.cpus) {
-        return Err(Refusal::NoSuchCpu { cpu: *cpu, cpus: host.cpus });
-    }
+    host.has_cpus(config)?;
     if !FIRMWARE.contains(&firmware) || !firmware.is_multiple_of(PAGE) {
         return Err(Refusal::Firmware { bytes: firmware });
     }
@@ -112,13 +110,7 @@ pub fn pc(config: &DomainConfig, firmware: u64, host: &Capacity) -> Result<Plan,
     }
     let pages: u64 = all.iter().map(Extent::pages).sum();
     let ram_pages = ram / PAGE;
-    let needed = pages.saturating_add(overhead(pages, config.max_vcpus));
-    if needed > host.free_pages {
-        return Err(Refusal::Memory {
-            needed_mib: (needed * PAGE).div_ceil(MIB),
-            free_mib: host.free_pages * PAGE / MIB,
-        });
-    }
+    host.has_pages(pages, config)?;
     let shadow = firmware.min(SHADOW);
     let writes = [(HIGH - firmware, 0..firmware), (MIB - shadow, firmware - shadow..firmware)]
         .into_iter()

@@ -14,8 +14,6 @@
 mod entry;
 mod remove;
 mod stale;
-pub mod svm;
-pub mod vmx;
 
 pub use entry::{Kind, Leaf, Rights};
 pub use stale::Stale;

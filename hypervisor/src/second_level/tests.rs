@@ -5,30 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::pages::fake::{FakeMemory, FakePool};
 
-/// The EPT format (SDM 28.3.2), write-back, accessed and dirty set beforehand.
-pub(crate) static EPT: EntryFormat = EntryFormat {
-    table: 7,
-    leaf: 0x331,
-    device_leaf: 0x301,
-    write: 2,
-    execute: 4,
-    no_execute: 0,
-    large: 0x80,
-    present_mask: 7,
-    largest_leaf: 3,
-};
-/// The nested-paging format (APM 15.25.5).
-pub(crate) static NPT: EntryFormat = EntryFormat {
-    table: 7,
-    leaf: 0x65,
-    device_leaf: 0x7d,
-    write: 2,
-    execute: 0,
-    no_execute: 1 << 63,
-    large: 0x80,
-    present_mask: 1,
-    largest_leaf: 2,
-};
+/// Extended page tables with leaves of every size.
+pub(crate) static EPT: EntryFormat = trunnion_manual::vmx::paging::format(true, true);
+/// Nested paging without leaves of 1 GiB.
+pub(crate) static NPT: EntryFormat = trunnion_manual::svm::paging::format(false);
 
 const ALL: Rights = Rights::all();
 

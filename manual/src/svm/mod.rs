@@ -1,6 +1,7 @@
 //! VMRUN's checks (APM volume 2, 15.5.1 and 15.20).
 
 pub mod fields;
+pub mod paging;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,7 @@
 
 mod controls;
 pub mod fields;
+pub mod paging;
 mod segments;
 mod states;
 #[cfg(test)]

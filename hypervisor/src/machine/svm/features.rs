@@ -3,7 +3,7 @@
 use trunnion_manual::svm::Host;
 
 use super::context::SvmContext;
-use super::format;
+use super::paging;
 use crate::machine::cpu;
 use crate::machine::prelude::*;
 use crate::machine::vendor::{FIRMWARE, Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
@@ -76,7 +76,7 @@ impl Vendor for Svm {
         let [ports_guest, ports_hardware] = port_maps(3)?;
         let mut msr_map = Block::pages(2)?;
         fill_msrs(msr_map.bytes(), features);
-        let format = Box::leak(Box::new(format::format(gigabyte_pages)));
+        let format = Box::leak(Box::new(paging::format(gigabyte_pages)));
         log::info!(
             "SVM revision={} asids={} nested-paging=yes{}",
             leaf.eax & 0xff,

@@ -12,5 +12,5 @@ mod state;
 pub use context::SvmContext;
 pub use features::{Svm, is_present};
 
-pub use crate::second_level::svm as format;
 pub use trunnion_manual::svm::fields as control;
+pub use trunnion_manual::svm::paging;

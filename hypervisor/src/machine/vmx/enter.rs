@@ -6,7 +6,7 @@ use super::context::VmxContext;
 use super::control as field;
 use super::features::Vmx;
 use super::instruction::{self, vmwrite};
-use super::{exit, format};
+use super::{exit, paging};
 use crate::machine::prelude::*;
 use crate::machine::run::registers;
 
@@ -59,7 +59,7 @@ pub(super) fn exit_address() -> u64 {
 /// New tables, or tables that lost translations: nothing of the old ones may be left.
 #[cold]
 fn retag(vmx: &Vmx, cpu: &PerCpu, context: &mut VmxContext, root: Mfn, epoch: u64) {
-    let pointer = format::pointer(root.address().0, vmx.accessed_dirty);
+    let pointer = paging::pointer(root.address().0, vmx.accessed_dirty);
     vmwrite(field::EPT_POINTER, pointer);
     if vmx.invept_single {
         instruction::invept(1, pointer);

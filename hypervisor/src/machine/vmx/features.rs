@@ -4,7 +4,7 @@ use trunnion_manual::vmx::{Fixed, Host};
 
 use super::context::VmxContext;
 use super::control::{entry, exit, pin, primary, secondary};
-use super::{format, instruction};
+use super::{instruction, paging};
 use crate::machine::cpu;
 use crate::machine::prelude::*;
 use crate::machine::vendor::{FIRMWARE, Flags, OPEN_MSRS, Refusal, Vendor, port_maps};
@@ -97,7 +97,7 @@ impl Vendor for Vmx {
         fill_msrs(bitmaps.bytes(), has_tsc_aux);
         let accessed_dirty = ept & 1 << 21 != 0;
         let (gigabyte, two_megabyte) = (ept & 1 << 17 != 0, ept & 1 << 16 != 0);
-        let format = Box::leak(Box::new(format::format(gigabyte, two_megabyte)));
+        let format = Box::leak(Box::new(paging::format(gigabyte, two_megabyte)));
         log::info!(
             "VMX revision={revision:#x} ept=yes unrestricted-guest=yes{}",
             Flags(&[

@@ -13,5 +13,5 @@ mod state;
 pub use context::VmxContext;
 pub use features::{Vmx, is_present};
 
-pub use crate::second_level::vmx as format;
 pub use trunnion_manual::vmx::fields as control;
+pub use trunnion_manual::vmx::paging;

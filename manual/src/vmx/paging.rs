@@ -1,6 +1,6 @@
 //! Entries of extended page tables (SDM 3, 28.3.2).
 
-use crate::prelude::*;
+use crate::paging::EntryFormat;
 
 const READ: u64 = 1;
 const WRITE: u64 = 2;
@@ -8,7 +8,8 @@ const EXECUTE: u64 = 4;
 /// Memory type write-back, in bits 3 to 5.
 const WRITE_BACK: u64 = 6 << 3;
 
-/// The format, with what the processor has of it.
+/// The format, with the leaf sizes that the processor has.
+#[must_use]
 pub const fn format(gigabyte_pages: bool, two_megabyte_pages: bool) -> EntryFormat {
     EntryFormat {
         table: READ | WRITE | EXECUTE,
@@ -30,6 +31,7 @@ pub const fn format(gigabyte_pages: bool, two_megabyte_pages: bool) -> EntryForm
 }
 
 /// The pointer to a root table: write-back, four levels, accessed and dirty flags if there are any.
+#[must_use]
 pub const fn pointer(root: u64, accessed_dirty: bool) -> u64 {
     root | 6 | 3 << 3 | if accessed_dirty { 1 << 6 } else { 0 }
 }

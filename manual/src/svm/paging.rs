@@ -1,6 +1,6 @@
 //! Entries of nested page tables: those of a processor's own tables, all of them user pages (APM 2, 15.25.5).
 
-use crate::prelude::*;
+use crate::paging::EntryFormat;
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;
@@ -8,7 +8,8 @@ const USER: u64 = 4;
 /// PWT and PCD: uncached with the PAT of reset, which the host keeps.
 const UNCACHED: u64 = 0x18;
 
-/// The format, with 1 GiB pages where the processor has them.
+/// The format, with leaves of 1 GiB where the processor has them.
+#[must_use]
 pub const fn format(gigabyte_pages: bool) -> EntryFormat {
     EntryFormat {
         table: PRESENT | WRITE | USER,
