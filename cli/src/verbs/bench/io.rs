@@ -4,8 +4,8 @@
 //! image on this machine, behind dom0's virtio driver. What a request costs in exits, events and grants is the difference to a run in
 //! which the same guest only starts.
 
-use super::linux::{Guest, Tally, WINDOWS, figures, perform, reason};
-use super::{Arguments, Report, Row};
+use super::linux::{Guest, Tally, Title, figures, perform, reason, row};
+use super::{Arguments, Report};
 use crate::demo;
 use crate::failure::{Failure, Result};
 use crate::setup::{self, Permission};
@@ -49,7 +49,11 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
             machine = super::machine(arguments, &summary);
             match figures(&console) {
                 Some(figures) => {
-                    rows.push(row(path, access, figures, &Tally::of(&summary).since(&alone), unit));
+                    // The medium is part of the other path's figure.
+                    let limit = (path == "pv").then_some(access.limit);
+                    let title = Title { name: access.name, path, per: "operation", limit };
+                    let used = Tally::of(&summary).since(&alone);
+                    rows.push(row(&title, figures, &used, used.each_request(), unit));
                 }
                 None => failed.push(format!("{} ({path}): {}", access.name, reason(&console))),
             }
@@ -71,36 +75,4 @@ fn run(
     let disks = vec![format!("{},raw,xvdd,rw{options}", image.display())];
     let guest = Guest { name: "measuring", script: format!("{command}\n"), disks, more: "" };
     perform(instance, arguments, "io", &[], &[guest])
-}
-
-fn row(
-    path: &'static str,
-    access: &Access,
-    [operations, min, median, max, dropped]: [u64; 5],
-    used: &Tally,
-    unit: &'static str,
-) -> Row {
-    // The medium is part of the other path's figure.
-    let limit = (unit == "instructions" && path == "pv").then_some(access.limit);
-    let mut notes = Vec::new();
-    if let Some(limit) = limit.filter(|limit| median > *limit) {
-        notes.push(format!("{} above the limit of {limit}", median - limit));
-    }
-    if dropped > 0 {
-        notes.push(format!("{dropped} windows in which the machine idled were dropped"));
-    }
-    notes.push(used.each_request());
-    Row {
-        name: access.name.into(),
-        path,
-        n: operations * WINDOWS,
-        min,
-        median,
-        max,
-        exits: used.exits.clone(),
-        per: "operation",
-        unit,
-        limit,
-        note: Some(notes.join("; ")),
-    }
 }

@@ -1,7 +1,7 @@
 //! A run of Linux guests that measure from inside by `tests/probe`, and what all domains used in it.
 #![expect(clippy::cast_precision_loss, reason = "costs of a packet are shown with two digits")]
 
-use super::Arguments;
+use super::{Arguments, Row};
 use crate::demo::{self, PROBE};
 use crate::failure::{Failure, Result};
 use crate::{run, workspace};
@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 /// Windows of a measurement, of which the first warms up (`tests/probe`).
-pub(super) const WINDOWS: u64 = 16;
+const WINDOWS: u64 = 16;
 
 /// A guest of a run.
 pub(super) struct Guest<'a> {
@@ -66,6 +66,48 @@ pub(super) fn figures(console: &str) -> Option<[u64; 5]> {
     let line = console.lines().find_map(|line| line.trim_end().strip_prefix("PROBE "))?;
     let numbers: Vec<u64> = line.split(' ').skip(1).map_while(|word| word.parse().ok()).collect();
     numbers.try_into().ok()
+}
+
+/// What a row of the report is about.
+pub(super) struct Title {
+    pub name: &'static str,
+    pub path: &'static str,
+    /// What is counted.
+    pub per: &'static str,
+    /// The most instructions one may cost.
+    pub limit: Option<u64>,
+}
+
+/// A row of the report: the guest's figures, what all domains used for them, and the cost of one packet or request in words.
+pub(super) fn row(
+    title: &Title,
+    [operations, min, median, max, dropped]: [u64; 5],
+    used: &Tally,
+    cost: String,
+    unit: &'static str,
+) -> Row {
+    let limit = title.limit.filter(|_| unit == "instructions");
+    let mut notes = Vec::new();
+    if let Some(limit) = limit.filter(|limit| median > *limit) {
+        notes.push(format!("{} above the limit of {limit}", median - limit));
+    }
+    if dropped > 0 {
+        notes.push(format!("{dropped} windows in which the machine idled were dropped"));
+    }
+    notes.push(cost);
+    Row {
+        name: title.name.into(),
+        path: title.path,
+        n: operations * WINDOWS,
+        min,
+        median,
+        max,
+        exits: used.exits.clone(),
+        per: title.per,
+        unit,
+        limit,
+        note: Some(notes.join("; ")),
+    }
 }
 
 /// What all domains did in a run.

@@ -2,8 +2,8 @@
 //!
 //! What a packet costs in exits, events, hypercalls and copies is the difference to a run in which the same guests only start.
 
-use super::linux::{Guest, Tally, WINDOWS, figures, perform, reason};
-use super::{Arguments, Report, Row};
+use super::linux::{Guest, Tally, Title, figures, perform, reason, row};
+use super::{Arguments, Report};
 use crate::demo;
 use crate::failure::Result;
 use crate::setup::{self, Permission};
@@ -15,9 +15,7 @@ const DOM0: &str = "10.0.2.1";
 
 /// One figure: what the measuring guest does, and what the other does.
 struct Way {
-    name: &'static str,
-    limit: u64,
-    per: &'static str,
+    title: Title,
     /// The command behind `/run/probe`.
     command: String,
     /// The other guest's, when there are two.
@@ -25,12 +23,15 @@ struct Way {
 }
 
 fn paths() -> Vec<Way> {
-    let row = |name, limit, per, command: String, other| Way { name, limit, per, command, other };
+    let way = |name, limit, per, command, other| {
+        let title = Title { name, path: "pv", per, limit: Some(limit) };
+        Way { title, command, other }
+    };
     vec![
-        row("udp-round-trip", 60_000, "operation", format!("udp {DOM0}:7 200 64"), None),
-        row("tcp-out-per-kib", 1_250, "KiB", format!("write {DOM0}:9 4096"), None),
-        row("tcp-in-per-kib", 2_242, "KiB", format!("read {DOM0}:19 4096"), None),
-        row(
+        way("udp-round-trip", 60_000, "operation", format!("udp {DOM0}:7 200 64"), None),
+        way("tcp-out-per-kib", 1_250, "KiB", format!("write {DOM0}:9 4096"), None),
+        way("tcp-in-per-kib", 2_242, "KiB", format!("read {DOM0}:19 4096"), None),
+        way(
             "tcp-guest-to-guest-per-kib",
             1_500,
             "KiB",
@@ -55,11 +56,11 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
         let (summary, console) = run(instance, arguments, &path.command, path.other)?;
         machine = super::machine(arguments, &summary);
         let Some(figures) = figures(&console) else {
-            failed.push(format!("{}: {}", path.name, reason(&console)));
+            failed.push(format!("{}: {}", path.title.name, reason(&console)));
             continue;
         };
         let used = Tally::of(&summary).since(alone.get(&two).unwrap_or(&Tally::default()));
-        rows.push(row(&path, figures, &used, unit));
+        rows.push(row(&path.title, figures, &used, used.each_packet(), unit));
     }
     Ok(Report { machine, unit, rows, failed })
 }
@@ -74,34 +75,4 @@ fn run(instance: &str, arguments: &Arguments, command: &str, other: Option<&str>
     let mut guests = vec![guest("measuring", 11, command)];
     guests.extend(other.map(|command| guest("other", 12, command)));
     perform(instance, arguments, "net", &["--net", "none", "--dom0-ip", "10.0.2.1/24"], &guests)
-}
-
-fn row(
-    path: &Way,
-    [operations, min, median, max, dropped]: [u64; 5],
-    used: &Tally,
-    unit: &'static str,
-) -> Row {
-    let limit = (unit == "instructions").then_some(path.limit);
-    let mut notes = Vec::new();
-    if let Some(limit) = limit.filter(|limit| median > *limit) {
-        notes.push(format!("{} above the limit of {limit}", median - limit));
-    }
-    if dropped > 0 {
-        notes.push(format!("{dropped} windows in which the machine idled were dropped"));
-    }
-    notes.push(used.each_packet());
-    Row {
-        name: path.name.into(),
-        path: "pv",
-        n: operations * WINDOWS,
-        min,
-        median,
-        max,
-        exits: used.exits.clone(),
-        per: path.per,
-        unit,
-        limit,
-        note: Some(notes.join("; ")),
-    }
 }
