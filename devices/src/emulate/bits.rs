@@ -24,7 +24,7 @@ impl<M: Machine> Cpu<'_, M> {
                 let wide = if self.bits == 64 { 8 } else { 4 };
                 offset = offset.wrapping_add(ahead as u64) & mask(address_size(i, wide));
             }
-            Some(self.linear(i.memory_segment(), offset, size as u64, access)?)
+            Some(self.linear(self.segment_of(i), offset, size as u64, access)?)
         } else {
             None
         };

@@ -63,16 +63,18 @@ impl<M: Machine> Cpu<'_, M> {
         };
         let count = self.gpr(Gpr::Rcx) & mask(size);
         let zero = self.test(super::cpu::flag::ZF);
-        let (left, taken) = match i.mnemonic() {
-            Mnemonic::Loop => (count.wrapping_sub(1), count != 1),
-            Mnemonic::Loope => (count.wrapping_sub(1), count != 1 && zero),
-            Mnemonic::Loopne => (count.wrapping_sub(1), count != 1 && !zero),
-            _ => (count, count == 0),
+        let taken = match i.mnemonic() {
+            Mnemonic::Loop => count != 1,
+            Mnemonic::Loope => count != 1 && zero,
+            Mnemonic::Loopne => count != 1 && !zero,
+            // JCXZ and its kin only look.
+            _ if count == 0 => return self.near_jump(i),
+            _ => return Ok(()),
         };
         if taken {
             self.near_jump(i)?;
         }
-        self.set_gpr(Gpr::Rcx, size, left);
+        self.set_gpr(Gpr::Rcx, size, count.wrapping_sub(1));
         Ok(())
     }
 

@@ -203,9 +203,22 @@ impl<M: Machine> Cpu<'_, M> {
         offset & mask(size)
     }
 
+    /// The segment of a memory operand. In 64-bit code only FS and GS override: the others count for nothing, not even for the
+    /// vector of a fault (SDM 1, 3.3.7.1).
+    pub(crate) fn segment_of(&self, i: &Instruction) -> Register {
+        let segment = i.memory_segment();
+        if self.bits != 64 || matches!(segment, Register::FS | Register::GS) {
+            return segment;
+        }
+        match i.memory_base().full_register() {
+            Register::RSP | Register::RBP => Register::SS,
+            _ => Register::DS,
+        }
+    }
+
     /// The linear address of a memory operand.
     pub(crate) fn address(&self, i: &Instruction, size: usize, access: Access) -> Result<u64, Stop> {
-        self.linear(i.memory_segment(), self.offset(i), size as u64, access)
+        self.linear(self.segment_of(i), self.offset(i), size as u64, access)
     }
 
     /// Reads an operand; a memory operand that is written later is to be read with [`Self::get_for_write`].

@@ -6,6 +6,7 @@ use super::cpu::{Cpu, flag};
 use super::fault::{Stop, UD, vector};
 use super::interrupt::Source;
 use super::machine::Machine;
+use super::paging::Access;
 
 impl<M: Machine> Cpu<'_, M> {
     /// Carries out one instruction. After an error the caller takes the registers back, unless `kept` says not to.
@@ -135,8 +136,12 @@ impl<M: Machine> Cpu<'_, M> {
             | Mnemonic::Prefetchw
             | Mnemonic::Endbr32
             | Mnemonic::Endbr64
-            | Mnemonic::Clflush
             | Mnemonic::Wait => Ok(()),
+            // It reads nothing, and faults as if it did.
+            Mnemonic::Clflush => {
+                let linear = self.address(i, 1, Access::Read)?;
+                self.probe(linear, 1, Access::Read)
+            }
             Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => Err(UD),
             _ if i.is_jcc_short_or_near() => self.jump_condition(i),
             _ if is_set(i.code()) => self.set_condition(i),

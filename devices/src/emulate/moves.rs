@@ -80,7 +80,7 @@ impl<M: Machine> Cpu<'_, M> {
     pub(crate) fn xlat(&mut self, i: &Instruction) -> Result<(), Stop> {
         let base = i.memory_base();
         let offset = self.register(base).wrapping_add(self.gpr(Gpr::Rax) & 0xff) & mask(base.size());
-        let linear = self.linear(i.memory_segment(), offset, 1, Access::Read)?;
+        let linear = self.linear(self.segment_of(i), offset, 1, Access::Read)?;
         let value = self.load(linear, 1, Access::Read)?;
         self.set_gpr(Gpr::Rax, 1, value);
         Ok(())
@@ -233,9 +233,13 @@ impl<M: Machine> Cpu<'_, M> {
     pub(crate) fn bound(&mut self, i: &Instruction) -> Result<(), Stop> {
         let size = self.size(i, 0);
         let index = extend(self.get(i, 0)?, size);
-        let linear = self.address(i, size * 2, Access::Read)?;
+        // Two accesses: between them the offset may wrap.
+        let offset = self.offset(i);
+        let second = offset.wrapping_add(size as u64) & mask(4);
+        let linear = self.linear(self.segment_of(i), offset, size as u64, Access::Read)?;
         let low = extend(self.load(linear, size, Access::Read)?, size);
-        let high = extend(self.load(linear.wrapping_add(size as u64), size, Access::Read)?, size);
+        let linear = self.linear(self.segment_of(i), second, size as u64, Access::Read)?;
+        let high = extend(self.load(linear, size, Access::Read)?, size);
         if index < low || index > high { Err(Stop::Fault(Fault::plain(vector::BR))) } else { Ok(()) }
     }
 }

@@ -98,8 +98,7 @@ impl<M: Machine> Cpu<'_, M> {
         let (value, carry) = if i.mnemonic() == Mnemonic::Shld {
             let all = if width == 16 { a << 32 | b << 16 | a } else { a << width | b };
             let all_width = if width == 16 { 48 } else { 2 * width };
-            let moved = all << count;
-            (moved >> (all_width - width), moved >> all_width & 1 != 0)
+            (all >> (all_width - width - count), all >> (all_width - count) & 1 != 0)
         } else {
             let all = if width == 16 { a << 32 | b << 16 | a } else { b << width | a };
             (all >> count, all >> (count - 1) & 1 != 0)

@@ -174,19 +174,24 @@ impl<M: Machine> Cpu<'_, M> {
         let to = self.stack_pointer().wrapping_sub(below) & mask(self.stack_size());
         let linear = self.linear(Register::SS, to, 1, Access::Write)?;
         self.probe(linear, 1, Access::Write)?;
-        // The outer frames' pointers are read before anything is written as well.
+        // The outer frames' pointers have to be readable as well.
         let wide = mask(self.stack_size());
         let old = self.gpr(Gpr::Rbp);
         let mut frame = old;
-        let mut outer = [0; 30];
-        for place in outer.iter_mut().take(usize::from(level.saturating_sub(1))) {
+        let outer = usize::from(level.saturating_sub(1));
+        for _ in 0..outer {
             frame = frame.wrapping_sub(size as u64) & wide;
             let linear = self.linear(Register::SS, frame, size as u64, Access::Read)?;
-            *place = self.load(linear, size, Access::Read)?;
+            self.probe(linear, size, Access::Read)?;
         }
         self.push(old, size)?;
         let top = self.stack_pointer();
-        for value in outer.into_iter().take(usize::from(level.saturating_sub(1))) {
+        frame = old;
+        for _ in 0..outer {
+            // One by one: the frames may overlap what is pushed.
+            frame = frame.wrapping_sub(size as u64) & wide;
+            let linear = self.linear(Register::SS, frame, size as u64, Access::Read)?;
+            let value = self.load(linear, size, Access::Read)?;
             self.push(value, size)?;
         }
         if level > 0 {

@@ -82,13 +82,14 @@ impl<M: Machine> Cpu<'_, M> {
         if !i.has_rep_prefix() && !i.has_repne_prefix() {
             return self.iterate(i, kind, size, wide);
         }
+        if matches!(kind, Kind::Input | Kind::Output) {
+            // Also when there is nothing to move.
+            self.string_port(size)?;
+        }
         let compares = matches!(kind, Kind::Compare | Kind::Scan);
         for _ in 0..ITERATIONS {
             let count = self.gpr(Gpr::Rcx) & mask(wide);
             if count == 0 {
-                if wide == 4 && self.bits == 64 {
-                    self.set_gpr(Gpr::Rcx, 4, 0);
-                }
                 return Ok(());
             }
             match self.row(i, kind, size, wide, count) {
@@ -130,7 +131,7 @@ impl<M: Machine> Cpu<'_, M> {
     ) -> Result<u64, Stop> {
         let (place, access) = match kind {
             Kind::Input => ((Register::ES, Gpr::Rdi), Access::Write),
-            Kind::Output => ((i.memory_segment(), Gpr::Rsi), Access::Read),
+            Kind::Output => ((self.segment_of(i), Gpr::Rsi), Access::Read),
             _ => return Ok(0),
         };
         let (port, width) = self.string_port(size)?;
@@ -159,7 +160,7 @@ impl<M: Machine> Cpu<'_, M> {
     }
 
     fn iterate(&mut self, i: &Instruction, kind: Kind, size: usize, wide: usize) -> Result<(), Stop> {
-        let source = (i.memory_segment(), Gpr::Rsi);
+        let source = (self.segment_of(i), Gpr::Rsi);
         let target = (Register::ES, Gpr::Rdi);
         let rax = self.gpr(Gpr::Rax) & mask(size);
         match kind {
@@ -168,8 +169,9 @@ impl<M: Machine> Cpu<'_, M> {
                 self.put(target, size, wide, value)?;
             }
             Kind::Compare => {
-                let a = self.at(source, size, wide, Access::Read)?;
+                // The second first: where both are missing, processors fault for that one.
                 let b = self.at(target, size, wide, Access::Read)?;
+                let a = self.at(source, size, wide, Access::Read)?;
                 self.set_status(subtract(a, b, false, size).1);
             }
             Kind::Store => self.put(target, size, wide, rax)?,

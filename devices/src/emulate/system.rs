@@ -78,9 +78,11 @@ impl<M: Machine> Cpu<'_, M> {
         let name = i.mnemonic();
         let loads = matches!(name, Mnemonic::Lgdt | Mnemonic::Lidt);
         let access = if loads { Access::Read } else { Access::Write };
-        let linear = self.address(i, base_size + 2, access)?;
         if loads {
             self.privileged()?;
+        }
+        let linear = self.address(i, base_size + 2, access)?;
+        if loads {
             let limit = self.load(linear, 2, access)?;
             let mut base = self.load(linear.wrapping_add(2), base_size, access)?;
             // With a 16-bit operand only 24 bits of the base count.
