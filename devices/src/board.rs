@@ -157,6 +157,7 @@ pub struct Board<M: GuestMemory> {
     events: VecDeque<Event>,
     /// Port 0xb3, beside the command port.
     smi_status: u8,
+    told: lines::Told,
 }
 
 impl<M: GuestMemory> Board<M> {
@@ -215,6 +216,7 @@ impl<M: GuestMemory> Board<M> {
             log: Vec::new(),
             events: VecDeque::new(),
             smi_status: 0,
+            told: lines::Told::default(),
         }
     }
 

@@ -67,9 +67,7 @@ impl FwCfg {
             key::SIGNATURE => look(b"QEMU"),
             // Traditional interface and DMA.
             key::FEATURES => look(&3u32.to_le_bytes()),
-            key::CPUS => look(&self.cpus.to_le_bytes()),
-            // One past the highest number of a local APIC: a vCPU's is twice its own.
-            key::MAX_CPUS => look(&self.cpus.saturating_mul(2).saturating_sub(1).to_le_bytes()),
+            key::CPUS | key::MAX_CPUS => look(&self.cpus.to_le_bytes()),
             key::DIRECTORY => look(&self.directory()),
             selected => {
                 let index = selected.checked_sub(key::FIRST_FILE).map(usize::from);

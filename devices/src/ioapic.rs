@@ -69,8 +69,11 @@ impl IoApic {
     /// The messages that are to be sent now.
     pub fn take_messages(&mut self) -> Vec<Message> {
         let mut messages = Vec::new();
-        for (index, entry) in self.entries.iter_mut().enumerate() {
-            let bit = 1u32.wrapping_shl(index as u32);
+        let mut inputs = self.lines | self.pending;
+        while inputs != 0 {
+            let bit = inputs & inputs.wrapping_neg();
+            inputs &= !bit;
+            let Some(entry) = self.entries.get_mut(bit.trailing_zeros() as usize) else { break };
             let level = *entry & LEVEL != 0;
             let fires = *entry & MASKED == 0
                 && if level {

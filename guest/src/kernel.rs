@@ -206,6 +206,7 @@ fn run(info: StartInfo) -> ! {
             end(reason);
         }
         if executor.is_ready() || events::is_pending() {
+            crate::answers::flush();
             continue;
         }
         if timer.is_none() {
@@ -227,7 +228,9 @@ fn run(info: StartInfo) -> ! {
         }
         // Interrupts are off, so an event from here on is pending when `wait` turns them on, and ends it.
         if !events::is_pending() {
-            traps::wait();
+            if !crate::answers::rest() {
+                traps::wait();
+            }
             clock::awake();
         }
     }

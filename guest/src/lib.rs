@@ -16,6 +16,7 @@
 
 extern crate alloc;
 
+pub mod answers;
 pub mod clock;
 pub mod console;
 pub mod events;

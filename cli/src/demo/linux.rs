@@ -72,15 +72,26 @@ pub(super) fn make(folder: &Path, permission: Permission) -> Result<Parts> {
         return Ok(parts);
     }
     let busybox = debian::unpacked("busybox-static", permission)?.join("bin/busybox");
-    make_ramdisk(&parts.ramdisk, &busybox, &kernel)?;
+    make_ramdisk(&parts.ramdisk, &busybox, &kernel, &DRIVERS)?;
     make_root(folder, &parts.disk, &busybox, permission)?;
     fs::write(&stamp, edition).map_err(|e| Failure::file("write", &stamp, &e))?;
     Ok(parts)
 }
 
-fn make_ramdisk(path: &Path, busybox: &Path, kernel: &debian::Kernel) -> Result<()> {
+/// What the content of a RAM disk depends on besides kernel and drivers.
+pub(super) fn pristine() -> String {
+    format!("{EDITION}\n{RAMDISK_INIT}")
+}
+
+/// A RAM disk that loads `drivers`, with what they need, and goes to the root.
+pub(super) fn make_ramdisk(
+    path: &Path,
+    busybox: &Path,
+    kernel: &debian::Kernel,
+    drivers: &[&str],
+) -> Result<()> {
     say::progress("making the RAM disk of the Linux domain");
-    let modules = modules::in_order(&kernel.modules, &DRIVERS)?;
+    let modules = modules::in_order(&kernel.modules, drivers)?;
     let program = fs::read(busybox).map_err(|e| Failure::file("read", busybox, &e))?;
     let write = || {
         let mut archive = Archive::new(Vec::new());

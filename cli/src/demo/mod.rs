@@ -2,9 +2,11 @@
 
 mod linux;
 pub(crate) mod modules;
+mod pc;
 mod scripted;
 
 pub use linux::Parts;
+pub use pc::pc;
 pub use scripted::{PROBE, scripted};
 
 use crate::failure::{Failure, Result};

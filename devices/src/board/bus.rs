@@ -144,6 +144,7 @@ impl<M: GuestMemory> Board<M> {
                 if let Some(&[a, b, c, d]) = from.first_chunk::<4>()
                     && offset & 3 == 0
                 {
+                    self.told.forget();
                     self.ioapic.write(offset, u32::from_le_bytes([a, b, c, d]));
                 }
             }

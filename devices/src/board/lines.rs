@@ -8,6 +8,24 @@ use crate::time::Time;
 
 /// PCI lines, A to D.
 const PCI: usize = 4;
+/// Lines that have a level: not the timer's, the one between the controllers, and the coprocessor's.
+const LINES: u32 = 0xf_dffa;
+
+/// What the interrupt controllers were told.
+#[derive(Default)]
+pub(super) struct Told {
+    /// The levels; `None` when they have to be told anew.
+    levels: Option<u32>,
+    /// Until when nothing comes of the timer. That its output falls meanwhile matters to nobody: the next edge is one all the same.
+    timer: Time,
+}
+
+impl Told {
+    /// A controller or the timer was written to, or changed as a whole.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
 
 impl<M: GuestMemory> Board<M> {
     /// Levels of the PCI lines: pin p of device d is line (d + p - 2) mod 4, as on boards with this router.
@@ -34,11 +52,11 @@ impl<M: GuestMemory> Board<M> {
         }))
     }
 
-    /// Puts every line to its level.
-    pub(super) fn update_lines(&mut self, now: Time) {
+    /// The levels of ISA lines 0 to 15 and of the PCI lines above them; the timer's is not among them.
+    fn levels(&self) -> u32 {
         let keyboard = self.keyboard.lines();
         let [first, second] = &self.serial;
-        let mut isa = [None; 16];
+        let mut levels = 0;
         for (line, level) in [
             (1, keyboard.keyboard),
             (3, second.uart.line()),
@@ -50,35 +68,44 @@ impl<M: GuestMemory> Board<M> {
             (14, self.ide.line(0)),
             (15, self.ide.line(1)),
         ] {
-            if let Some(place) = isa.get_mut(line) {
-                *place = Some(level);
-            }
+            levels |= u32::from(level) << line;
         }
         for (index, level) in self.pci_lines().into_iter().enumerate() {
-            self.ioapic.set_line(16 + index as u8, level);
-            let route = self.isa.get(0x60 + index);
-            if route & 0x80 == 0
-                && let Some(place) = isa.get_mut(usize::from(route & 0xf))
-            {
-                *place = Some(place.unwrap_or(false) | level);
+            if level {
+                levels |= 1 << (16 + index);
+                let route = self.isa.get(0x60 + index);
+                if route & 0x80 == 0 {
+                    levels |= 1 << (route & 0xf);
+                }
             }
         }
-        for (line, level) in (0u8..).zip(isa) {
-            let Some(level) = level else { continue };
-            self.pic.set_line(line, level);
+        levels & LINES
+    }
+
+    /// Puts every line to its level. The controllers are told what has changed.
+    pub(super) fn update_lines(&mut self, now: Time) {
+        let levels = self.levels();
+        let mut changed = self.told.levels.map_or(LINES, |told| told ^ levels);
+        self.told.levels = Some(levels);
+        while changed != 0 {
+            let line = changed.trailing_zeros() as u8;
+            changed &= changed - 1;
+            let level = levels >> line & 1 != 0;
+            if line < 16 {
+                self.pic.set_line(line, level);
+            }
             self.ioapic.set_line(line, level);
         }
-        // The timer's output may have turned several times; one edge is what a controller would remember.
-        let edges = self.pit.take_edges(now);
-        let level = self.pit.line(now);
-        if self.update_hpet() {
+        if self.update_hpet() || now < self.told.timer {
             return;
         }
-        if edges > 0 {
+        // The timer's output may have turned several times; one edge is what a controller would remember.
+        if self.pit.take_edges(now) > 0 {
             self.timer(false);
             self.timer(true);
         }
-        self.timer(level);
+        self.timer(self.pit.line(now));
+        self.told.timer = self.pit.deadline().unwrap_or(Time(u64::MAX));
     }
 
     /// The event timer's interrupts; true when it has taken the other timer's place.

@@ -175,7 +175,10 @@ impl<M: GuestMemory> Board<M> {
             // SeaBIOS's tables have events, slots and processors that come and go here (0xafe0, 0xae00, 0xaf00). Nothing of that
             // happens; ones would take the cards away.
             0xae00..=0xaeff | 0xaf00..=0xaf1f | 0xafe0..=0xafe3 => 0,
-            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.read(port),
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
+                self.told.forget();
+                self.pic.read(port)
+            }
             0x40..=0x43 | 0x61 => self.pit.read(port, now),
             0x60 | 0x64 => self.keyboard.read(port),
             0x70..=0x73 => self.rtc.read(port, now),
@@ -209,8 +212,14 @@ impl<M: GuestMemory> Board<M> {
             }
         }
         match port {
-            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.write(port, value),
-            0x40..=0x43 | 0x61 => self.pit.write(port, value, now),
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
+                self.told.forget();
+                self.pic.write(port, value);
+            }
+            0x40..=0x43 | 0x61 => {
+                self.told.forget();
+                self.pit.write(port, value, now);
+            }
             0x60 | 0x64 => self.keyboard.write(port, value),
             0x70..=0x73 => self.rtc.write(port, value, now),
             0x92 => {

@@ -103,5 +103,6 @@ impl<M: GuestMemory> Board<M> {
         self.fast_gate = state.fast_gate;
         self.reset_control = state.reset_control;
         self.smi_status = state.smi_status;
+        self.told.forget();
     }
 }

@@ -20,6 +20,7 @@ use trunnion_protocol::control::{Operation, SetModel};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::{DomainId, Port};
 
+use super::charge::{Meter, charged};
 use crate::build::ModelParts;
 use crate::devices::interrupt::Signal;
 pub use board::Sources;
@@ -77,14 +78,15 @@ impl Models {
         let (board, joined) = board::board(domain, parts, &mut sources);
         let task = Task::new(domain, board, &pages, parts.pc.memory(), port);
         done.set(false);
-        self.spawner.spawn(async move {
+        // The work is the guest's: a guest that only pokes at its devices has dom0 busy, and pays for it.
+        self.spawner.spawn(charged(Meter::new(domain), async move {
             task.run(&stop).await;
             for (bridge, id) in joined {
                 bridge.leave(id);
             }
             done.set(true);
             ended.raise();
-        });
+        }));
         Ok(())
     }
 

@@ -106,8 +106,8 @@ impl Cpuid {
             }
         }
         if basic >= 0xb {
-            leaves[TOPOLOGY] = CpuidResult { eax: 1, ebx: 1, ecx: 0x100, edx: 0 };
-            let bits = 1 + shape.vcpus.next_power_of_two().ilog2();
+            leaves[TOPOLOGY] = CpuidResult { eax: 0, ebx: 1, ecx: 0x100, edx: 0 };
+            let bits = shape.vcpus.next_power_of_two().ilog2();
             leaves[TOPOLOGY + 1] = CpuidResult { eax: bits, ebx: shape.vcpus, ecx: 0x201, edx: 0 };
         }
         if basic >= 0xd && leaves[BASIC + 1].ecx & XSAVE != 0 {
@@ -224,7 +224,7 @@ fn basic_leaf(own: CpuidResult, leaf: u32, last: u32, shape: Shape) -> CpuidResu
         0 => CpuidResult { eax: last, ..own },
         1 => CpuidResult {
             eax: own.eax,
-            ebx: own.ebx & 0xff00 | (shape.vcpus * 2).min(255) << 16,
+            ebx: own.ebx & 0xff00 | shape.vcpus.min(255) << 16,
             ecx: own.ecx & mask(LEAF_1_ECX) | leaves::HYPERVISOR,
             edx: own.edx & mask(LEAF_1_EDX) | if shape.vcpus > 1 { HTT } else { 0 },
         },
@@ -262,8 +262,8 @@ fn extended_leaf(own: CpuidResult, leaf: u32, last: u32, shape: Shape, amd: bool
         8 => {
             // 48 bits at most: four levels of second-level tables translate no more.
             let eax = (own.eax & 0xff).min(48) | 48 << 8;
-            let bits = 1 + shape.vcpus.next_power_of_two().ilog2();
-            let ecx = if amd { bits << 12 | (shape.vcpus * 2 - 1).min(255) } else { 0 };
+            let bits = shape.vcpus.next_power_of_two().ilog2();
+            let ecx = if amd { bits << 12 | (shape.vcpus - 1).min(255) } else { 0 };
             CpuidResult { eax, ebx: own.ebx & mask(EXTENDED_8_EBX), ecx, edx: 0 }
         }
         _ => NOTHING,
@@ -275,8 +275,8 @@ fn cache(own: CpuidResult, vcpus: u32) -> CpuidResult {
     if own.eax & 0x1f == 0 {
         return NOTHING;
     }
-    let package = (vcpus * 2).next_power_of_two().min(64) - 1;
-    let sharing = if own.eax >> 5 & 7 <= 2 { 1 } else { package };
+    let package = vcpus.next_power_of_two().min(64) - 1;
+    let sharing = if own.eax >> 5 & 7 <= 2 { 0 } else { package };
     CpuidResult { eax: own.eax & 0x3ff | sharing << 14 | package << 26, ..own }
 }
 

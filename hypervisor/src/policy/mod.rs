@@ -12,9 +12,10 @@ pub mod msr;
 /// The version of the ABI, as CPUID and `XENVER_version` report it: 4.17.
 pub const VERSION: u32 = 0x0004_0011;
 
-/// The local APIC's number of a vCPU. The ACPI tables say the same.
+/// The local APIC's number of a vCPU. The ACPI tables say the same; those of SeaBIOS take it for the processor's number too, which
+/// Linux takes for the vCPU's number.
 pub const fn apic_id(vcpu: u32) -> u32 {
-    2 * vcpu
+    vcpu
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Modelled {
 
     fn try_answer(&self, answer: &Answer) -> Result<(), Errno> {
         self.world.write(&self.world.dom0, self.pages + ANSWER_OFFSET as u64, answer.as_bytes());
-        let call = ModelAnswer { domain: self.guest.id.0, pad: 0, vcpu: 0 };
+        let call = ModelAnswer { domain: self.guest.id.0, rest: 0, vcpu: 0 };
         self.world.control(Operation::ModelAnswer, &call).map(|_| ())
     }
 
@@ -256,9 +256,9 @@ fn answers_that_are_stale_or_doubled_are_refused() {
     it.world.run(6);
     assert_eq!(it.try_answer(&Answer { serial: 1, ..none }), Err(Errno::Srch), "taken");
     let stranger = it.world.guest(1);
-    let call = ModelAnswer { domain: stranger.id.0, pad: 0, vcpu: 0 };
+    let call = ModelAnswer { domain: stranger.id.0, rest: 0, vcpu: 0 };
     assert_eq!(it.world.control(Operation::ModelAnswer, &call), Err(Errno::Srch));
-    let call = ModelAnswer { domain: it.guest.id.0, pad: 0, vcpu: 1 };
+    let call = ModelAnswer { domain: it.guest.id.0, rest: 0, vcpu: 1 };
     assert_eq!(it.world.control(Operation::ModelAnswer, &call), Err(Errno::NoEnt));
 }
 

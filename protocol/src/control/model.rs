@@ -111,8 +111,9 @@ pub struct SetModel {
 pub struct ModelAnswer {
     /// The domain.
     pub domain: u16,
-    /// Zero.
-    pub pad: u16,
+    /// 1: the calling vCPU then waits for an event, as by `SCHEDOP_block`, unless one is there; whether it takes interrupts does not
+    /// matter. Else zero.
+    pub rest: u16,
     /// The vCPU whose page has the answer.
     pub vcpu: u32,
 }

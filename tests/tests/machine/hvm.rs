@@ -112,3 +112,48 @@ menuentry \"off\" {
     is_good(&ended, "cd");
     assert!(ended.console("cd").contains("GRUB RUNS ON pc"), "{}", ended.report());
 }
+
+/// What Linux does on the emulated PC: says what it has, writes a file, reads the disk.
+const LINUX: &str = "#!/bin/sh
+echo processors=$(grep -c ^processor /proc/cpuinfo)
+echo address=$(ip -4 -o address show dev eth0 | awk '{ print $4 }')
+echo driver=$(basename $(readlink /sys/class/net/eth0/device/driver))
+i=0
+while [ $i -lt 4000 ]; do echo \"line $i of the test file\"; i=$((i + 1)); done >/root/written
+sync
+echo 3 >/proc/sys/vm/drop_caches
+echo readback=$(dd if=/dev/sda bs=1M count=16 2>/dev/null | wc -c)
+";
+
+/// Debian's generic kernel through GRUB from an IDE disk: its root there, its address by DHCP through an e1000.
+fn linux(vcpus: u32) {
+    setup::ensure(&[Tool::GrubModules, Tool::Grub], Permission::Install)
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    let run = run();
+    trunnion_cli::demo::pc(&run.path().join("disk"), LINUX, "quiet")
+        .unwrap_or_else(|failure| panic!("{failure:?}"));
+    let text = format!(
+        "name = \"pc\"\ntype = \"hvm\"\nmemory = 192\nvcpus = {vcpus}\nserial = \"pty\"\nboot = \"c\"\n\
+         xen_platform_pci = 0\ndisk = [ 'disk,raw,hda,rw' ]\nvif = [ 'bridge=xenbr0' ]\n"
+    );
+    let ended = run.domain("pc", &text).go(600);
+    is_good(&ended, "pc");
+    assert_eq!(ended.said("pc", "processors"), vcpus.to_string());
+    assert_eq!(ended.said("pc", "driver"), "e1000");
+    assert!(ended.said("pc", "address").starts_with("10.0.2."), "{}", ended.report());
+    assert_eq!(ended.said("pc", "readback"), (16 << 20).to_string());
+    // The partition begins at 1 MiB.
+    let partition = format!("{}?offset=1048576", ended.path().join("disk").display());
+    assert_eq!(crate::linux::written(partition.as_ref()), crate::linux::expected(), "{}", ended.report());
+}
+
+#[test]
+#[cfg_attr(
+    not(full_tier),
+    ignore = "minutes: GRUB and Linux read by port accesses; TRUNNION_TIER=full runs it"
+)]
+fn debians_generic_kernel_boots_from_ide() {
+    for vcpus in [1, 2, 4] {
+        linux(vcpus);
+    }
+}

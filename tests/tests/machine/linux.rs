@@ -52,7 +52,7 @@ fn said(ended: &Ended, name: &str, key: &str) -> String {
 }
 
 /// The file that the guest wrote, as it lies in the raw image now.
-fn written(image: &Path) -> Vec<u8> {
+pub(crate) fn written(image: &Path) -> Vec<u8> {
     let output = Command::new("debugfs")
         .args(["-R", "cat /root/written"])
         .arg(image)
@@ -61,7 +61,7 @@ fn written(image: &Path) -> Vec<u8> {
     output.stdout
 }
 
-fn expected() -> Vec<u8> {
+pub(crate) fn expected() -> Vec<u8> {
     (0..4000).flat_map(|line| format!("line {line} of the test file\n").into_bytes()).collect()
 }
 

@@ -14,6 +14,7 @@ use core::time::Duration;
 
 use trunnion_devices::board::{Board, Event};
 use trunnion_devices::time::Time;
+use trunnion_guest::answers;
 use trunnion_guest::clock::{self, Sleep};
 use trunnion_guest::events::Listener;
 use trunnion_guest::hypercall;
@@ -43,13 +44,7 @@ struct Hypervisor(DomainId);
 
 impl Core for Hypervisor {
     fn answer(&self, vcpu: u32) {
-        let mut call = ModelAnswer { domain: self.0.0, pad: 0, vcpu };
-        // A vCPU that was stopped meanwhile (INIT) wants no answer any more.
-        if let Err(error) = hypercall::control(Operation::ModelAnswer, &mut call)
-            && error != Errno::Srch
-        {
-            log::error!("an answer is refused: {error} domain={} vcpu={vcpu}", self.0);
-        }
+        answers::answer(ModelAnswer { domain: self.0.0, rest: 0, vcpu });
     }
 
     fn signal(&self, kind: SignalKind, address: u64, data: u32) {
@@ -127,17 +122,18 @@ impl Task {
         }
         // Requests first: it is for them that the task wakes mostly.
         let mut turns = 0;
-        while self.model.turn(self.now()) {
+        let mut now = self.now();
+        while self.model.turn(now) {
             turns += 1;
             if turns == TURNS {
                 context.waker().wake_by_ref();
                 break;
             }
+            now = self.now();
         }
-        let now = self.now();
         self.model.poll(context, now);
         self.report();
-        self.rest(context);
+        self.rest(context, now);
         Poll::Pending
     }
 
@@ -147,16 +143,21 @@ impl Task {
     }
 
     /// Waits for the next moment at which something happens by itself.
-    fn rest(&mut self, context: &mut Context<'_>) {
+    fn rest(&mut self, context: &mut Context<'_>, now: Time) {
         let Some(deadline) = self.model.board.deadline() else {
             self.sleep = None;
             return;
         };
-        let soonest = clock::now() + RESOLUTION;
-        let moment = (self.start + Duration::from_nanos(deadline.0)).max(soonest);
+        let now = self.start + Duration::from_nanos(now.0);
+        let moment = self.start + Duration::from_nanos(deadline.0);
         let sleep = match &mut self.sleep {
+            // It is known to the clock already.
+            Some((known, _)) if *known == moment && now < moment => return,
             Some((known, sleep)) if *known == moment => sleep,
-            other => &mut other.insert((moment, Box::pin(clock::sleep_until(moment)))).1,
+            other => {
+                let moment = moment.max(now + RESOLUTION);
+                &mut other.insert((moment, Box::pin(clock::sleep_until(moment)))).1
+            }
         };
         if sleep.as_mut().poll(context).is_ready() {
             self.sleep = None;

@@ -16,7 +16,8 @@ impl<M: Machine> Running<'_, M> {
     }
 
     pub(super) fn model_answer(&mut self, call: &ModelAnswer) -> Result<(), Stop> {
-        Ok(model::answered(self.host, &self.modelled(call.domain, call.vcpu)?)?)
+        model::answered(self.host, &self.modelled(call.domain, call.vcpu)?)?;
+        if call.rest == 0 || events::upcall_waits(self.host, self.vcpu) { Ok(()) } else { Err(Stop::Wait(0)) }
     }
 
     pub(super) fn model_signal(&mut self, call: &ModelSignal) -> Result<(), Stop> {
