@@ -92,7 +92,7 @@ use crate::grant::{GrantTable, References};
 use crate::page::Buffer;
 use crate::platform::Platform;
 use crate::wait::{Turn, Waiters};
-use crate::xenbus::Device;
+use crate::xenbus::{Device, Farewell};
 pub use flight::Fault;
 use flight::{Flights, Ticket};
 
@@ -154,6 +154,7 @@ pub struct Disk<'t, 'p, P: Platform> {
     waiters: Waiters<SLOTS>,
     closed: Cell<bool>,
     fault: Cell<Option<Fault>>,
+    farewell: Farewell,
 }
 
 impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
@@ -276,9 +277,7 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
     /// waits for any more are finished by the back end before it answers.
     pub async fn close(mut self) -> Result<Device<'t, 'p, P>, Error> {
         let device = self.device.take().ok_or(Error::Closed)?;
-        if self.ring.borrow().is_some() {
-            self.shut(&device).await?;
-        }
+        self.shut(&device).await?;
         Ok(device)
     }
 
@@ -298,10 +297,7 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
 
     async fn shut(&self, device: &Device<'_, 'p, P>) -> Result<(), Error> {
         self.closed.set(true);
-        device.set_state(State::Closing).await?;
-        device.wait_back(|back| !matches!(back, State::Connected | State::Initialised)).await?;
-        device.set_state(State::Closed).await?;
-        device.wait_back(|back| matches!(back, State::Closed | State::InitWait | State::Unknown)).await?;
+        device.part(&self.farewell).await?;
         self.abort();
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::event::Channel;
 use crate::grant::GrantTable;
 use crate::platform::Platform;
 use crate::wait::{Turn, Waiters};
-use crate::xenbus::Device;
+use crate::xenbus::{Device, Farewell};
 
 pub use ring::Fault;
 use ring::{Receiving, Sending};
@@ -116,6 +116,7 @@ pub struct Nic<'t, 'p, P: Platform> {
     waiters: Waiters<TASKS>,
     closed: Cell<bool>,
     fault: Cell<Option<Fault>>,
+    farewell: Farewell,
 }
 
 impl<'t, 'p, P: Platform> Nic<'t, 'p, P> {
@@ -185,10 +186,15 @@ impl<'t, 'p, P: Platform> Nic<'t, 'p, P> {
         self.take_answers();
         let mut receiving = self.receiving.borrow_mut();
         let received = receiving.take(into);
-        if received.is_some() && receiving.refill() {
+        if matches!(received, Ok(Some(_))) && receiving.refill() {
             self.channel.notify();
         }
         drop(receiving);
+        let received = received.unwrap_or_else(|fault| {
+            self.fail(fault);
+            self.waiters.wake();
+            None
+        });
         match received {
             None if self.closed.get() => Some(Err(NetError::Closed)),
             received => received,
@@ -240,21 +246,29 @@ impl<'t, 'p, P: Platform> Nic<'t, 'p, P> {
 
     /// Takes what the back end has answered.
     fn take_answers(&self) {
+        if self.fault.get().is_some() {
+            // What a liar says further is nothing to go by.
+            return;
+        }
         let sent = self.sending.borrow_mut().take_answers();
         let received = self.receiving.borrow_mut().take_answers();
         let news = match (sent, received) {
             (Ok(sent), Ok(received)) => sent | received,
             (Err(fault), _) | (_, Err(fault)) => {
-                if !self.closed.replace(true) {
-                    crate::error::complain("network port", &fault);
-                    self.fault.set(Some(fault));
-                }
+                self.fail(fault);
                 true
             }
         };
         if news {
             self.waiters.wake();
         }
+    }
+
+    /// The back end broke the rules: the port is closed.
+    fn fail(&self, fault: Fault) {
+        self.closed.set(true);
+        crate::error::complain("network port", &fault);
+        self.fault.set(Some(fault));
     }
 
     /// Closes the port and gives the device back, to be connected again.
@@ -273,14 +287,9 @@ impl<'t, 'p, P: Platform> Nic<'t, 'p, P> {
     }
 
     async fn shut(&self, device: &Device<'_, 'p, P>) -> Result<(), Error> {
-        if !self.closed.replace(true) || self.fault.get().is_some() {
-            device.set_state(State::Closing).await?;
-            device.wait_back(|back| !matches!(back, State::Connected | State::Initialised)).await?;
-            device.set_state(State::Closed).await?;
-            device.wait_back(|back| matches!(back, State::Closed | State::InitWait | State::Unknown)).await?;
-        }
+        self.closed.set(true);
         self.waiters.wake();
-        Ok(())
+        device.part(&self.farewell).await
     }
 }
 

@@ -58,6 +58,17 @@ pub async fn devices<'b, P: Platform>(
     store.list(Transaction::NONE, path.as_str(), into).await
 }
 
+/// How far a front end has taken leave of its back end: a farewell that was cut off, by a future that was dropped or by an
+/// error of the store, goes on where it was.
+#[derive(Debug)]
+pub(crate) struct Farewell(Cell<Option<State>>);
+
+impl Default for Farewell {
+    fn default() -> Self {
+        Self(Cell::new(Some(State::Closing)))
+    }
+}
+
 /// One device, as its front end sees it.
 pub struct Device<'s, 'p, P: Platform> {
     store: &'s Store<'p, P>,
@@ -170,6 +181,23 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
                 return Ok(state);
             }
         }
+    }
+
+    /// Takes the connection down: both halves are closed when this returns. It may be begun again after it was cut off, and
+    /// does nothing once it is done.
+    pub(crate) async fn part(&self, farewell: &Farewell) -> Result<(), Error> {
+        while let Some(state) = farewell.0.get() {
+            self.set_state(state).await?;
+            if state == State::Closing {
+                self.wait_back(|back| !matches!(back, State::Connected | State::Initialised)).await?;
+                farewell.0.set(Some(State::Closed));
+            } else {
+                self.wait_back(|back| matches!(back, State::Closed | State::InitWait | State::Unknown))
+                    .await?;
+                farewell.0.set(None);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the rule asks for a step, with this half in state `own`.

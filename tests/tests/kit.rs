@@ -148,6 +148,7 @@ fn what_a_back_end_that_lies_costs_a_neighbour() {
     let run = add(run, "wary", "trunnion-examples", "hostile-back", "cmdline = \"role=front rounds=200\"");
     let ended = linked(run.tiny("work", ""), "wary", "hvbd", "bad", false);
     assert_said(&ended, "wary", "200 rounds");
+    assert_said(&ended, "wary", "0 grants not back");
     assert_little_lost(&ended, alone());
     assert_eq!(ended.status, 0, "{}", ended.report());
     ended.assert_no_leaks();

@@ -10,11 +10,14 @@ use trunnion_tests::sim::{Bug, Faults, Kind, Load, Report, World};
 const SEEDS: u64 = 3000;
 /// Seeds of the full tier.
 const MORE_SEEDS: u64 = 20_000;
+/// Seeds of worlds with a network, in the ordinary tier and in the full one.
+const NETWORKS: u64 = 120;
+const MORE_NETWORKS: u64 = 10_000;
 /// Seeds within which a planted mistake has to be found.
 const SEARCH: u64 = 60;
 
 fn honest(tasks: usize, vcpus: u32) -> Kind {
-    Kind::Honest(Load { tasks, operations: 10, rounds: 2, vcpus, device: 0 })
+    Kind::Honest(Load { tasks, operations: 10, rounds: 2, vcpus, device: 0, frames: 0 })
 }
 
 /// The world of a seed: one to three honest guests, sometimes a hostile one beside them.
@@ -27,7 +30,23 @@ fn world(seed: u64) -> World {
     if seed % 4 == 3 { world.domain(Kind::Hostile(150)) } else { world }
 }
 
+/// The world of a seed with a network: one to three guests that send each other frames beside their disks' work, sometimes a
+/// hostile one beside them.
+fn network(seed: u64) -> World {
+    let mut world = World::new(seed).faults(Faults::harsh());
+    for guest in 0..=seed % 3 {
+        let vcpus = 1 + (seed / 5 + guest) as u32 % 2;
+        let load = Load { tasks: 1, operations: 3, rounds: 2, vcpus, device: 0, frames: 20 };
+        world = world.domain(Kind::Honest(load));
+    }
+    if seed % 4 == 3 { world.domain(Kind::Hostile(60)) } else { world }
+}
+
 fn run(seeds: impl Iterator<Item = u64>) {
+    run_of(world, seeds);
+}
+
+fn run_of(world: fn(u64) -> World, seeds: impl Iterator<Item = u64>) {
     let start = Instant::now();
     let mut total = Report::default();
     let mut count = 0;
@@ -37,31 +56,50 @@ fn run(seeds: impl Iterator<Item = u64>) {
                 count += 1;
                 total.steps += report.steps;
                 total.requests += report.requests;
+                total.frames += report.frames;
                 total.struck.add(&report.struck);
             }
             Err(failure) => panic!("{failure}"),
         }
     }
     println!(
-        "{count} seeds, {} steps, {} requests answered, {} faults in {:.1} s: {:?}",
+        "{count} seeds, {} steps, {} requests answered, {} frames heard, {} faults in {:.1} s: {:?}",
         total.steps,
         total.requests,
+        total.frames,
         total.struck.total(),
         start.elapsed().as_secs_f64(),
         total.struck
     );
 }
 
+/// The seed of `TRUNNION_SEED`.
+fn chosen() -> Option<u64> {
+    let text = std::env::var("TRUNNION_SEED").ok()?;
+    let seed = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
+    Some(seed.expect("TRUNNION_SEED is a number"))
+}
+
 #[test]
 fn every_seed_survives() {
-    match std::env::var("TRUNNION_SEED") {
-        Ok(text) => {
-            let seed =
-                text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
-            run(std::iter::once(seed.expect("TRUNNION_SEED is a number")));
-        }
-        Err(_) => run((0..SEEDS).step_by(2)),
+    match chosen() {
+        Some(seed) => run(std::iter::once(seed)),
+        None => run((0..SEEDS).step_by(2)),
     }
+}
+
+#[test]
+fn every_seed_of_a_network_survives() {
+    match chosen() {
+        Some(seed) => run_of(network, std::iter::once(seed)),
+        None => run_of(network, 0..NETWORKS),
+    }
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "long: TRUNNION_TIER=full runs it")]
+fn every_seed_of_many_networks_survives() {
+    run_of(network, NETWORKS..NETWORKS + MORE_NETWORKS);
 }
 
 #[test]

@@ -228,6 +228,11 @@ impl<P: Pages> Receiver<P> {
         mem::take(&mut self.backlog).len()
     }
 
+    /// Frames that wait, and are lost with the connection.
+    pub(super) fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
     /// Makes the copies and hands the buffers over. `scratch` is a page of this kernel's own with nothing in it.
     pub(super) fn flush<H: GrantCopier>(&mut self, host: &H, scratch: Gfn) -> Done {
         let mut done = Done::default();

@@ -236,7 +236,9 @@ impl<H: NetHost> Vif<H> {
 
     fn release(&self, queue: Queue<H>, pages: &mut Vec<H::Page>) {
         pages.append(&mut queue.send.into_inner().into_pages().0);
-        pages.append(&mut queue.receive.into_inner().ring.into_pages().0);
+        let receiver = queue.receive.into_inner();
+        self.statistics.change(|counts| counts.rx_dropped += receiver.waiting() as u64);
+        pages.append(&mut receiver.ring.into_pages().0);
     }
 
     /// Leaves the bridge and the rings: nothing of the guest is held any more.
@@ -290,10 +292,9 @@ impl<H: NetHost> Vif<H> {
         }
         let mut again = false;
         for queue in &link.queues {
-            // An event says nothing but "look", which is done anyhow.
-            let _ = queue.port.poll_event(context);
+            again |= hears(&queue.port, context);
             if let Some(second) = &queue.second {
-                let _ = second.poll_event(context);
+                again |= hears(second, context);
             }
             again |= self.send(link, queue, context)?;
             again |= self.drain(queue)?;
@@ -519,6 +520,12 @@ impl<H: NetHost> Vif<H> {
         drop(stage);
         *self.shared.bytes.borrow_mut() = (buffer, cut);
     }
+}
+
+/// Makes the next event wake the task; true if one came meanwhile. An event says nothing but "look", which is done anyhow; but a
+/// port that tells of one has not kept the waker.
+fn hears(port: &impl EventPort, context: &mut Context<'_>) -> bool {
+    port.poll_event(context).is_ready() && port.poll_event(context).is_ready()
 }
 
 /// Whether a guest takes a frame as it is.

@@ -264,7 +264,7 @@ pub struct Guest {
     pub rx_page: RingMemory,
     pub channel: Rc<Channel>,
     in_flight: BTreeMap<u16, Vec<GrantRef>>,
-    buffers: VecDeque<(u16, Rc<SharedPage>, GrantRef)>,
+    pub buffers: VecDeque<(u16, Rc<SharedPage>, GrantRef)>,
     next: u16,
     /// Statuses of answered requests, by identity.
     pub statuses: Vec<(u16, i16)>,

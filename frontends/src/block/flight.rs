@@ -218,9 +218,7 @@ impl<P: Platform> Disk<'_, '_, P> {
                 .and_then(|gfn| self.grants.permit(gfn, self.shape.backend, access).ok())
                 .and_then(|reference| references.push(reference).ok());
             if permitted.is_none() {
-                // Nobody has heard of these references, so that nobody can hold them.
-                references.end(self.grants);
-                return Err((Some(BlockError::NoGrants), buffer));
+                return self.withdraw(ticket, references, buffer, operation, BlockError::NoGrants);
             }
         }
         let id = ticket.id();
@@ -233,8 +231,7 @@ impl<P: Platform> Disk<'_, '_, P> {
             Request::Transfer(Transfer { operation, handle: self.shape.handle, id, sector, count, segments })
         } else {
             let Some(page) = self.indirect_request(ticket, &references, buffer.len()) else {
-                references.end(self.grants);
-                return Err((Some(BlockError::TooLarge), buffer));
+                return self.withdraw(ticket, references, buffer, operation, BlockError::TooLarge);
             };
             let mut pages = [GrantRef(0); INDIRECT_PAGES];
             pages[0] = page;
@@ -245,6 +242,25 @@ impl<P: Platform> Disk<'_, '_, P> {
         };
         self.flights.borrow_mut().insert(ticket, Flight::new(Some(buffer), references, operation));
         self.put(&request);
+        Ok(ticket)
+    }
+
+    /// Ends a request that was never made. Nobody has heard of its references, but who guesses one holds a page: the buffer then
+    /// comes back like that of any request, when it is private again.
+    fn withdraw(
+        &self,
+        ticket: Ticket,
+        mut references: References,
+        buffer: Buffer<P>,
+        operation: Operation,
+        error: BlockError,
+    ) -> Submission<P> {
+        if references.end(self.grants) {
+            return Err((Some(error), buffer));
+        }
+        let mut flight = Flight::new(Some(buffer), references, operation);
+        flight.outcome = Some(Err(error));
+        self.flights.borrow_mut().insert(ticket, flight);
         Ok(ticket)
     }
 

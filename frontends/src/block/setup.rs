@@ -18,7 +18,7 @@ use crate::platform::Platform;
 use crate::store::Transaction;
 use crate::text::Text;
 use crate::wait::Waiters;
-use crate::xenbus::{Device, FrontStep};
+use crate::xenbus::{Device, Farewell, FrontStep};
 
 const _: () = assert!(SEGMENTS_MAX <= REFERENCES && SLOTS <= REFERENCES);
 
@@ -75,6 +75,7 @@ impl<'t, 'p, P: Platform> Disk<'t, 'p, P> {
             waiters: Waiters::new(),
             closed: Cell::new(false),
             fault: Cell::new(None),
+            farewell: Farewell::default(),
         };
         if segments > SEGMENTS {
             disk.indirect = Some(share(grants, SLOTS * PAGE_SIZE, backend, Access::ReadOnly)?);

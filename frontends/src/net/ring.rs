@@ -248,6 +248,9 @@ struct Part {
     length: u16,
 }
 
+/// A packet that was taken, or lost because its place was too small.
+type Taken = Result<Received, NetError>;
+
 /// The ring on which frames are received. Buffers are answered in the order in which they were offered.
 pub(super) struct Receiving<P: Platform> {
     shared: Shared<Rx, P>,
@@ -386,10 +389,10 @@ impl<P: Platform> Receiving<P> {
     }
 
     /// Copies the packet out, if one is whole, and offers its buffers again.
-    pub(super) fn take(&mut self, into: &mut [u8]) -> Option<Result<Received, NetError>> {
+    pub(super) fn take(&mut self, into: &mut [u8]) -> Result<Option<Taken>, Fault> {
         loop {
             if !self.whole {
-                return None;
+                return Ok(None);
             }
             let mut at = 0;
             let mut fits = true;
@@ -411,12 +414,10 @@ impl<P: Platform> Receiving<P> {
             self.large = None;
             if failed {
                 // The back end says that the packet did not come; the next may have.
-                if self.take_answers().is_ok() {
-                    continue;
-                }
-                return None;
+                self.take_answers()?;
+                continue;
             }
-            return Some(if fits { Ok(received) } else { Err(NetError::TooLong) });
+            return Ok(Some(if fits { Ok(received) } else { Err(NetError::TooLong) }));
         }
     }
 

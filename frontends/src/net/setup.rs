@@ -14,7 +14,7 @@ use crate::platform::Platform;
 use crate::store::Transaction;
 use crate::text::Text;
 use crate::wait::Waiters;
-use crate::xenbus::Device;
+use crate::xenbus::{Device, Farewell};
 
 /// What the back end takes from this guest.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +71,7 @@ impl<'t, 'p, P: Platform> Nic<'t, 'p, P> {
             waiters: Waiters::new(),
             closed: Cell::new(false),
             fault: Cell::new(None),
+            farewell: Farewell::default(),
         };
         let large = if options.offload { "1" } else { "0" };
         let complete = if options.offload { "0" } else { "1" };
@@ -101,6 +102,9 @@ impl<'t, 'p, P: Platform> Nic<'t, 'p, P> {
             })
             .await?;
         if back != State::Connected {
+            // Let go, and say so: the back end then does the same.
+            drop(nic);
+            let _ = device.set_state(State::Closed).await;
             return Err(Error::Closed);
         }
         nic.device = Some(device);

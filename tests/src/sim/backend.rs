@@ -20,7 +20,7 @@ use trunnion_protocol::shared::SharedPage;
 use super::kernel::{Kernel, Listener};
 
 /// Operations in one hypercall.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// What dom0 has mapped by grants right now: (readers, writers) of each reference of each domain.
 #[derive(Default)]
@@ -92,7 +92,8 @@ pub struct Back {
     pub mapped: Rc<Mapped>,
 }
 
-fn encode<T: Layout>(operations: impl Iterator<Item = T>) -> Vec<u8> {
+/// Structures in a row, as a batch has them.
+pub(super) fn encode<T: Layout>(operations: impl Iterator<Item = T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for operation in operations {
         let start = bytes.len();

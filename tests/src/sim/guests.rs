@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use trunnion_dom0::build::{Cause, File, Files, Host, build};
-use trunnion_dom0::config;
+use trunnion_dom0::config::{self, Mac};
 use trunnion_dom0::devices::interrupt::Signal;
 use trunnion_dom0::image::Image;
 use trunnion_dom0::plan::{Capacity, plan};
@@ -19,6 +19,7 @@ use super::disk::Disk;
 use super::hostile;
 use super::image::{BASE, TEXT, kernel as image_file};
 use super::kernel::Kernel;
+use super::nets::address;
 use super::toolstack::Toolstack;
 use super::workload::{self, COUNTER, Load, Outcome};
 
@@ -40,6 +41,10 @@ pub enum Kind {
 
 /// A guest of the world.
 pub struct Guest {
+    /// Which of the world's guests it is.
+    pub number: usize,
+    /// It has a network port.
+    pub port: bool,
     /// What it does.
     pub kind: Kind,
     /// Its disk.
@@ -66,12 +71,14 @@ pub struct Guest {
 
 impl Guest {
     /// A guest that does not exist yet.
-    pub fn new(number: usize, kind: Kind, disk: Rc<Disk>) -> Rc<Self> {
+    pub fn new(number: usize, kind: Kind, disk: Rc<Disk>, port: bool) -> Rc<Self> {
         let sectors = match kind {
             Kind::Honest(load) => load.sectors(),
             Kind::Hostile(_) => 0,
         };
         Rc::new(Self {
+            number,
+            port,
             kind,
             disk,
             outcome: Outcome::new(sectors),
@@ -102,8 +109,10 @@ async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Re
         Kind::Honest(load) => load.vcpus,
         Kind::Hostile(_) => 1,
     };
+    let mac = Mac(address(guest.number));
+    let vif = if guest.port { format!("vif = [ 'mac={mac}' ]\n") } else { String::new() };
     let text = format!(
-        "name = '{}'\nkernel = 'k'\nmemory = {MEMORY_MIB}\nvcpus = {vcpus}\ndisk = [ '{},raw,xvda,w' ]",
+        "{vif}name = '{}'\nkernel = 'k'\nmemory = {MEMORY_MIB}\nvcpus = {vcpus}\ndisk = [ '{},raw,xvda,w' ]",
         guest.name, guest.name
     );
     let config = config::parse(&text).map_err(|errors| format!("{errors:?}"))?.config;
@@ -222,6 +231,7 @@ fn start(
     }
     *guest.kernel.borrow_mut() = Some(Rc::clone(&kernel));
     let (device, outcome, kind) = (domain.plan.disks[0].vdev.number, Rc::clone(&guest.outcome), guest.kind);
+    let (nets, number, port) = (Rc::clone(&tools.nets), guest.number, guest.port);
     let main = Rc::clone(&kernel);
     kernel.spawner.spawn(async move {
         if let Err(text) = arrive(&main).await {
@@ -229,8 +239,11 @@ fn start(
             return;
         }
         match kind {
-            Kind::Honest(load) => workload::run(main, Load { device, ..load }, outcome).await,
-            Kind::Hostile(turns) => hostile::run(main, device, turns).await,
+            Kind::Honest(load) => {
+                let load = Load { device, ..load };
+                workload::run(main, load, outcome, nets, number).await;
+            }
+            Kind::Hostile(turns) => hostile::run(main, device, port, turns).await,
         }
     });
     Ok(())

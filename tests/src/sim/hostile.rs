@@ -17,21 +17,25 @@ use trunnion_protocol::layout::Width;
 use trunnion_protocol::ring::FrontRing;
 
 use super::kernel::Kernel;
+use super::noise;
 
 /// Hypercalls by number, the interesting ones more often.
 const CALLS: [u32; 16] = [12, 13, 15, 17, 18, 20, 20, 20, 21, 24, 29, 32, 32, 34, 48, 40];
 /// The reference of the ring's page.
 const RING: u32 = 100;
 /// A page of the guest's own memory, below what its kernel gives out.
-const OWN: u64 = 0x180;
+pub(super) const OWN: u64 = 0x180;
 
 /// The guest's main task.
-pub async fn run(kernel: Rc<Kernel>, device: u32, turns: u64) {
+pub async fn run(kernel: Rc<Kernel>, device: u32, port: bool, turns: u64) {
     // The table stays as it is to the end: nothing of it is given back.
     let table = GrantTable::new(&*kernel, 1).ok();
     let ring = handshake(&kernel, device).await;
     if let Some((port, ring)) = ring {
         sloppy(&kernel, port, ring).await;
+    }
+    if port {
+        noise::run(&kernel).await;
     }
     for _ in 0..turns {
         if kernel.is_dead() {
@@ -102,7 +106,7 @@ async fn sloppy(kernel: &Kernel, port: Port, mut ring: Ring) {
 }
 
 /// Writes a grant entry by hand, where the kernel's table is.
-fn grant(kernel: &Kernel, reference: u32, frame: u64) {
+pub(super) fn grant(kernel: &Kernel, reference: u32, frame: u64) {
     let (_, offset) = place(GrantRef(reference));
     let table = kernel.domain.grants.table.lock().frame(0).map(|(mfn, _)| mfn);
     let Some(page) = table.and_then(|mfn| kernel.host_memory().get(mfn.0 as usize)) else { return };

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use trunnion_backends::block::{Backend, Config, Limits, Place, serve};
 use trunnion_backends::host::{StoreClient, StoreWatch};
 use trunnion_dom0::build::{DiskRefusal, DiskSource, Host, Stream};
+use trunnion_dom0::config::Nic;
 use trunnion_dom0::devices::interrupt::Signal;
-use trunnion_dom0::plan::{Group, Plan, PlannedDisk, backend_disk};
+use trunnion_dom0::plan::{Group, Plan, PlannedDisk, backend_disk, backend_nic};
 use trunnion_guest::executor::yield_now;
 use trunnion_protocol::address::{Gfn, Gpa, PAGE_SIZE};
 use trunnion_protocol::control::{
@@ -28,6 +29,7 @@ use super::backend::Back;
 use super::control::{Foreign, LIST};
 use super::disk::Disk;
 use super::kernel::Kernel;
+use super::nets::Nets;
 use super::planted::Bug;
 use super::store::{Client, StoreHandle};
 
@@ -53,6 +55,8 @@ pub struct Toolstack {
     vbds: RefCell<BTreeMap<(DomainId, u32), Rc<Ended>>>,
     consoles: RefCell<BTreeMap<DomainId, Console>>,
     guests: RefCell<BTreeMap<DomainId, Rc<Kernel>>>,
+    /// The network.
+    pub nets: Rc<Nets>,
 }
 
 impl Toolstack {
@@ -68,6 +72,7 @@ impl Toolstack {
             vbds: RefCell::default(),
             consoles: RefCell::default(),
             guests: RefCell::default(),
+            nets: Rc::new(Nets::new(back)),
         }
     }
 
@@ -293,5 +298,22 @@ impl Host for Toolstack {
             }
         }
         self.vbds.borrow_mut().remove(&key);
+    }
+
+    async fn attach_nic(&self, domain: DomainId, number: u32, nic: &Nic) -> Result<(), Errno> {
+        self.nets.attach(self.store.client(), domain, number, nic.mac.0)?;
+        let place = backend_nic(domain, number);
+        let waited = self.wait_for(&format!("{place}/state"), State::InitWait.text()).await;
+        if waited.is_err() {
+            self.detach_nic(domain, number).await;
+        }
+        waited
+    }
+
+    async fn detach_nic(&self, domain: DomainId, number: u32) {
+        if self.nets.serves(domain, number) {
+            let _ = self.client.with(|client, store| client.remove(store, 0, &backend_nic(domain, number)));
+            self.nets.end(domain, number).await;
+        }
     }
 }

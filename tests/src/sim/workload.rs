@@ -20,9 +20,13 @@ use trunnion_protocol::hypercall::sched::ShutdownReason;
 use super::disk::SECTOR;
 use super::kernel::Kernel;
 use super::ledger::Ledger;
+use super::nets::Nets;
+use super::traffic::{self, Traffic};
 
 /// Sectors that a task has to itself.
 pub const REGION: usize = 96;
+/// Guests that frames are for: some of them are not there.
+const GUESTS: usize = 4;
 /// Attempts of a step that ran out of memory.
 const PATIENCE: u32 = 64;
 
@@ -44,6 +48,8 @@ pub struct Load {
     pub vcpus: u32,
     /// The device's number.
     pub device: u32,
+    /// Frames that it sends in each connection of its network port; without any it has no port.
+    pub frames: u64,
 }
 
 impl Load {
@@ -81,9 +87,9 @@ impl Outcome {
 }
 
 /// The guest's main task.
-pub async fn run(kernel: Rc<Kernel>, load: Load, outcome: Rc<Outcome>) {
+pub async fn run(kernel: Rc<Kernel>, load: Load, outcome: Rc<Outcome>, nets: Rc<Nets>, number: usize) {
     let id = kernel.id();
-    match work(&kernel, load, &outcome).await {
+    match work(&kernel, load, &outcome, &nets, number).await {
         Ok(()) => {
             outcome.finished.set(true);
             let _ = trunnion_frontends::hypercall::shut_down(&*kernel, ShutdownReason::PowerOff);
@@ -97,7 +103,10 @@ pub async fn run(kernel: Rc<Kernel>, load: Load, outcome: Rc<Outcome>) {
 }
 
 /// Tries a step again while memory is short, here or in the back end, which closes then.
-async fn patiently<T>(kernel: &Kernel, mut step: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, String> {
+pub async fn patiently<T>(
+    kernel: &Kernel,
+    mut step: impl AsyncFnMut() -> Result<T, Error>,
+) -> Result<T, String> {
     for _ in 0..PATIENCE {
         match step().await {
             Err(Error::OutOfMemory | Error::Closed | Error::Hypercall(Errno::NoMem | Errno::NoSpc)) => {
@@ -109,31 +118,27 @@ async fn patiently<T>(kernel: &Kernel, mut step: impl AsyncFnMut() -> Result<T, 
     Err("memory stays short".into())
 }
 
-async fn work(kernel: &Rc<Kernel>, load: Load, outcome: &Rc<Outcome>) -> Result<(), String> {
+/// One of the things that a guest does at the same time.
+type Work<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
+
+async fn work(
+    kernel: &Rc<Kernel>,
+    load: Load,
+    outcome: &Rc<Outcome>,
+    nets: &Nets,
+    number: usize,
+) -> Result<(), String> {
     let grants = patiently(kernel, async || GrantTable::new(&**kernel, 2)).await?;
     let store = Store::new(&**kernel).map_err(|error| format!("store: {error}"))?;
     let free = grants.free();
     secrets(kernel, &store).await?;
     count(kernel, &store, outcome).await?;
-    for round in 0..load.rounds {
-        let name = format!("{}", load.device);
-        let connect = async || Disk::connect(&grants, Device::open(&store, "vbd", &name).await?).await;
-        let disk = patiently(kernel, connect).await?;
-        if (disk.shape().sectors as usize) < load.sectors() {
-            return Err(format!("the disk has {} sectors", disk.shape().sectors));
-        }
-        let mut tasks = Vec::new();
-        for task in 0..load.tasks {
-            tasks.push(Box::pin(region(kernel, &disk, &load, task * REGION, outcome)));
-        }
-        join(tasks).await?;
-        if round + 1 < load.rounds && kernel.shared.permille(300) {
-            // As a second kernel finds it: nobody has closed anything.
-            drop(disk);
-        } else {
-            disk.close().await.map(drop).map_err(|error| format!("close: {error}"))?;
-        }
+    let traffic = Traffic { number, guests: GUESTS, frames: load.frames, rounds: load.rounds };
+    let mut halves: Vec<Work<'_>> = vec![Box::pin(blocks(kernel, &store, &grants, &load, outcome))];
+    if load.frames != 0 {
+        halves.push(Box::pin(traffic::run(kernel, &store, &grants, nets, traffic)));
     }
+    join(halves).await?;
     for _ in 0..PATIENCE {
         if grants.free() == free {
             break;
@@ -145,6 +150,36 @@ async fn work(kernel: &Rc<Kernel>, load: Load, outcome: &Rc<Outcome>) -> Result<
     }
     if grants.lost() != 0 {
         return Err(format!("{} grants are lost", grants.lost()));
+    }
+    Ok(())
+}
+
+/// The disk: connected, used by all tasks and left, several times.
+async fn blocks(
+    kernel: &Rc<Kernel>,
+    store: &Store<'_, Kernel>,
+    grants: &GrantTable<'_, Kernel>,
+    load: &Load,
+    outcome: &Rc<Outcome>,
+) -> Result<(), String> {
+    for round in 0..load.rounds {
+        let name = format!("{}", load.device);
+        let connect = async || Disk::connect(grants, Device::open(store, "vbd", &name).await?).await;
+        let disk = patiently(kernel, connect).await?;
+        if (disk.shape().sectors as usize) < load.sectors() {
+            return Err(format!("the disk has {} sectors", disk.shape().sectors));
+        }
+        let mut tasks = Vec::new();
+        for task in 0..load.tasks {
+            tasks.push(Box::pin(region(kernel, &disk, load, task * REGION, outcome)));
+        }
+        join(tasks).await?;
+        if round + 1 < load.rounds && kernel.shared.permille(300) {
+            // As a second kernel finds it: nobody has closed anything.
+            drop(disk);
+        } else {
+            disk.close().await.map(drop).map_err(|error| format!("close: {error}"))?;
+        }
     }
     Ok(())
 }
@@ -186,7 +221,9 @@ impl Wake for Child {
 }
 
 /// Runs tasks to their ends. Each is polled only when it was woken itself.
-async fn join<F: Future<Output = Result<(), String>>>(tasks: Vec<Pin<Box<F>>>) -> Result<(), String> {
+async fn join<F: Future<Output = Result<(), String>> + ?Sized>(
+    tasks: Vec<Pin<Box<F>>>,
+) -> Result<(), String> {
     let child =
         || Arc::new(Child { woken: AtomicBool::new(true), parent: Mutex::new(Waker::noop().clone()) });
     let mut tasks: Vec<_> = tasks.into_iter().map(|task| (task, child())).collect();

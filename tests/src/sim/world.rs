@@ -28,6 +28,7 @@ use super::disk::Disk;
 use super::guests::{self, Guest, Kind};
 use super::kernel::Kernel;
 use super::machine::{Host, SimMachine};
+use super::nets::Nets;
 use super::planted::Bug;
 use super::shared::{Faults, Shared, Struck};
 use super::store::StoreHandle;
@@ -41,8 +42,13 @@ const FRAMES: u64 = 7168;
 const STEPS: u64 = 400_000;
 
 /// Folders that belong to no one domain: whoever comes first makes them, and they stay.
-const FOLDERS: [&str; 4] =
-    ["/libxl", "/vm", "/local/domain/0/backend/vbd", "/local/domain/0/backend/console"];
+const FOLDERS: [&str; 5] = [
+    "/libxl",
+    "/vm",
+    "/local/domain/0/backend/vbd",
+    "/local/domain/0/backend/vif",
+    "/local/domain/0/backend/console",
+];
 
 /// What dom0 has once it is up.
 struct Dom0 {
@@ -75,6 +81,8 @@ pub struct World {
     seen: BTreeMap<u64, u64>,
     leak: bool,
     fails_at: u32,
+    nets: Option<Rc<Nets>>,
+    frames: u64,
 }
 
 /// How a world ended well.
@@ -84,6 +92,8 @@ pub struct Report {
     pub steps: u64,
     /// Requests that were answered.
     pub requests: u64,
+    /// Frames that guests have heard.
+    pub frames: u64,
     /// Faults that struck.
     pub struck: Struck,
 }
@@ -148,6 +158,8 @@ impl World {
             seen: BTreeMap::new(),
             leak: false,
             fails_at: 0,
+            nets: None,
+            frames: 0,
         }
     }
 
@@ -200,6 +212,7 @@ impl World {
                 return Ok(Report {
                     steps: self.shared.step.get(),
                     requests: self.shared.answered.get(),
+                    frames: self.frames,
                     struck: self.shared.struck.get(),
                 });
             }
@@ -229,6 +242,10 @@ impl World {
                 guest.outcome.open.get()
             ));
         }
+        if let Some(nets) = &self.nets {
+            nets.close()?;
+            self.frames = nets.wire.heard();
+        }
         if self.leak {
             let _ = self.host.frames.allocate(0, DomainId(77), FrameKind::Ram);
         }
@@ -257,8 +274,9 @@ impl World {
                 Disk::new(&self.shared, &self.host, &self.mapped, sectors)
             })
             .collect();
+        let port = self.kinds.iter().any(|kind| matches!(kind, Kind::Honest(load) if load.frames != 0));
         for (number, (kind, disk)) in self.kinds.iter().zip(&disks).enumerate() {
-            self.guests.push(Guest::new(number, *kind, Rc::clone(disk)));
+            self.guests.push(Guest::new(number, *kind, Rc::clone(disk), port));
         }
         let guests = self.guests.clone();
         let bug = self.bug;
@@ -303,6 +321,7 @@ impl World {
         let Some(Dom0 { store, .. }) = up.as_ref() else { return };
         let back = Back { kernel: Rc::clone(&self.dom0), mapped: Rc::clone(&self.mapped) };
         let tools = Rc::new(Toolstack::new(&self.dom0, store, &back, self.bug));
+        self.nets = Some(Rc::clone(&tools.nets));
         for guest in &self.guests {
             tools.add_disk(&guest.name, &guest.disk);
             let work = guests::live(Rc::clone(&self.dom0), Rc::clone(&tools), Rc::clone(guest));
