@@ -157,3 +157,46 @@ fn debians_generic_kernel_boots_from_ide() {
         linux(vcpus);
     }
 }
+
+/// The boot sector `tests/guests/walk.s` for so many accesses from a seed.
+fn walker(folder: &std::path::Path, seed: u32, count: u32) -> Vec<u8> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/guests/walk.s");
+    let (object, binary) = (folder.join("walk.o"), folder.join("walk.bin"));
+    for command in [
+        Command::new("as").args(["--32", source, "-o"]).arg(&object),
+        Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary),
+    ] {
+        let output = command.output().expect("binutils are where a linker is");
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut sector = fs::read(binary).expect("the boot sector was made");
+    sector.resize(1 << 20, 0);
+    sector[0x1b0..0x1b4].copy_from_slice(&seed.to_le_bytes());
+    sector[0x1b4..0x1b8].copy_from_slice(&count.to_le_bytes());
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// A guest that pokes at all of its PC ends as it likes, and the platform loses nothing.
+fn walk(seed: u32, count: u32, limit: u32) {
+    let run = run();
+    fs::write(run.path().join("disk"), walker(run.path(), seed, count)).expect("the image can be written");
+    let text = "name = \"walker\"\ntype = \"hvm\"\nmemory = 16\nserial = \"pty\"\nboot = \"c\"\non_reboot = \"destroy\"\n\
+                disk = [ 'disk,raw,hda,rw', 'target=,vdev=hdc,access=ro,devtype=cdrom' ]\nvif = [ 'bridge=xenbr0' ]\n";
+    let ended = run.option(&["--net", "none"]).domain("walker", text).go(limit);
+    is_good(&ended, "walker");
+    let exits = &ended.domain("walker")["exits"];
+    let number = |kind: &str| exits[kind].as_u64().unwrap_or_default();
+    assert!(number("port") + number("memory") > u64::from(count) * 3 / 4, "{}", ended.report());
+}
+
+#[test]
+fn a_guest_pokes_at_every_device() {
+    walk(1, 20_000, 120);
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "minutes: a million accesses; TRUNNION_TIER=full runs it")]
+fn a_guest_pokes_at_every_device_a_million_times() {
+    walk(2, 1_000_000, 1200);
+}
