@@ -5,6 +5,7 @@ mod linux;
 mod micro;
 mod net;
 mod page;
+mod pc;
 mod startup;
 
 use crate::failure::{Failure, Result, Status};
@@ -58,7 +59,7 @@ pub(crate) enum What {
     Boot,
     /// Network paths: Linux guests with dom0 and with each other
     Net,
-    /// Disk paths of a Linux guest (paravirtual; emulated ones not yet)
+    /// Disks and network of a Linux guest: split, emulated, and split on an emulated PC
     Io,
     /// Exit costs (not there yet)
     Exits,

@@ -2,13 +2,13 @@
 //!
 //! The disk of the path `pv` is a RAM disk in dom0, so that what is counted is the path and not the medium; that of `device` is an
 //! image on this machine, behind dom0's virtio driver. What a request costs in exits, events and grants is the difference to a run in
-//! which the same guest only starts.
+//! which the same guest only starts. Guests on an emulated PC measure the same ([`super::pc`]).
 
 use super::linux::{Guest, Tally, Title, figures, perform, reason, row};
 use super::{Arguments, Report};
 use crate::demo;
 use crate::failure::{Failure, Result};
-use crate::setup::{self, Permission};
+use crate::setup::{self, Permission, Tool};
 use crate::workspace;
 use serde_json::Value;
 use std::path::Path;
@@ -35,7 +35,8 @@ const PATHS: [(&str, &str); 2] = [("pv", ",backendtype=ram"), ("device", "")];
 
 pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
     let permission = if arguments.no_install { Permission::Never } else { Permission::Install };
-    setup::ensure(demo::TOOLS, permission)?;
+    let emulated = [Tool::SeaBios, Tool::GrubModules, Tool::Grub];
+    setup::ensure(&[demo::TOOLS, &emulated].concat(), permission)?;
     let unit = if arguments.icount { "instructions" } else { "ns" };
     let image = workspace::target("bench")?.join("io-disk.raw");
     let (mut rows, mut failed, mut machine) = (Vec::new(), Vec::new(), Value::Null);
@@ -59,7 +60,17 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
             }
         }
     }
+    // What was measured so far is not lost to a PC that does not start.
+    if let Err(failure) = super::pc::measure(instance, arguments, &image, unit, &mut rows, &mut failed) {
+        failed.push(format!("the guests on an emulated PC: {failure}"));
+    }
     Ok(Report { machine, unit, rows, failed })
+}
+
+/// Makes the disk that is measured anew.
+pub(super) fn blank(image: &Path) -> Result<()> {
+    let made = std::fs::File::create(image).and_then(|file| file.set_len(DISK));
+    made.map_err(|e| Failure::file("make the disk", image, &e))
 }
 
 /// One run of a guest with a fresh disk.
@@ -70,8 +81,7 @@ fn run(
     options: &str,
     command: &str,
 ) -> Result<(Value, String)> {
-    let made = std::fs::File::create(image).and_then(|file| file.set_len(DISK));
-    made.map_err(|e| Failure::file("make the disk", image, &e))?;
+    blank(image)?;
     let disks = vec![format!("{},raw,xvdd,rw{options}", image.display())];
     let guest = Guest { name: "measuring", script: format!("{command}\n"), disks, more: "" };
     perform(instance, arguments, "io", &[], &[guest])

@@ -32,15 +32,25 @@ pub(super) fn perform(
     options: &[&str],
     guests: &[Guest<'_>],
 ) -> Result<(Value, String)> {
+    let files = |folder: &Path| guests.iter().map(|guest| domain(folder, guest)).collect();
+    perform_files(instance, arguments, what, options, files)
+}
+
+/// The same with domain files that `files` makes, perhaps in the folder of the logs.
+pub(super) fn perform_files(
+    instance: &str,
+    arguments: &Arguments,
+    what: &str,
+    options: &[&str],
+    files: impl FnOnce(&Path) -> Result<Vec<String>>,
+) -> Result<(Value, String)> {
     let folder = workspace::target("bench")?.join(what);
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).map_err(|e| Failure::file("make the folder", &folder, &e))?;
     let mut words = super::run_arguments(arguments);
     words.extend(options.iter().copied().chain(["--log"]).map(String::from));
     words.push(folder.display().to_string());
-    for guest in guests {
-        words.push(domain(&folder, guest)?);
-    }
+    words.extend(files(&folder)?);
     run::perform(instance, &run::Options::read(&words)?)?;
     let console = fs::read(folder.join("measuring.console.log")).unwrap_or_default();
     Ok((super::summary(&folder)?, String::from_utf8_lossy(&console).into_owned()))
@@ -66,6 +76,12 @@ pub(super) fn figures(console: &str) -> Option<[u64; 5]> {
     let line = console.lines().find_map(|line| line.trim_end().strip_prefix("PROBE "))?;
     let numbers: Vec<u64> = line.split(' ').skip(1).map_while(|word| word.parse().ok()).collect();
     numbers.try_into().ok()
+}
+
+/// All lines of the probe, in order: figures, or why there are none.
+pub(super) fn all_figures(console: &str) -> Vec<std::result::Result<[u64; 5], String>> {
+    let lines = console.lines().map(str::trim_end).filter(|line| line.starts_with("PROBE "));
+    lines.map(|line| figures(line).ok_or_else(|| reason(line).to_string())).collect()
 }
 
 /// What a row of the report is about.
@@ -94,7 +110,7 @@ pub(super) fn row(
     if dropped > 0 {
         notes.push(format!("{dropped} windows in which the machine idled were dropped"));
     }
-    notes.push(cost);
+    notes.extend(Some(cost).filter(|cost| !cost.is_empty()));
     Row {
         name: title.name.into(),
         path: title.path,
@@ -106,7 +122,7 @@ pub(super) fn row(
         per: title.per,
         unit,
         limit,
-        note: Some(notes.join("; ")),
+        note: Some(notes.join("; ")).filter(|note| !note.is_empty()),
     }
 }
 
@@ -158,6 +174,21 @@ impl Tally {
         self.packets = self.packets.saturating_sub(before.packets);
         self.requests = self.requests.saturating_sub(before.requests);
         self
+    }
+
+    /// All of a run, in words.
+    pub(super) fn of_run(&self) -> String {
+        let mut kinds: Vec<_> = self.exits.iter().filter(|(_, count)| **count > 0).collect();
+        kinds.sort_unstable_by(|one, other| other.1.cmp(one.1));
+        let kinds: Vec<String> =
+            kinds.iter().take(5).map(|(kind, count)| format!("{count} of {kind}")).collect();
+        format!(
+            "the whole run, from power-on, took {} exits ({}), {} hypercalls and {} events",
+            self.exits.values().sum::<u64>(),
+            kinds.join(", "),
+            self.hypercalls,
+            self.events,
+        )
     }
 
     /// What one packet costs, in words.
