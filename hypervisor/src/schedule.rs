@@ -7,6 +7,11 @@
 //! at dom0's weight. A vCPU that runs is preempted at the end of a slice when others wait, and by one that wakes and is
 //! behind by more than `PREEMPT_NS`.
 //!
+//! Who sends one event often sends more right after it: packets of a stream, their answers. So a vCPU that has just begun to
+//! run goes on for `GRACE_NS` in all before another preempts it, which then finds all of it in one go. One that sends an event
+//! and waits for the answer has nothing more to do, and would only get as far as going to sleep. Which of the two a vCPU is
+//! shows when it is given the time: the more often in a row it slept instead, the longer it is not given any ([`Grace`]).
+//!
 //! A vCPU's [`State`] changes under the lock of its CPU's queue. A waker first publishes its reason (a pending bit, a
 //! timer) and then looks at the state; a vCPU that goes to sleep first publishes the state and then looks for a reason:
 //! one of the two sees the other.
@@ -22,6 +27,10 @@ pub const SLICE_NS: u64 = 5_000_000;
 const SLEEPER_NS: u64 = 5_000_000;
 /// By how much a vCPU that wakes must be behind to preempt.
 const PREEMPT_NS: u64 = 50_000;
+/// How long a vCPU runs before one that wakes preempts it, where it makes use of that.
+const GRACE_NS: u64 = 100_000;
+/// Chances in a row that a vCPU is not given at most.
+const MOST_SKIPPED: u32 = 63;
 /// The weight at which virtual time is real time.
 pub const DEFAULT_WEIGHT: u32 = 256;
 /// Length of the period over which a cap is kept.
@@ -43,6 +52,49 @@ pub enum Activity: u32 {
 }
 }
 
+/// Whether a vCPU makes use of [`GRACE_NS`]. Changed under its CPU's queue lock.
+#[derive(Default)]
+struct Grace {
+    /// Chances that it is not given from now on.
+    skip: AtomicU32,
+    /// How many were skipped last.
+    skipped: AtomicU32,
+}
+
+impl Grace {
+    fn is_due(&self) -> bool {
+        self.skip.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes a turn in which another was to preempt the vCPU early: it had no chance, or ran on with it, or went to sleep.
+    fn note(&self, pressed: Pressed, ran_on: bool) {
+        let (skip, skipped) = (self.skip.load(Ordering::Relaxed), self.skipped.load(Ordering::Relaxed));
+        let (skip, skipped) = match pressed {
+            Pressed::No => return,
+            Pressed::Denied => (skip.saturating_sub(1), skipped),
+            Pressed::Given if ran_on => (0, skipped / 2),
+            Pressed::Given => {
+                let more = (skipped * 2 + 1).min(MOST_SKIPPED);
+                (more, more)
+            }
+        };
+        self.skip.store(skip, Ordering::Relaxed);
+        self.skipped.store(skipped, Ordering::Relaxed);
+    }
+}
+
+closed! {
+/// Whether another was to preempt the running vCPU early.
+pub enum Pressed: u32 {
+    /// None was.
+    No = 0,
+    /// One preempts it as soon as it has run for [`GRACE_NS`].
+    Given = 1,
+    /// One preempts it now.
+    Denied = 2,
+}
+}
+
 /// A vCPU's activity, and its place in the schedule.
 #[derive(Default)]
 pub struct State {
@@ -53,6 +105,7 @@ pub struct State {
     window_start: AtomicU64,
     window_used: AtomicU64,
     ready_at: AtomicU64,
+    grace: Grace,
 }
 
 impl State {
@@ -99,6 +152,10 @@ pub struct Queue<M: Machine> {
     current_start: AtomicU64,
     /// The run loop should pick anew.
     again: AtomicBool,
+    /// [`Pressed`], of the running vCPU.
+    pressed: AtomicU32,
+    /// The running vCPU gets its chance of [`GRACE_NS`].
+    graced: AtomicBool,
     /// Before the next entry, the run loop should see to the timer and to whether it may go on.
     look: AtomicBool,
 }
@@ -114,6 +171,8 @@ impl<M: Machine> Queue<M> {
             current_cap: AtomicU32::new(0),
             current_start: AtomicU64::new(0),
             again: AtomicBool::new(false),
+            pressed: AtomicU32::new(0),
+            graced: AtomicBool::new(false),
             look: AtomicBool::new(true),
         }
     }
@@ -148,6 +207,13 @@ impl<M: Machine> Queue<M> {
             self.look.store(false, Ordering::SeqCst);
         }
         look
+    }
+
+    /// Ends the turn of the running vCPU, which would have run on or not. The queue is locked.
+    fn end_turn(&self, vcpu: &Vcpu<M>, ran_on: bool) {
+        self.current.store(u64::MAX, Ordering::Relaxed);
+        let pressed = Pressed::from_number(self.pressed.swap(0, Ordering::Relaxed)).unwrap_or(Pressed::No);
+        vcpu.state.grace.note(pressed, ran_on);
     }
 
     /// Whether others are ready, or the running vCPU has a cap to be held to.
@@ -244,7 +310,15 @@ fn enqueue<M: Machine>(host: &Host<M>, cpu: &PerCpu<M>, ready: &mut Vec<VcpuRef<
     let ran = now.0.saturating_sub(cpu.queue.current_start.load(Ordering::Relaxed));
     let running = running.saturating_add(weighted(ran, cpu.queue.current_weight.load(Ordering::Relaxed)));
     if time.saturating_add(PREEMPT_NS) < running {
-        cpu.queue.pick_again();
+        let early = ran < GRACE_NS;
+        let given = early && cpu.queue.graced.load(Ordering::Relaxed);
+        if early {
+            let pressed = if given { Pressed::Given } else { Pressed::Denied };
+            cpu.queue.pressed.store(pressed.number(), Ordering::Relaxed);
+        }
+        if !given {
+            cpu.queue.pick_again();
+        }
     }
     // The slice of the one that runs now ends some time: the loop has to arm for it.
     cpu.queue.look_again();
@@ -268,6 +342,7 @@ pub fn pick<M: Machine>(cpu: &PerCpu<M>, now: HostTime) -> Option<VcpuRef<M>> {
             cpu.queue.current_weight.store(item.domain.weight.load(Ordering::Relaxed), Ordering::Relaxed);
             cpu.queue.current_cap.store(item.domain.cap.load(Ordering::Relaxed), Ordering::Relaxed);
             cpu.queue.current_start.store(now.0, Ordering::Relaxed);
+            cpu.queue.graced.store(item.state.grace.is_due(), Ordering::Relaxed);
             item.state.since.store(now.0, Ordering::Relaxed);
             break Some(item);
         }
@@ -289,7 +364,9 @@ pub fn slice_end<M: Machine>(cpu: &PerCpu<M>) -> HostTime {
         return HostTime::NEVER;
     }
     let start = cpu.queue.current_start.load(Ordering::Relaxed);
-    HostTime(start.saturating_add(SLICE_NS))
+    let given = cpu.queue.pressed.load(Ordering::Relaxed) == Pressed::Given.number();
+    let length = if given { GRACE_NS } else { SLICE_NS };
+    HostTime(start.saturating_add(length))
 }
 
 fn capped<M: Machine>(item: &VcpuRef<M>, now: HostTime) -> bool {
@@ -334,7 +411,7 @@ pub fn put_back<M: Machine>(
         {
             let _ready = cpu.queue.ready.lock();
             at.state.set(Activity::Blocked);
-            cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
+            cpu.queue.end_turn(at, false);
         }
         fence(Ordering::SeqCst);
         if reason() {
@@ -343,7 +420,7 @@ pub fn put_back<M: Machine>(
         return;
     }
     let mut ready = cpu.queue.ready.lock();
-    cpu.queue.current.store(u64::MAX, Ordering::Relaxed);
+    cpu.queue.end_turn(at, true);
     if activity == Activity::Down {
         at.state.set(Activity::Down);
     } else if at.domain.may_run() {

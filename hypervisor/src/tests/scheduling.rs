@@ -163,3 +163,66 @@ fn caps_hold() {
     let share = count.load(Ordering::Relaxed) * 100 / 600;
     assert!((10..=30).contains(&share), "{share} per cent");
 }
+
+/// A guest that wakes another at the start of each of its turns and computes on, or sleeps when it gets the time. Returns how
+/// often the other ran, and how often and for how many entries in all the first went on before that.
+fn streams(computes: bool) -> (u64, u64, u64) {
+    let world = world();
+    let (a, b) = (world.guest(1), world.guest(1));
+    let name = |domain: &super::kit::Guest| crate::vcpu::VcpuRef { domain: (*domain).clone(), index: 0 };
+    let (first, other, back) = (name(&a), name(&b), name(&a));
+    let waits = Arc::new(AtomicU64::new(0));
+    let counts = Arc::new([const { AtomicU64::new(0) }; 3]);
+    let (asked, counted) = (waits.clone(), counts.clone());
+    world.host.machine.script(
+        1,
+        Box::new(move |context| {
+            context.state.rflags |= 0x200;
+            world.host.machine.advance(10_000);
+            match asked.fetch_add(1, Ordering::Relaxed) {
+                0 => schedule::wake(&world.host, &other),
+                before => {
+                    counted[1].fetch_add(u64::from(before == 1), Ordering::Relaxed);
+                    counted[2].fetch_add(1, Ordering::Relaxed);
+                    if !computes {
+                        return Exit::Halt;
+                    }
+                }
+            }
+            Exit::Interrupt
+        }),
+    );
+    let (asked, counted) = (waits, counts.clone());
+    world.host.machine.script(
+        2,
+        Box::new(move |context| {
+            context.state.rflags |= 0x200;
+            asked.store(0, Ordering::Relaxed);
+            counted[0].fetch_add(1, Ordering::Relaxed);
+            schedule::wake(&world.host, &first);
+            Exit::Halt
+        }),
+    );
+    world.unpause(&b);
+    world.run(4);
+    assert_eq!(b.vcpus[0].state.activity(), Activity::Blocked);
+    world.unpause(&a);
+    world.host.machine.advance(1_000_000);
+    schedule::charge(&back.domain, 1_000_000);
+    world.run(600);
+    let [ran, went_on, entries] = &*counts;
+    [ran, went_on, entries].map(|count| count.load(Ordering::Relaxed)).into()
+}
+
+#[test]
+fn who_computes_on_has_time_to_before_another_preempts_it() {
+    let (ran, went_on, entries) = streams(true);
+    assert!(ran > 100 && went_on > ran * 9 / 10, "{ran} {went_on}");
+    assert!(entries > ran * 2 && entries < ran * 20, "{ran} {entries}");
+}
+
+#[test]
+fn who_sleeps_instead_is_preempted_at_once() {
+    let (ran, went_on, _) = streams(false);
+    assert!(ran > 100 && went_on > 1 && went_on < ran / 10, "{ran} {went_on}");
+}
