@@ -11,7 +11,7 @@ mod copy;
 #[cfg(test)]
 mod tests;
 
-pub use copy::copy;
+pub use copy::Copies;
 
 use trunnion_protocol::address::MachineAddress;
 use trunnion_protocol::grant::{DEFAULT_MAX_FRAMES, INITIAL_FRAMES};
@@ -93,7 +93,7 @@ fn granter<M: Machine>(host: &Host<M>, id: DomainId) -> Result<Arc<Domain<M>>, G
 /// A use of an entry of `granter`, which may be a zombie by now. It ends with this.
 struct Pin<'h, M: Machine> {
     host: &'h Host<M>,
-    granter: Arc<Domain<M>>,
+    granter: &'h Domain<M>,
     reference: GrantRef,
     access: Access,
     /// Somebody else ends it.
@@ -109,13 +109,13 @@ impl<M: Machine> Drop for Pin<'_, M> {
 }
 
 impl<'h, M: Machine> Pin<'h, M> {
-    fn of(host: &'h Host<M>, granter: Arc<Domain<M>>, reference: GrantRef, access: Access) -> Self {
+    const fn of(host: &'h Host<M>, granter: &'h Domain<M>, reference: GrantRef, access: Access) -> Self {
         Self { host, granter, reference, access, is_kept: false }
     }
 
     /// Begins a use by `by`, with a reference to the frame.
     fn begin(mut self, by: DomainId) -> Result<(Self, Held<'h>), GrantStatus> {
-        let Self { host, ref granter, reference, access, .. } = self;
+        let Self { host, granter, reference, access, .. } = self;
         let pinned = granter.grants.table.lock().pin(&host.machine, reference, by, access, |wanted| {
             let held = match wanted {
                 Wanted::Claimed(gfn) => {
@@ -164,7 +164,8 @@ impl<'a, M: Machine> Batch<'a, M> {
         }
         let access = if call.flags & MAP_READONLY == 0 { Access::ReadWrite } else { Access::ReadOnly };
         self.mappings.reserve()?;
-        let pin = Pin::of(self.host, granter(self.host, call.domain)?, call.reference, access);
+        let granter = granter(self.host, call.domain)?;
+        let pin = Pin::of(self.host, &granter, call.reference, access);
         let (mut pin, held) = pin.begin(self.domain.id)?;
         let mfn = held.mfn();
         let gfn = self.enter(held, call.address, access)?;
@@ -225,7 +226,7 @@ impl<M: Machine> Drop for Batch<'_, M> {
         memory::flush(self.host, self.domain, core::mem::take(&mut self.stale), self.walked);
         for mapping in self.gone.iter().flatten() {
             if let Some(granter) = self.host.domain(mapping.domain) {
-                drop(Pin::of(self.host, granter, mapping.reference, mapping.access));
+                drop(Pin::of(self.host, &granter, mapping.reference, mapping.access));
             }
             self.host.frames.put(mapping.mfn);
         }

@@ -6,7 +6,7 @@
 
 use trunnion_protocol::hypercall::grant::{Copy, GetVersion, Map, Op, QuerySize, SetupTable, Unmap, Version};
 
-use crate::granting::{Batch, UNMAP_BATCH};
+use crate::granting::{Batch, Copies, UNMAP_BATCH};
 use crate::prelude::*;
 
 /// Elements that are done before interrupts and others get their turn.
@@ -40,11 +40,14 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
             life::reap(host);
             reply
         }
-        Op::Copy => running.each_call(arguments, |call: &mut Copy| {
-            let result = granting::copy(host, domain, call);
-            call.status = status(&result);
-            tally.copied.add(u64::from(result.is_ok()));
-        }),
+        Op::Copy => {
+            let mut copies = Copies::new(host, domain);
+            running.each_call(arguments, |call: &mut Copy| {
+                let result = copies.copy(call);
+                call.status = status(&result);
+                tally.copied.add(u64::from(result.is_ok()));
+            })
+        }
         Op::SetupTable | Op::QuerySize | Op::SetVersion | Op::GetVersion if count != 1 => {
             Err(Errno::Inval.into())
         }
@@ -62,23 +65,80 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     }
 }
 
-impl<M: Machine> Running<'_, M> {
+/// The page with the elements of an array, which is looked up once for all that lie in it.
+struct Nearby<'h> {
+    page: &'h SharedPage,
+    /// Its number in the guest's addresses.
+    number: u64,
+    /// As long as this stays, it is the domain's.
+    epoch: u64,
+}
+
+impl<'h, M: Machine> Running<'h, M> {
     /// Does some elements of the array that the arguments name, then ends the call or goes on behind them.
     fn each_call<T: Layout>(&mut self, arguments: &mut Arguments, mut work: impl FnMut(&mut T)) -> Reply {
         let width = arguments.width;
+        let size = T::size(width);
         let [_, pointer, count, ..] = &mut arguments.values;
         *count &= 0xffff_ffff;
+        let mut nearby = None;
         for _ in 0..BATCH.min(*count) {
-            let mut call: T = self.get(width, Gva(*pointer))?;
-            work(&mut call);
-            self.put(width, Gva(*pointer), &call)?;
-            *pointer = pointer.wrapping_add(T::size(width) as u64);
+            let at = Gva(*pointer);
+            match self.near(&mut nearby, at, size)? {
+                Some(page) => {
+                    let mut bytes = T::ZEROED;
+                    let bytes = bytes.as_mut().get_mut(..size).ok_or(Errno::Fault)?;
+                    page.copy_out(at.page_offset(), bytes).map_err(|_| Errno::Fault)?;
+                    let mut call = T::decode(width, bytes).ok_or(Errno::Fault)?;
+                    work(&mut call);
+                    call.encode(width, bytes).ok_or(Errno::Fault)?;
+                    if self.is_near(nearby.as_ref()) {
+                        page.copy_in(at.page_offset(), bytes).map_err(|_| Errno::Fault)?;
+                    } else {
+                        self.put(width, at, &call)?;
+                    }
+                }
+                None => {
+                    let mut call: T = self.get(width, at)?;
+                    work(&mut call);
+                    self.put(width, at, &call)?;
+                }
+            }
+            *pointer = pointer.wrapping_add(size as u64);
             if width == Width::W32 {
                 *pointer &= 0xffff_ffff;
             }
             *count -= 1;
         }
         if *count == 0 { Ok(0) } else { Err(Stop::Again) }
+    }
+
+    /// The page of an element that lies in one; `None` when it lies in two.
+    fn near(
+        &mut self,
+        nearby: &mut Option<Nearby<'h>>,
+        at: Gva,
+        size: usize,
+    ) -> Result<Option<&'h SharedPage>, Errno> {
+        let number = at.0 >> PAGE_SHIFT;
+        if at.page_offset() + size > PAGE_SIZE {
+            return Ok(None);
+        }
+        if let Some(Nearby { page, .. }) = nearby.as_ref().filter(|nearby| nearby.number == number)
+            && self.is_near(nearby.as_ref())
+        {
+            return Ok(Some(page));
+        }
+        let epoch = self.domain.walks.load(Ordering::Acquire);
+        let found = self.with_memory(|memory| memory.translate(at, true))?;
+        let page = self.host.machine.page(found.mfn).ok_or(Errno::Fault)?;
+        *nearby = Some(Nearby { page, number, epoch });
+        Ok(Some(page))
+    }
+
+    /// Whether what was found is still the domain's.
+    fn is_near(&self, nearby: Option<&Nearby<'h>>) -> bool {
+        nearby.is_some_and(|nearby| nearby.epoch == self.domain.walks.load(Ordering::Acquire))
     }
 
     /// The domain that a call names, or the status that says why not.
