@@ -36,4 +36,5 @@ pub(crate) use groups::is_group;
 pub use service::{Ended, Place, serve};
 pub use statistics::{Snapshot, Statistics};
 pub use vif::{Config, Fault, Vif};
-pub use workshop::{Gather, Shared};
+
+pub use workshop::{Gather, Shared, bring};

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use spin::Mutex;
 use trunnion_protocol::address::{Gfn, PAGE_SHIFT, PAGE_SIZE};
 use trunnion_protocol::shared::SharedPage;
+use zerocopy::IntoBytes;
 
 use crate::start::Range;
 
@@ -43,6 +44,16 @@ impl Pages {
     /// Frame number of the first page.
     pub fn first(&self) -> Gfn {
         frame(self.as_ref())
+    }
+
+    /// The bytes of pages from the heap, for as long as nobody else reaches them; none of pages that others placed. It is for pages
+    /// that are never granted: all that others do to them is what the hypervisor copies in a call of this kernel's, which is over
+    /// when it returns.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(pages) => pages.as_mut_slice().as_mut_bytes(),
+            Self::Placed(_) => &mut [],
+        }
     }
 }
 
@@ -119,6 +130,9 @@ mod tests {
         assert_eq!(pages.first().address().0, pages.as_ref().as_ptr() as u64);
         assert_eq!(pages.as_ref()[2].load::<u64>(4088), Ok(0));
         assert!(super::pages(usize::MAX / 8192).is_none());
+        let mut pages = pages;
+        pages.bytes()[4095..4099].copy_from_slice(&[1, 2, 3, 4]);
+        assert_eq!((pages.bytes().len(), pages.as_ref()[1].four(0)), (3 * PAGE_SIZE, Ok([2, 3, 4, 0])));
     }
 
     #[test]

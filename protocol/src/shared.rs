@@ -61,6 +61,7 @@ impl core::fmt::Display for OutOfPage {
 impl core::error::Error for OutOfPage {}
 
 /// One 4 KiB page that another domain may read or write at any moment.
+#[derive(FromBytes, IntoBytes)]
 #[repr(C, align(4096))]
 pub struct SharedPage([AtomicU32; WORDS]);
 

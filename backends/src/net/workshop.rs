@@ -154,6 +154,34 @@ pub(super) fn scatter(
     at
 }
 
+/// Puts a frame's bytes at byte `at` of a run of this kernel's own pages, which begins with the frame `first`: what lies in local
+/// pages at once, the rest by copies that are noted. False when there is no room.
+pub fn bring(
+    frame: &Frame<'_>,
+    bytes: &mut [u8],
+    first: Gfn,
+    mut at: usize,
+    copies: &mut Vec<GrantCopy>,
+) -> bool {
+    for piece in frame.pieces {
+        let end = at + usize::from(piece.length);
+        let Some(into) = bytes.get_mut(at..end) else { return false };
+        match piece.place {
+            Place::Local { page, offset, .. } => {
+                if page.copy_out(usize::from(offset), into).is_err() {
+                    return false;
+                }
+            }
+            Place::Granted { .. } => {
+                let (from, offset) = source(&piece.place);
+                scatter(from, offset, piece.length, first, at, copies);
+            }
+        }
+        at = end;
+    }
+    true
+}
+
 /// Puts bytes into pages from which the hypervisor copies them.
 pub(super) struct Stage<L> {
     pages: L,

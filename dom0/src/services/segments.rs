@@ -10,8 +10,9 @@ use trunnion_protocol::netif::{Gso, GsoKind};
 
 /// Bytes of data of a segment on the wire.
 pub const WIRE: u16 = 1460;
-/// Bytes of data of a large one: so many of a wire's that a packet of 64 KiB holds them.
-pub const LARGE: u16 = 40 * WIRE;
+/// Bytes of data of a large one: so many of a wire's that with their headers they fill fifteen pages almost to the end. What a
+/// packet costs its receiver goes by pages.
+pub const LARGE: u16 = 42 * WIRE;
 
 /// Bytes of a TCP header without options.
 const HEADER: usize = 20;

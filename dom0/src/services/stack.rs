@@ -19,13 +19,14 @@ use smoltcp::socket::{dhcpv4, tcp, udp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
 use trunnion_backends::bridge::{Bridge, PortId};
-use trunnion_backends::frame::{Checksum, Frame, HEAD, NetPort, Piece, Place};
-use trunnion_backends::host::GrantCopier;
-use trunnion_backends::net::{Gather, offload};
+use trunnion_backends::frame::{Checksum, Frame, HEAD, MAX_FRAME, NetPort, Piece, Place};
+use trunnion_backends::host::{GrantCopier, GrantCopy};
+use trunnion_backends::net::{bring, offload};
 use trunnion_guest::clock;
 use trunnion_guest::executor::Spawner;
-use trunnion_guest::memory::Pages;
+use trunnion_guest::memory::{self, Pages};
 use trunnion_protocol::address::{Gfn, PAGE_SIZE};
+use trunnion_protocol::errno::GrantStatus;
 
 use super::grants::Kernel;
 use super::nets::Nets;
@@ -34,12 +35,12 @@ use crate::devices::interrupt::Signal;
 
 /// dom0's address on the wire.
 const ADDRESS: [u8; 6] = [0x00, 0x16, 0x3e, 0xff, 0xff, 0x00];
-/// Frames that wait to be looked at, and their bytes: guests choose how large they are.
+/// Frames that wait to be looked at, and the memory that they take: guests choose how large they are.
 const WAITING: usize = 256;
-const WAITING_BYTES: usize = 1 << 20;
-/// Buffers that are kept to be used again; each may have grown to the largest frame.
+const WAITING_BYTES: usize = 2 << 20;
+/// Buffers of each kind that are kept to be used again.
 const SPARE: usize = 16;
-/// Pages of frames that are sent in one go.
+/// Frames that are sent in one go.
 const RUN: usize = 64;
 /// Bytes of payload of a wire's frame.
 const MTU: usize = 1500;
@@ -52,47 +53,128 @@ const ECHO: u16 = 7;
 const SINK: u16 = 9;
 const SOURCE: u16 = 19;
 
-/// A frame: the first so many bytes of a buffer, which is kept as long as it is, so that its next use does not fill it with zeroes.
+/// A frame in pages of its own, to and from which the hypervisor copies without a stop in between.
 struct Packet {
-    buffer: Vec<u8>,
+    pages: Pages,
+    /// First byte.
+    start: usize,
     length: usize,
 }
 
 impl Packet {
     fn bytes(&mut self) -> &mut [u8] {
-        self.buffer.get_mut(..self.length).unwrap_or_default()
+        self.pages.bytes().get_mut(self.start..self.start + self.length).unwrap_or_default()
+    }
+
+    /// Bytes of memory.
+    fn size(&self) -> usize {
+        self.pages.as_ref().len() * PAGE_SIZE
+    }
+}
+
+/// A frame of which copies are noted.
+struct Arrival {
+    packet: Packet,
+    copies: usize,
+    /// Its checksum is to be looked at.
+    unknown: bool,
+}
+
+/// Pages to be used again, by how many frames take: small ones with what may lie before them, and any.
+#[derive(Default)]
+struct Spare([Vec<Pages>; KINDS.len()]);
+
+/// Pages for a frame, with those that its place in the first one may cost.
+const KINDS: [usize; 3] = [2, 5, MAX_FRAME.div_ceil(PAGE_SIZE) + 1];
+
+impl Spare {
+    fn take(&mut self, length: usize) -> Option<Packet> {
+        let needed = length.div_ceil(PAGE_SIZE) + 1;
+        let (spare, count) = self.0.iter_mut().zip(KINDS).find(|(_, count)| *count >= needed)?;
+        let pages = spare.pop().or_else(|| memory::pages(count))?;
+        Some(Packet { pages, start: 0, length })
+    }
+
+    fn give(&mut self, pages: Pages) {
+        let count = pages.as_ref().len();
+        if let Some((spare, _)) = self.0.iter_mut().zip(KINDS).find(|(_, kind)| *kind == count)
+            && spare.len() < SPARE
+        {
+            spare.push(pages);
+        }
     }
 }
 
 /// What came in, and what is to go out.
 #[derive(Default)]
 struct Queues {
+    /// Frames of the present run, and the copies that bring their bytes.
+    arriving: Vec<Arrival>,
+    copies: Vec<GrantCopy>,
+    results: Vec<Result<(), GrantStatus>>,
     came: VecDeque<Packet>,
-    /// Bytes of those.
+    /// Bytes that those and the arriving ones take.
     waiting: usize,
     going: VecDeque<Packet>,
-    /// Buffers for frames that come.
-    spare: Vec<Vec<u8>>,
-    /// Buffers for frames that go.
-    outgoing: Vec<Vec<u8>>,
+    spare: Spare,
 }
 
 impl Queues {
-    fn push(&mut self, arrival: Packet) {
-        self.waiting += arrival.length;
-        self.came.push_back(arrival);
+    /// Notes what is to be done for a frame; false when it finds no room.
+    fn expect(&mut self, frame: &Frame<'_>) -> bool {
+        if self.came.len() + self.arriving.len() >= WAITING {
+            return false;
+        }
+        let Some(mut packet) = self.spare.take(frame.length) else { return false };
+        // The pages of a sender begin with pages here, so that one copy brings each.
+        let mut first = 0;
+        for piece in frame.pieces {
+            first += usize::from(piece.length);
+            if matches!(piece.place, Place::Granted { .. }) {
+                packet.start = first.next_multiple_of(PAGE_SIZE) - first;
+                break;
+            }
+        }
+        let (at, noted) = (packet.start, self.copies.len());
+        let gfn = packet.pages.first();
+        let fits = self.waiting.saturating_add(packet.size()) <= WAITING_BYTES;
+        if !fits || !bring(frame, packet.pages.bytes(), gfn, at, &mut self.copies) {
+            self.copies.truncate(noted);
+            self.spare.give(packet.pages);
+            return false;
+        }
+        self.waiting += packet.size();
+        let copies = self.copies.len() - noted;
+        self.arriving.push(Arrival { packet, copies, unknown: frame.checksum == Checksum::Unknown });
+        true
+    }
+
+    /// Makes the copies, and takes what is good; returns how many frames are not.
+    fn arrive(&mut self, host: &impl GrantCopier) -> u64 {
+        self.results.clear();
+        if !self.copies.is_empty() {
+            host.copy(&self.copies, &mut self.results);
+            self.copies.clear();
+        }
+        let (mut results, mut bad) = (self.results.drain(..), 0);
+        for Arrival { mut packet, copies, unknown } in self.arriving.drain(..) {
+            let whole = (0..copies).fold(true, |good, _| good & matches!(results.next(), Some(Ok(()))));
+            if whole && (!unknown || offload::is_good(packet.bytes())) {
+                segments::raise(packet.bytes());
+                self.came.push_back(packet);
+            } else {
+                bad += 1;
+                self.waiting = self.waiting.saturating_sub(packet.size());
+                self.spare.give(packet.pages);
+            }
+        }
+        bad
     }
 
     fn pop(&mut self) -> Option<Packet> {
-        let arrival = self.came.pop_front()?;
-        self.waiting = self.waiting.saturating_sub(arrival.length);
-        Some(arrival)
-    }
-
-    fn recycle(&mut self, buffer: Vec<u8>) {
-        if self.spare.len() < SPARE {
-            self.spare.push(buffer);
-        }
+        let packet = self.came.pop_front()?;
+        self.waiting = self.waiting.saturating_sub(packet.size());
+        Some(packet)
     }
 }
 
@@ -100,32 +182,30 @@ impl Queues {
 struct Port {
     kernel: Kernel,
     queues: RefCell<Queues>,
-    gather: RefCell<Gather<Pages>>,
     arrived: Signal,
     dropped: Cell<u64>,
 }
 
+impl Port {
+    fn drop_some(&self, count: u64) {
+        self.dropped.set(self.dropped.get().wrapping_add(count));
+    }
+}
+
 impl NetPort for Port {
     fn deliver(&self, frame: &Frame<'_>) {
-        let mut queues = self.queues.borrow_mut();
-        let mut buffer = queues.spare.pop().unwrap_or_default();
-        let good = queues.came.len() < WAITING
-            && queues.waiting.saturating_add(frame.length) <= WAITING_BYTES
-            && (self.gather.borrow_mut().pull(&self.kernel, frame, &mut buffer)).is_some_and(|bytes| {
-                let good = frame.checksum != Checksum::Unknown || offload::is_good(bytes);
-                segments::raise(bytes);
-                good
-            });
-        if good {
-            queues.push(Packet { buffer, length: frame.length });
-        } else {
-            queues.recycle(buffer);
-            self.dropped.set(self.dropped.get().wrapping_add(1));
+        if !self.queues.borrow_mut().expect(frame) {
+            self.drop_some(1);
         }
     }
 
     fn flush(&self) {
+        self.drop_some(self.queues.borrow_mut().arrive(&self.kernel));
         self.arrived.raise();
+    }
+
+    fn reads(&self) -> bool {
+        false
     }
 }
 
@@ -171,18 +251,16 @@ impl phy::Device for Wire<'_> {
 impl phy::RxToken for Came<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(mut self, f: F) -> R {
         let result = f(self.1.bytes());
-        self.0.borrow_mut().recycle(self.1.buffer);
+        self.0.borrow_mut().spare.give(self.1.pages);
         result
     }
 }
 
 impl phy::TxToken for Going<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        let mut buffer = self.0.borrow_mut().outgoing.pop().unwrap_or_default();
-        if buffer.len() < length {
-            buffer.resize(length, 0);
-        }
-        let mut packet = Packet { buffer, length };
+        // Nothing is longer than what the stack was told.
+        let packet = self.0.borrow_mut().spare.take(length);
+        let Some(mut packet) = packet else { return f(&mut vec![0; length]) };
         let result = f(packet.bytes());
         self.0.borrow_mut().going.push_back(packet);
         result
@@ -299,29 +377,22 @@ pub fn start(nets: &Nets, address: &str, spawner: &Spawner) {
         }
     };
     let kernel = Kernel::default();
-    let (Some(gather), Some((pages, first))) = (Gather::new(&kernel), kernel.local(RUN)) else {
-        log::error!("dom0 gets no address: there is not enough memory");
-        return;
-    };
     let port = Rc::new(Port {
         kernel,
         queues: RefCell::default(),
-        gather: RefCell::new(gather),
         arrived: Signal::default(),
         dropped: Cell::new(0),
     });
     let bridge = nets.first_bridge();
     let as_port: Rc<dyn NetPort> = Rc::<Port>::clone(&port);
     let id = bridge.join(as_port, clock::now());
-    spawner.spawn(Stack { port, bridge, id, pages, first, plan }.run());
+    spawner.spawn(Stack { port, bridge, id, plan }.run());
 }
 
 struct Stack {
     port: Rc<Port>,
     bridge: Rc<Bridge>,
     id: PortId,
-    pages: Pages,
-    first: Gfn,
     plan: Plan,
 }
 
@@ -362,51 +433,40 @@ impl Stack {
 
     /// Hands frames to the bridge; true when there were some.
     fn send(&self) -> bool {
+        let going = core::mem::take(&mut self.port.queues.borrow_mut().going);
+        if going.is_empty() {
+            return false;
+        }
         let now = clock::now();
-        let mut page = 0;
-        let mut sent = false;
-        loop {
-            let Some(mut packet) = self.port.queues.borrow_mut().going.pop_front() else { break };
-            sent = true;
-            if page + packet.length.div_ceil(PAGE_SIZE) > RUN {
-                self.bridge.flush();
-                page = 0;
-            }
-            page += self.send_one(packet.bytes(), page, now);
-            let mut queues = self.port.queues.borrow_mut();
-            if queues.outgoing.len() < SPARE {
-                queues.outgoing.push(packet.buffer);
-            }
-        }
-        if sent {
-            self.bridge.flush();
-        }
-        sent
+        let sent: Vec<Packet> = going.into_iter().map(|packet| self.send_one(packet, now)).collect();
+        self.bridge.flush();
+        let mut queues = self.port.queues.borrow_mut();
+        sent.into_iter().for_each(|packet| queues.spare.give(packet.pages));
+        true
     }
 
-    /// Sends a frame from the pages from `at` on; returns how many it takes until the next flush.
-    fn send_one(&self, bytes: &mut [u8], at: usize, now: Duration) -> usize {
+    /// Sends a frame, which is to be kept as it is until the next flush.
+    fn send_one(&self, mut packet: Packet, now: Duration) -> Packet {
+        let bytes = packet.bytes();
         segments::lower(bytes);
         let gso = segments::cut(bytes);
         let blank = offload::blank(bytes);
-        let pages = self.pages.as_ref().get(at..).unwrap_or_default();
-        let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(bytes.len().div_ceil(PAGE_SIZE));
-        for ((index, page), part) in pages.iter().enumerate().zip(bytes.chunks(PAGE_SIZE)) {
-            if page.copy_in(0, part).is_err() {
-                return 0;
-            }
-            let gfn = Gfn(self.first.0 + (at + index) as u64);
-            pieces.push(Piece { place: Place::Local { page, gfn, offset: 0 }, length: part.len() as u16 });
+        let (mut head, length) = ([0; HEAD], bytes.len());
+        let head = head.get_mut(..length.min(HEAD)).unwrap_or_default();
+        for (to, from) in head.iter_mut().zip(bytes) {
+            *to = *from;
         }
-        let frame = Frame {
-            head: bytes.get(..bytes.len().min(HEAD)).unwrap_or_default(),
-            pieces: &pieces,
-            length: bytes.len(),
-            checksum: if blank { Checksum::Blank } else { Checksum::Good },
-            gso,
-        };
-        self.bridge.forward(self.id, &frame, now);
-        pieces.len()
+        let first = packet.pages.first();
+        let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(length.div_ceil(PAGE_SIZE));
+        for (index, page) in packet.pages.as_ref().iter().enumerate().take(length.div_ceil(PAGE_SIZE)) {
+            let part = (length - index * PAGE_SIZE).min(PAGE_SIZE);
+            let place = Place::Local { page, gfn: Gfn(first.0 + index as u64), offset: 0 };
+            pieces.push(Piece { place, length: part as u16 });
+        }
+        let checksum = if blank { Checksum::Blank } else { Checksum::Good };
+        self.bridge.forward(self.id, &Frame { head, pieces: &pieces, length, checksum, gso }, now);
+        drop(pieces);
+        packet
     }
 }
 
@@ -444,19 +504,70 @@ fn configure(interface: &mut Interface, sockets: &mut Sockets) {
 
 #[cfg(test)]
 mod tests {
+    use trunnion_protocol::id::{DomainId, GrantRef};
+
     use super::*;
+
+    /// Copies nothing, and says yes or no.
+    struct Copier(bool);
+
+    impl GrantCopier for Copier {
+        type Local = Pages;
+
+        fn local(&self, count: usize) -> Option<(Pages, Gfn)> {
+            memory::pages(count).map(|pages| (pages, Gfn(0)))
+        }
+
+        fn copy(&self, copies: &[GrantCopy], results: &mut Vec<Result<(), GrantStatus>>) {
+            results.extend(copies.iter().map(|_| if self.0 { Ok(()) } else { Err(GrantStatus::BadPage) }));
+        }
+    }
+
+    /// A frame with a local head and so many granted pages.
+    fn expect(queues: &mut Queues, granted: usize) -> bool {
+        let page = memory::pages(1).unwrap();
+        let [page] = page.as_ref() else { return false };
+        page.copy_in(0, &[7; 192]).unwrap();
+        let local = Place::Local { page, gfn: Gfn(1), offset: 0 };
+        let mut pieces = vec![Piece { place: local, length: 192 }];
+        for index in 0..granted {
+            let (domain, reference) = (DomainId(3), GrantRef(index as u32));
+            let offset = if index == 0 { 126 } else { 0 };
+            let length = PAGE_SIZE as u16 - offset;
+            pieces.push(Piece { place: Place::Granted { domain, reference, offset }, length });
+        }
+        let length = pieces.iter().map(|piece| usize::from(piece.length)).sum();
+        queues.expect(&Frame { head: &[], pieces: &pieces, length, checksum: Checksum::Blank, gso: None })
+    }
+
+    #[test]
+    fn one_copy_brings_each_page_behind_the_bytes_that_are_here() {
+        let mut queues = Queues::default();
+        assert!(expect(&mut queues, 15) && queues.copies.len() == 15);
+        assert!(queues.copies.iter().skip(1).all(|copy| (copy.to_offset, copy.length) == (0, 4096)));
+        assert!(expect(&mut queues, 0) && queues.copies.len() == 15);
+        assert_eq!(queues.arrive(&Copier(true)), 0);
+        let mut packet = queues.pop().unwrap();
+        assert_eq!(packet.bytes().len(), 192 + 15 * PAGE_SIZE - 126);
+        assert!(packet.bytes()[..192].iter().all(|byte| *byte == 7));
+        assert_eq!(queues.pop().unwrap().bytes(), [7; 192]);
+        assert!(expect(&mut queues, 2) && expect(&mut queues, 0));
+        assert_eq!((queues.arrive(&Copier(false)), queues.came.len()), (1, 1));
+    }
 
     #[test]
     fn buffers_are_bounded() {
         let mut queues = Queues::default();
-        for _ in 0..100 {
-            queues.push(Packet { buffer: vec![0; 64_000], length: 60_000 });
+        let came = (0..300).filter(|_| expect(&mut queues, 15)).count();
+        assert!(came > 20 && queues.waiting <= WAITING_BYTES, "{came}");
+        assert!(!expect(&mut queues, 17), "longer than any frame");
+        assert_eq!(queues.arrive(&Copier(true)), 0);
+        while let Some(packet) = queues.pop() {
+            queues.spare.give(packet.pages);
         }
-        assert_eq!(queues.waiting, 6_000_000);
-        while let Some(arrival) = queues.pop() {
-            queues.recycle(arrival.buffer);
-        }
-        assert_eq!((queues.waiting, queues.spare.len()), (0, SPARE));
+        assert_eq!((queues.waiting, queues.spare.0[2].len()), (0, SPARE));
+        let came = (0..300).filter(|_| expect(&mut queues, 0)).count();
+        assert!(came > 200 && came <= WAITING, "{came}");
     }
 
     #[test]
