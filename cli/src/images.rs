@@ -73,11 +73,12 @@ pub fn build_planted(bugs: &[usize]) -> Result<(PathBuf, PathBuf)> {
 
 fn run_cargo(images: &[Image], target: &str, planted: &[usize]) -> Result<Vec<PathBuf>> {
     let root = workspace::root()?;
-    let folder = workspace::target(if planted.is_empty() { "image" } else { "image-planted" })?;
+    let profile = if planted.is_empty() { "image" } else { "planted" };
+    let folder = workspace::target(profile)?;
     let _lock = workspace::lock("image.lock", "waiting for another build of the images")?;
     let names = images.iter().map(|(_, bin)| *bin).collect::<Vec<_>>().join(", ");
     say::progress(&format!("building {names}"));
-    let mut cargo = command(&root, &folder, target);
+    let mut cargo = command(&root, &folder, target, profile);
     for (package, bin) in images {
         cargo.args(["-p", package, "--bin", bin]);
     }
@@ -94,7 +95,7 @@ fn run_cargo(images: &[Image], target: &str, planted: &[usize]) -> Result<Vec<Pa
         )));
     }
     let path = |(package, bin): &Image| {
-        let path = folder.join(target).join("image").join(bin);
+        let path = folder.join(target).join(profile).join(bin);
         if path.is_file() {
             return Ok(path);
         }
@@ -106,7 +107,7 @@ fn run_cargo(images: &[Image], target: &str, planted: &[usize]) -> Result<Vec<Pa
     images.iter().map(path).collect()
 }
 
-fn command(root: &Path, folder: &Path, target: &str) -> Command {
+fn command(root: &Path, folder: &Path, target: &str, profile: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         if is_scrubbed(&name) {
@@ -117,7 +118,7 @@ fn command(root: &Path, folder: &Path, target: &str) -> Command {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", if target == LINUX { "-Ctarget-feature=+crt-static" } else { "" });
     cargo
         .current_dir(root)
-        .args(["build", "--quiet", "--profile", "image", "--target", target, "--target-dir"])
+        .args(["build", "--quiet", "--profile", profile, "--target", target, "--target-dir"])
         .arg(folder);
     cargo.stdin(Stdio::null());
     cargo

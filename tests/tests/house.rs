@@ -110,3 +110,12 @@ fn arrows_point_down() {
         assert!(wrong.is_empty(), "{package} depends on {wrong:?}; allowed are {allowed:?}");
     }
 }
+
+#[test]
+fn code_is_counted_without_comments_and_tests() {
+    let text = "//! head\n\nuse a;\n/* x\ny */\nfn f() {\n    // why\n    g();\n}\n#[cfg(test)]\nmod tests {\n    fn t() { unsafe { x() } }\n}\nfn h() {}\n";
+    let source = house::measure("a/src/b.rs".into(), text);
+    assert_eq!(source.code, 5);
+    assert_eq!(source.unsafe_lines, [12]);
+    assert_eq!(house::measure("a/src/tests.rs".into(), text).code, 0);
+}

@@ -1,5 +1,5 @@
 //! A PC on the host: RAM, a board, and the emulator as its processor. One instruction takes a fixed time.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each program uses a part of it")]
 
 pub mod bench;
 

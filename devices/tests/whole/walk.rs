@@ -1,9 +1,7 @@
 //! Random walks over every port and every device address with every width: nothing panics, nothing gets stuck, and a saved
 //! state loads to the same state. The seed is printed; `TRUNNION_SEED` repeats it.
 
-mod support;
-
-use support::bench::{RAM, World, world};
+use crate::support::bench::{RAM, World, world};
 use trunnion_backends::frame::{Frame, NetPort};
 use trunnion_devices::board::Nic;
 use trunnion_devices::ide;

@@ -1,8 +1,6 @@
 //! DMA descriptors, good ones and bad ones: outside RAM, in device space, at themselves, in loops, too short.
 
-mod support;
-
-use support::bench::{RAM, World, world};
+use crate::support::bench::{RAM, World, world};
 use trunnion_devices::memory::GuestMemory;
 use trunnion_devices::width::Width;
 use trunnion_protocol::address::Gpa;

@@ -1,11 +1,9 @@
 //! Debian's SeaBIOS and VGA BIOS run on the board, with the emulator as the processor: they set up every device, and boot from
 //! a disk, a floppy and a CD.
 
-mod support;
-
 use std::sync::Once;
 
-use support::{Pc, disk};
+use crate::support::{Pc, disk};
 use trunnion_cli::setup::{self, Permission, Tool};
 use trunnion_devices::board::Event;
 use trunnion_devices::ide::Kind;

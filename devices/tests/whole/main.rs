@@ -1,0 +1,9 @@
+//! The emulated PC and the instruction emulator whole: one program, because linking each file by itself takes the compiler longer
+//! than the tests run.
+
+mod descriptors;
+mod firmware;
+mod instructions;
+#[path = "../support/mod.rs"]
+mod support;
+mod walk;
