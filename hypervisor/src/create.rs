@@ -4,8 +4,8 @@ pub use trunnion_protocol::hypercall::version::padded as name;
 
 use crate::frames::DOMAINS;
 use crate::memory::Memory;
-use crate::policy::control;
 use crate::policy::cpuid::{Cpuid, Shape};
+use crate::policy::{ApicIds, control};
 use crate::prelude::*;
 use crate::schedule::DEFAULT_WEIGHT;
 use crate::seam::has_room_for;
@@ -33,7 +33,7 @@ pub fn create<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<D
 /// Makes dom0, which gets the hardware and the authority: one vCPU, and memory of so many pages at most.
 pub fn dom0<M: Machine>(host: &Host<M>, max_pages: u64) -> Result<Arc<Domain<M>>, Errno> {
     let wanted =
-        CreateDomain { domain: 0, pad: 0, vcpus: 1, max_pages, uuid: [0; 16], name: name("Domain-0") };
+        CreateDomain { domain: 0, flags: 0, vcpus: 1, max_pages, uuid: [0; 16], name: name("Domain-0") };
     let _last = host.creation.lock();
     enlist(host, &wanted)
 }
@@ -62,6 +62,8 @@ fn free_id<M: Machine>(host: &Host<M>, from: DomainId) -> Option<DomainId> {
 fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain<M>>, Errno> {
     let id = DomainId(wanted.domain);
     let privileged = id == DomainId::DOM0;
+    let apic_ids =
+        if wanted.flags & create_flags::OWN_APIC_IDS == 0 { ApicIds::Doubled } else { ApicIds::Own };
     // Frames that go back unless the domain is made.
     let mut frames: Vec<Held<'_>> = Vec::new();
     frames.try_reserve(8).map_err(|_| Errno::NoMem)?;
@@ -79,7 +81,12 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
         let context = host.machine.new_context(privileged)?;
         has_room_for::<Body<M>>()?;
         let info = shared_info::vcpu_info(index).ok_or(Errno::Inval)?;
-        let vcpu = Vcpu::new(VcpuId(index), context, shared_info.address().0 | info as u64);
+        let vcpu = Vcpu::new(
+            VcpuId(index),
+            apic_ids.of(index) as u8,
+            context,
+            shared_info.address().0 | info as u64,
+        );
         vcpu.state.assign(Cpu((u32::from(id.0) + index) % host.machine.cpus().max(1)));
         vcpus.push(vcpu);
     }
@@ -96,7 +103,13 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
     let machine = &host.machine;
     let cpuid = Cpuid::new(
         |leaf, subleaf| machine.cpuid(leaf, subleaf),
-        Shape { id, vcpus: wanted.vcpus, tsc_khz: machine.tsc_khz(), tsc_is_stable: machine.tsc_is_stable() },
+        Shape {
+            id,
+            vcpus: wanted.vcpus,
+            apic_ids,
+            tsc_khz: machine.tsc_khz(),
+            tsc_is_stable: machine.tsc_is_stable(),
+        },
     );
     let memory = Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: privileged };
     let domain = Arc::new(Domain {

@@ -5,7 +5,6 @@
 
 use crate::inject::{Pending, Source};
 use crate::lapic::{Action, Delivery, Ipi, Lapic};
-use crate::policy;
 use crate::prelude::*;
 
 /// Interrupts of one vCPU.
@@ -19,9 +18,9 @@ pub struct Local {
 }
 
 impl Local {
-    /// After reset.
-    pub fn new(id: VcpuId) -> Self {
-        Self { nmi: false, line: false, lapic: Lapic::new(policy::apic_id(id.0) as u8) }
+    /// After reset, with the number of the controller.
+    pub fn new(apic_id: u8) -> Self {
+        Self { nmi: false, line: false, lapic: Lapic::new(apic_id) }
     }
 }
 

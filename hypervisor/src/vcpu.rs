@@ -68,7 +68,7 @@ pub const POLL_MANY: u32 = u32::MAX;
 
 impl<M: Machine> Vcpu<M> {
     /// A vCPU that is down, with its info structure in the shared info page.
-    pub fn new(id: VcpuId, context: M::Context, info: u64) -> Self {
+    pub fn new(id: VcpuId, apic_id: u8, context: M::Context, info: u64) -> Self {
         let body = Box::new(Body { context, last: Remembered::new() });
         Self {
             id,
@@ -80,7 +80,7 @@ impl<M: Machine> Vcpu<M> {
             virqs: [const { AtomicU32::new(0) }; Virq::COUNT as usize],
             polled: AtomicU32::new(0),
             timers: Lock::new(Rank::Timers, VcpuTimers::default()),
-            local: Lock::new(Rank::Local, Local::new(id)),
+            local: Lock::new(Rank::Local, Local::new(apic_id)),
             attention: AtomicBool::new(true),
             going_down: AtomicBool::new(false),
             started: AtomicBool::new(false),

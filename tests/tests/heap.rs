@@ -41,7 +41,7 @@ fn with_heap<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 
 fn create(host: &Host<FakeMachine>, vcpus: u32) -> Result<Guest, Errno> {
     let name = create::name("guest");
-    create::create(host, &CreateDomain { domain: 0, pad: 0, vcpus, max_pages: 1024, uuid: [0; 16], name })
+    create::create(host, &CreateDomain { domain: 0, flags: 0, vcpus, max_pages: 1024, uuid: [0; 16], name })
 }
 
 fn start(host: &Host<FakeMachine>, domain: &Guest) -> Result<(), Errno> {
@@ -94,7 +94,7 @@ fn the_heap_may_run_out_at_any_point() {
     for room in (0..).step_by(64) {
         let wanted = CreateDomain {
             domain: 2,
-            pad: 0,
+            flags: 0,
             vcpus: VCPUS,
             max_pages: 1024,
             uuid: [0; 16],

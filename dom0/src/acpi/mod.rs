@@ -123,7 +123,7 @@ fn madt(online: u32, maximum: u32) -> Sdt {
 
 /// The APIC number of a vCPU; CPUID reports the same.
 fn apic_id(vcpu: u8) -> u8 {
-    vcpu
+    vcpu.wrapping_mul(2)
 }
 
 #[cfg(test)]
@@ -167,6 +167,6 @@ mod tests {
         let madt = table(&tables, long(xsdt, 44), "APIC");
         assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 1, 0, 0, 0]);
         let cpus: Vec<_> = madt[44..].chunks(8).map(|e| (e[0], e[1], e[2], e[3], e[4])).collect();
-        assert_eq!(cpus, [(0, 8, 0, 0, 1), (0, 8, 1, 1, 1), (0, 8, 2, 2, 0), (0, 8, 3, 3, 0)]);
+        assert_eq!(cpus, [(0, 8, 0, 0, 1), (0, 8, 1, 2, 1), (0, 8, 2, 4, 0), (0, 8, 3, 6, 0)]);
     }
 }

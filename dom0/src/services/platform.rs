@@ -14,7 +14,7 @@ use trunnion_guest::hypercall;
 use trunnion_protocol::address::{Gfn, Gpa, Gva, PAGE_SIZE};
 use trunnion_protocol::control::{
     Audit, CountersCall, CreateDomain, DomainCounters, DomainInfo, DomainRef, HostInfo, NAME_BYTES,
-    Operation, PowerOff, ReadText, Scheduling, SeedGrant, VcpuState, VcpuStateCall,
+    Operation, PowerOff, ReadText, Scheduling, SeedGrant, VcpuState, VcpuStateCall, create_flags,
 };
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall;
@@ -92,7 +92,7 @@ impl Host for Dom0 {
         }
         let mut call = CreateDomain {
             domain: 0,
-            pad: 0,
+            flags: if plan.pc.is_some() { create_flags::OWN_APIC_IDS } else { 0 },
             vcpus: plan.max_vcpus,
             max_pages: plan.max_pages,
             uuid: plan.uuid,

@@ -4,7 +4,6 @@
 use trunnion_protocol::cpuid::HYPERCALL_MSR;
 
 use self::Core::{ApicBase, Efer, HypercallPage, Tsc};
-use super::apic_id;
 
 /// What reading gives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,7 +145,7 @@ pub fn find(msr: u32) -> Option<&'static Row> {
 
 /// What the APIC base of a vCPU reads as: the usual place, enabled, the first vCPU being the boot processor.
 pub const fn apic_base(vcpu: u32) -> u64 {
-    0xfee0_0000 | 1 << 11 | if apic_id(vcpu) == 0 { 1 << 8 } else { 0 }
+    0xfee0_0000 | 1 << 11 | if vcpu == 0 { 1 << 8 } else { 0 }
 }
 
 /// The hypercall page that a value of its register asks for: the guest frame, or `None` for #GP (bits 11:0 are the index

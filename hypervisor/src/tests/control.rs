@@ -38,7 +38,7 @@ fn a_domain_is_built_runs_and_returns_everything() {
     let audit: Audit = world.control(Operation::Audit, &Audit::default()).unwrap();
     let wanted = CreateDomain {
         domain: 0,
-        pad: 0,
+        flags: 0,
         vcpus: 2,
         max_pages: 1024,
         uuid: [3; 16],
@@ -178,7 +178,7 @@ fn running_out_of_anything_leaves_nothing_behind() {
         let before = world.host.frames.free_frames();
         let wanted = CreateDomain {
             domain: 0,
-            pad: 0,
+            flags: 0,
             vcpus: 32,
             max_pages: 1 << 20,
             uuid: [0; 16],

@@ -64,8 +64,14 @@ impl World {
 
     /// As [`World::guest`], with a limit of its memory in pages.
     pub(super) fn guest_of(&self, vcpus: u32, max_pages: u64) -> Guest {
-        let wanted =
-            CreateDomain { domain: 0, pad: 0, vcpus, max_pages, uuid: [7; 16], name: create::name("guest") };
+        let wanted = CreateDomain {
+            domain: 0,
+            flags: 0,
+            vcpus,
+            max_pages,
+            uuid: [7; 16],
+            name: create::name("guest"),
+        };
         let domain = create::create(&self.host, &wanted).unwrap();
         while domain.map(&self.host).populate(Gfn(0), 9) == Err(Errno::Restart) {}
         assert_eq!(self.host.frames.owned(domain.id), PAGES as u32);

@@ -139,9 +139,9 @@ fn a_second_vcpu_starts_by_the_interrupt_controller() {
         assert_eq!(world.register(&a, 0, |state| state.rip), 0x3002);
     };
     write(0xf0, 0x1ff);
-    write(0x310, 1 << 24);
+    write(0x310, 2 << 24);
     write(0x300, 0x4500);
-    write(0x310, 1 << 24);
+    write(0x310, 2 << 24);
     write(0x300, 0x4608);
     assert_eq!(a.vcpus[1].state.activity(), Activity::Parked, "its domain is paused");
     world.register(&a, 1, |state| {

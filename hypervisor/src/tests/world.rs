@@ -60,7 +60,7 @@ impl World {
     pub(crate) fn guest(&self, pages: u64) -> Guest {
         let wanted = CreateDomain {
             domain: 0,
-            pad: 0,
+            flags: 0,
             vcpus: 2,
             max_pages: pages + 16,
             uuid: [1; 16],

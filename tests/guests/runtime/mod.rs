@@ -207,9 +207,9 @@ pub fn start_vcpu(vcpu: u32) {
     let length = (&raw const tiny_ap_end) as usize - (&raw const tiny_ap) as usize;
     // SAFETY: page 8 is RAM that nothing uses; the stub is position-independent and shorter than a page.
     unsafe { core::ptr::copy_nonoverlapping(&raw const tiny_ap, 0x8000 as *mut u8, length) };
-    lapic_write(0x310, vcpu << 24);
+    lapic_write(0x310, (2 * vcpu) << 24);
     lapic_write(0x300, 0x4500);
-    lapic_write(0x310, vcpu << 24);
+    lapic_write(0x310, (2 * vcpu) << 24);
     lapic_write(0x300, 0x4608);
 }
 

@@ -120,7 +120,7 @@ impl Host for Toolstack {
             *to = from;
         }
         let (vcpus, max_pages, uuid) = (plan.max_vcpus, plan.max_pages, plan.uuid);
-        let mut call = CreateDomain { domain: 0, pad: 0, vcpus, max_pages, uuid, name };
+        let mut call = CreateDomain { domain: 0, flags: 0, vcpus, max_pages, uuid, name };
         self.kernel.control(Operation::CreateDomain, &mut call)?;
         Ok(DomainId(call.domain))
     }

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SHAPE: Shape = Shape { id: DomainId(3), vcpus: 4, tsc_khz: 2_500_000, tsc_is_stable: true };
+const SHAPE: Shape =
+    Shape { id: DomainId(3), vcpus: 4, apic_ids: ApicIds::Doubled, tsc_khz: 2_500_000, tsc_is_stable: true };
 
 /// A host that claims everything.
 fn everything(leaf: u32, subleaf: u32) -> CpuidResult {
@@ -25,7 +26,7 @@ fn dangerous_features_are_hidden() {
         assert_eq!(one.ecx >> hidden & 1, 0, "leaf 1 ECX bit {hidden}");
     }
     assert_eq!(one.ecx >> 31, 1);
-    assert_eq!(one.ebx >> 24, 2);
+    assert_eq!(one.ebx >> 24, 4);
     assert_eq!(one.edx & (1 << 7 | 1 << 14 | 1 << 22), 0);
     let seven = table.answer(7, 0, now(0));
     assert_eq!((seven.eax, seven.ebx & 0xdc03_fe16, seven.edx & 0xfc00_0400), (0, 0x2200, 0));
@@ -39,18 +40,21 @@ fn dangerous_features_are_hidden() {
 
 #[test]
 fn topology_is_of_one_package() {
-    for vcpus in 1..=4 {
-        let table = Cpuid::new(everything, Shape { vcpus, ..SHAPE });
+    for (vcpus, apic_ids) in (1..=4).flat_map(|vcpus| [(vcpus, ApicIds::Doubled), (vcpus, ApicIds::Own)]) {
+        let table = Cpuid::new(everything, Shape { vcpus, apic_ids, ..SHAPE });
+        let threads_of_core = apic_ids.of(1);
         for vcpu in 0..vcpus {
-            assert_eq!(table.answer(1, 0, now(vcpu)).ebx >> 24, vcpu);
+            let id = threads_of_core * vcpu;
+            assert_eq!(table.answer(1, 0, now(vcpu)).ebx >> 24, id);
             let threads = table.answer(0xb, 0, now(vcpu));
-            assert_eq!((threads.eax, threads.ebx, threads.ecx, threads.edx), (0, 1, 0x100, vcpu));
+            assert_eq!((threads.ebx, threads.ecx, threads.edx), (1, 0x100, id));
+            assert_eq!(1 << threads.eax, threads_of_core);
             let cores = table.answer(0xb, 1, now(vcpu));
-            assert_eq!((cores.ebx, cores.ecx, cores.edx), (vcpus, 0x201, vcpu));
-            assert_eq!(vcpu >> cores.eax, 0, "one package");
+            assert_eq!((cores.ebx, cores.ecx, cores.edx), (vcpus, 0x201, id));
+            assert_eq!(id >> cores.eax, 0, "one package");
             assert_eq!(table.answer(0xb, 2, now(vcpu)).ebx, 0);
             let eight = table.answer(0x8000_0008, 0, now(vcpu));
-            assert_eq!(vcpu >> (eight.ecx >> 12 & 15), 0);
+            assert_eq!(id >> (eight.ecx >> 12 & 15), 0);
             assert_eq!(eight.eax, 0x3030);
         }
     }
