@@ -1,9 +1,7 @@
 //! The block back end's data path, against an honest front end, a hostile one, and a device that fails.
 
-mod support;
-
-use support::front::{Front, content};
-use support::{GUEST, Host, Mapped, Woken, World};
+use crate::support::front::{Front, content};
+use crate::support::{GUEST, Host, Mapped, Woken, World};
 use trunnion_backends::block::{Backend, Config, Fault, Limits};
 use trunnion_backends::device::{BlockDevice, BlockError, BlockOperation};
 use trunnion_backends::faulty::{Fate, Faulty};

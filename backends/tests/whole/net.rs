@@ -1,16 +1,14 @@
 //! The network back end's data path, from ring to ring.
 
-mod wire;
-
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::wire::{ALL, Guest, Lan, Packet, Reader, Sent, UDP, data, packet, pair};
 use trunnion_backends::frame::Checksum;
 use trunnion_backends::net::keys::{Features, LinkPlan, PortPlan, QueuePlan};
 use trunnion_backends::net::{Fault, offload};
 use trunnion_protocol::id::{GrantRef, Port};
 use trunnion_protocol::netif::{EXTRA_MORE, ExtraInfo, ExtraKind, Gso, GsoKind, TxRequest, tx};
-use wire::{ALL, Guest, Lan, Packet, Reader, Sent, UDP, data, packet, pair};
 
 const TCP: u8 = 6;
 

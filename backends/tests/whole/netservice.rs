@@ -1,17 +1,14 @@
 //! The handshake of the network back end, step by step, against a store.
 
-mod support;
-mod wire;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use support::{Store, Woken};
+use crate::support::{Store, Woken};
+use crate::wire::{ALL, Guest, Lan, Sent, packet};
 use trunnion_backends::net::{Ended, Place, serve};
 use trunnion_protocol::id::DomainId;
-use wire::{ALL, Guest, Lan, Sent, packet};
 
 const BACK: &str = "/local/domain/0/backend/vif/7/0";
 const FRONT: &str = "/local/domain/7/device/vif/0";

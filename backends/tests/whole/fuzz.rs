@@ -1,13 +1,9 @@
 //! Front ends that lie, against the back ends, by seeds: the targets of `fuzz/` in a loop of so many seconds. Half a minute each in a
 //! plain `cargo test`, both at once; ten minutes each with `TRUNNION_TIER=full`. `TRUNNION_SEED=N` runs one case.
 
-mod fuzzing;
-mod support;
-mod wire;
-
 use std::time::{Duration, Instant};
 
-use fuzzing::{Source, block, net};
+use crate::fuzzing::{Source, block, net};
 
 /// Cases that run however slow the machine is.
 const LEAST: u64 = 300;

@@ -1,13 +1,11 @@
 //! Packets whose copies fail: it costs the one who is to blame.
 
-mod wire;
-
 use std::rc::Rc;
 
+use crate::wire::{ALL, Guest, Packet, Sent, UDP, data, packet, pair};
 use trunnion_backends::frame::Checksum;
 use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::netif::{Gso, GsoKind, RxRequest, TxRequest, tx};
-use wire::{ALL, Guest, Packet, Sent, UDP, data, packet, pair};
 
 const TCP: u8 = 6;
 

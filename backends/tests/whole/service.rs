@@ -1,14 +1,12 @@
 //! The handshake of the block back end, step by step, against a store.
 
-mod support;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use support::front::Front;
-use support::{GUEST, Host, Mapped, Store, Woken, World};
+use crate::support::front::Front;
+use crate::support::{GUEST, Host, Mapped, Store, Woken, World};
 use trunnion_backends::block::{Backend, Config, Ended, Limits, Place, Statistics, serve};
 use trunnion_backends::device::BlockRequest;
 use trunnion_backends::faulty::{Fate, Faulty};
