@@ -10,7 +10,7 @@
 //! Who sends one event often sends more right after it: packets of a stream, their answers. So a vCPU that has just begun to
 //! run goes on for `GRACE_NS` in all before another preempts it, which then finds all of it in one go. One that sends an event
 //! and waits for the answer has nothing more to do, and would only get as far as going to sleep. Which of the two a vCPU is
-//! shows when it is given the time: the more often in a row it slept instead, the longer it is not given any ([`Grace`]).
+//! shows when it is given the time: the more often in a row it slept instead, the longer it is not given any (`Grace`).
 //!
 //! A vCPU's [`State`] changes under the lock of its CPU's queue. A waker first publishes its reason (a pending bit, a
 //! timer) and then looks at the state; a vCPU that goes to sleep first publishes the state and then looks for a reason:
