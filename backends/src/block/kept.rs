@@ -18,7 +18,10 @@ pub(super) struct Kept<P>(Vec<Option<(GrantRef, P)>>);
 impl<P> Default for Kept<P> {
     fn default() -> Self {
         let mut places = Vec::new();
-        places.resize_with(PLACES, || None);
+        // Without the memory for them nothing is kept: a front end must not be able to use up what has no way to fail.
+        if places.try_reserve_exact(PLACES).is_ok() {
+            places.resize_with(PLACES, || None);
+        }
         Self(places)
     }
 }
