@@ -79,6 +79,20 @@ impl Nic {
         }
     }
 
+    /// Puts its interrupt to its level at this moment.
+    fn settle(&mut self, now: Time) {
+        if let Self::E1000(card) = self {
+            card.settle(now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        match self {
+            Self::E1000(card) => card.deadline(),
+            Self::Ne2000(_) => None,
+        }
+    }
+
     fn level(&self) -> (&Config, bool) {
         match self {
             Self::E1000(card) => (&card.config, card.line()),
@@ -317,7 +331,8 @@ impl<M: GuestMemory> Board<M> {
     /// The next moment at which something happens by itself. [`Self::advance`] is to be called then.
     pub fn deadline(&self) -> Option<Time> {
         let hpet = self.hpet.as_ref().and_then(Hpet::deadline);
-        [self.pit.deadline(), self.rtc.deadline(), self.pm.deadline(), hpet].into_iter().fold(None, earlier)
+        let nics = self.nics.iter().fold(None, |first, nic| earlier(first, nic.deadline()));
+        [self.pit.deadline(), self.rtc.deadline(), self.pm.deadline(), hpet].into_iter().fold(nics, earlier)
     }
 }
 

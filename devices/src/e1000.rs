@@ -2,6 +2,7 @@
 //! checksums and segmentation of what is sent, filters for what is received.
 
 mod eeprom;
+mod moderation;
 mod receive;
 mod transmit;
 
@@ -16,6 +17,7 @@ use crate::memory::GuestMemory;
 use crate::nic::{Inbox, Outlet};
 use crate::pci::{Config, Identity, Space};
 use eeprom::Eeprom;
+use moderation::Moderation;
 use transmit::Sending;
 
 /// Bytes of the register window, BAR 0.
@@ -29,6 +31,7 @@ mod reg {
     pub(super) const EERD: u32 = 0x0014;
     pub(super) const MDIC: u32 = 0x0020;
     pub(super) const ICR: u32 = 0x00c0;
+    pub(super) const ITR: u32 = 0x00c4;
     pub(super) const ICS: u32 = 0x00c8;
     pub(super) const IMS: u32 = 0x00d0;
     pub(super) const IMC: u32 = 0x00d8;
@@ -39,13 +42,18 @@ mod reg {
     pub(super) const RDLEN: u32 = 0x2808;
     pub(super) const RDH: u32 = 0x2810;
     pub(super) const RDT: u32 = 0x2818;
+    pub(super) const RDTR: u32 = 0x2820;
+    pub(super) const RADV: u32 = 0x282c;
     pub(super) const TDBAL: u32 = 0x3800;
     pub(super) const TDBAH: u32 = 0x3804;
     pub(super) const TDLEN: u32 = 0x3808;
     pub(super) const TDH: u32 = 0x3810;
     pub(super) const TDT: u32 = 0x3818;
+    pub(super) const TIDV: u32 = 0x3820;
+    pub(super) const TADV: u32 = 0x382c;
     pub(super) const STATISTICS: u32 = 0x4000;
     pub(super) const STATISTICS_END: u32 = 0x4124;
+    pub(super) const RXCSUM: u32 = 0x5000;
     pub(super) const MTA: u32 = 0x5200;
     pub(super) const RAL: u32 = 0x5400;
     pub(super) const VFTA: u32 = 0x5600;
@@ -77,6 +85,7 @@ pub struct State {
     cause: u32,
     mask: u32,
     sending: Sending,
+    moderation: Moderation,
 }
 
 /// The card.
@@ -115,6 +124,7 @@ impl E1000 {
                 cause: 0,
                 mask: 0,
                 sending: Sending::default(),
+                moderation: Moderation::default(),
             },
             address,
             outlet,
@@ -148,6 +158,7 @@ impl E1000 {
         self.state.registers = vec![0; reg::END as usize / 4];
         self.state.phy = vec![0; 32];
         self.state.sending = Sending::default();
+        self.state.moderation = Moderation::default();
         self.state.cause = 0;
         self.state.mask = 0;
         let link = self.outlet.is_some();
@@ -195,12 +206,6 @@ impl E1000 {
         self.state.cause |= causes;
     }
 
-    /// Whether its interrupt line is high.
-    #[must_use]
-    pub fn line(&self) -> bool {
-        self.state.cause & self.state.mask != 0
-    }
-
     /// Reads a register of four bytes; the offset's low two bits do not count.
     pub fn read(&mut self, offset: u32) -> u32 {
         let offset = offset & (WINDOW - 4);
@@ -244,6 +249,7 @@ impl E1000 {
             reg::RDH | reg::RDT | reg::TDH => self.set(offset, value & 0xffff),
             reg::RDLEN | reg::TDLEN => self.set(offset, value & 0x000f_ff80),
             reg::RDBAL | reg::TDBAL => self.set(offset, value & !0xf),
+            reg::RDTR | reg::TIDV => self.set_delay(offset, value),
             reg::TDT => {
                 self.set(offset, value & 0xffff);
                 self.send(memory);

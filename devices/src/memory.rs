@@ -18,6 +18,11 @@ pub trait GuestMemory {
     /// A zeroed page of the device model's own, for data on its way through a port; `None` when there is no memory.
     fn own(&self) -> Option<Self::Page>;
 
+    /// A page of the device model's own that nobody holds, with whatever was last in it; `None` when there is no memory.
+    fn scratch(&self) -> Option<Self::Page> {
+        self.own()
+    }
+
     /// Copies bytes out of RAM. What was copied before an address outside it stays in `into`.
     fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), Outside> {
         let mut at = at;
@@ -56,5 +61,8 @@ impl<T: GuestMemory + ?Sized> GuestMemory for alloc::rc::Rc<T> {
     }
     fn own(&self) -> Option<Self::Page> {
         (**self).own()
+    }
+    fn scratch(&self) -> Option<Self::Page> {
+        (**self).scratch()
     }
 }

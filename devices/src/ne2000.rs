@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::task::Waker;
 
 use serde::{Deserialize, Serialize};
+use trunnion_backends::frame::Checksum;
 
 use crate::memory::GuestMemory;
 use crate::nic::{Inbox, Outlet, SHORTEST, hash, send};
@@ -276,7 +277,7 @@ impl Ne2000 {
         // TCR bits 1 and 2: loop-back.
         let sent = match &self.outlet {
             Some(outlet) if self.state.send_config & 6 == 0 && frame.len() >= 14 => {
-                send(memory, outlet, &frame)
+                send(memory, outlet, &frame, Checksum::Unknown, None)
             }
             _ => true,
         };
@@ -291,7 +292,7 @@ impl Ne2000 {
         }
         while self.pages() >= 7 {
             let Some(frame) = self.inbox.take() else { break };
-            self.receive(frame);
+            self.receive(frame.bytes);
         }
         self.inbox.wake(waker);
     }

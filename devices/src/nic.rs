@@ -11,6 +11,7 @@ use trunnion_backends::device::GuestPage;
 use trunnion_backends::frame::{Checksum, Frame, HEAD, MAX_FRAME, NetPort, Piece, Place};
 use trunnion_backends::net::offload;
 use trunnion_protocol::address::PAGE_SIZE;
+use trunnion_protocol::netif::Gso;
 
 use crate::memory::GuestMemory;
 
@@ -22,9 +23,18 @@ pub const LONGEST: usize = 16_128;
 /// Bytes of the shortest frame on a wire, without its check sequence.
 pub const SHORTEST: usize = 60;
 
+/// A frame that has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Arrived {
+    /// From its Ethernet header on, without the check sequence.
+    pub bytes: Vec<u8>,
+    /// Its checksums are known to be right: whoever sent it left them to others, or somebody has looked.
+    pub good: bool,
+}
+
 #[derive(Default)]
 struct Waiting {
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<Arrived>,
     bytes: usize,
     dropped: u64,
     waker: Option<Waker>,
@@ -36,10 +46,10 @@ pub struct Inbox(RefCell<Waiting>);
 
 impl Inbox {
     /// The next frame.
-    pub fn take(&self) -> Option<Vec<u8>> {
+    pub fn take(&self) -> Option<Arrived> {
         let mut waiting = self.0.borrow_mut();
         let frame = waiting.frames.pop_front()?;
-        waiting.bytes = waiting.bytes.saturating_sub(frame.len());
+        waiting.bytes = waiting.bytes.saturating_sub(frame.bytes.len());
         Some(frame)
     }
 
@@ -55,42 +65,51 @@ impl Inbox {
 }
 
 impl Inbox {
-    /// Queues a frame that fits, or counts one that is lost.
-    fn put(&self, frame: Option<Vec<u8>>) {
+    /// Whether a frame of so many bytes fits; one that does not is counted as lost.
+    fn fits(&self, length: usize) -> bool {
         let mut waiting = self.0.borrow_mut();
-        let fits = |frame: &Vec<u8>| {
-            frame.len() <= LONGEST
-                && waiting.frames.len() < FRAMES
-                && waiting.bytes.saturating_add(frame.len()) <= BYTES
-        };
-        match frame.filter(fits) {
-            Some(frame) => {
-                waiting.bytes = waiting.bytes.saturating_add(frame.len());
-                waiting.frames.push_back(frame);
-            }
-            None => waiting.dropped = waiting.dropped.wrapping_add(1),
+        let fits = length <= LONGEST
+            && waiting.frames.len() < FRAMES
+            && waiting.bytes.saturating_add(length) <= BYTES;
+        if !fits {
+            waiting.dropped = waiting.dropped.wrapping_add(1);
+        }
+        fits
+    }
+
+    /// Queues a frame if it fits.
+    fn put(&self, bytes: Vec<u8>, good: bool) {
+        if self.fits(bytes.len()) {
+            let mut waiting = self.0.borrow_mut();
+            waiting.bytes = waiting.bytes.saturating_add(bytes.len());
+            waiting.frames.push_back(Arrived { bytes, good });
         }
     }
 }
 
+/// Hands a frame over as it is on a wire: large packets cut, and with their checksums. False when it is not what it claims to be.
+pub fn on_a_wire(frame: &Frame<'_>, mut each: impl FnMut(&mut Vec<u8>)) -> bool {
+    let mut bytes = Vec::new();
+    if frame.length > MAX_FRAME || !frame.append_to(&mut bytes) {
+        return false;
+    }
+    if let Some(gso) = frame.gso {
+        return offload::segment(&bytes, gso, &mut Vec::new(), |piece| each(&mut piece.to_vec())).is_some();
+    }
+    if frame.checksum == Checksum::Blank {
+        offload::complete(&mut bytes);
+    }
+    each(&mut bytes);
+    true
+}
+
 impl NetPort for Inbox {
     fn deliver(&self, frame: &Frame<'_>) {
-        let mut bytes = Vec::with_capacity(frame.length.min(LONGEST));
-        if frame.length > MAX_FRAME || !frame.append_to(&mut bytes) {
-            return self.put(None);
+        let good = frame.checksum != Checksum::Unknown;
+        if !on_a_wire(frame, |bytes| self.put(core::mem::take(bytes), good)) {
+            let mut waiting = self.0.borrow_mut();
+            waiting.dropped = waiting.dropped.wrapping_add(1);
         }
-        // On a wire a packet is cut, and has its checksum.
-        if let Some(gso) = frame.gso {
-            let mut piece = Vec::new();
-            if offload::segment(&bytes, gso, &mut piece, |frame| self.put(Some(frame.to_vec()))).is_none() {
-                self.put(None);
-            }
-            return;
-        }
-        if frame.checksum == Checksum::Blank {
-            offload::complete(&mut bytes);
-        }
-        self.put(Some(bytes));
     }
     fn flush(&self) {
         if let Some(waker) = self.0.borrow_mut().waker.take() {
@@ -102,11 +121,18 @@ impl NetPort for Inbox {
 /// Where a card's frames go.
 pub type Outlet = Rc<dyn NetPort>;
 
-/// Sends a frame, in pages of the device model's own; false when there is no memory for them.
-pub fn send<M: GuestMemory>(memory: &M, outlet: &Outlet, bytes: &[u8]) -> bool {
+/// Sends a frame, in pages of the device model's own; false when there is no memory for them. What is said of its checksum and of how
+/// it is to be cut goes with it.
+pub fn send<M: GuestMemory>(
+    memory: &M,
+    outlet: &Outlet,
+    bytes: &[u8],
+    checksum: Checksum,
+    gso: Option<Gso>,
+) -> bool {
     let mut pages = Vec::new();
     for piece in bytes.chunks(PAGE_SIZE) {
-        let Some(page) = memory.own() else { return false };
+        let Some(page) = memory.scratch() else { return false };
         if page.shared().copy_in(0, piece).is_err() {
             return false;
         }
@@ -123,8 +149,8 @@ pub fn send<M: GuestMemory>(memory: &M, outlet: &Outlet, bytes: &[u8]) -> bool {
         head: bytes.get(..HEAD).unwrap_or(bytes),
         pieces: &pieces,
         length: bytes.len(),
-        checksum: Checksum::Unknown,
-        gso: None,
+        checksum,
+        gso,
     });
     outlet.flush();
     true
@@ -132,10 +158,7 @@ pub fn send<M: GuestMemory>(memory: &M, outlet: &Outlet, bytes: &[u8]) -> bool {
 
 /// The one's complement sum of bytes (RFC 1071), to be folded by [`fold`].
 pub(crate) fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks(2).fold(0u32, |total, pair| {
-        let (high, low) = (pair.first().copied().unwrap_or(0), pair.get(1).copied().unwrap_or(0));
-        total.wrapping_add(u32::from(u16::from_be_bytes([high, low])))
-    })
+    offload::sum(bytes) as u32
 }
 
 /// The checksum of a sum.

@@ -16,11 +16,12 @@ use core::ops::Range;
 use core::task::Context;
 
 use trunnion_devices::board::Board;
-use trunnion_devices::emulate::{Outcome, step, vector};
+use trunnion_devices::emulate::{Known, Machine, Outcome, step, vector};
 use trunnion_devices::ioapic::Message;
 use trunnion_devices::memory::GuestMemory;
 use trunnion_devices::time::Time;
 use trunnion_devices::width::Width;
+use trunnion_protocol::address::Gpa;
 use trunnion_protocol::control::{
     ANSWER_OFFSET, ANSWER_STATE, Answer, NO_VECTOR, REQUEST_STATE, Request, RequestKind, SignalKind,
     VcpuState, answer_flags,
@@ -54,16 +55,30 @@ pub struct Model<M: GuestMemory, C, P> {
     answered: Vec<u32>,
     /// Where the guest has RAM.
     ram: [Range<u64>; 4],
+    /// Instructions that were met before.
+    known: Known<M::Page>,
     /// The level of the interrupt line that the hypervisor was told.
     line: bool,
     unknown: u32,
+    /// A request may have given the board something to do.
+    touched: bool,
 }
 
 impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
     /// A model of a guest that has never run.
     pub fn new(board: Board<M>, core: C, pages: P, ram: [Range<u64>; 4]) -> Self {
         let answered = vec![0; pages.as_ref().len()];
-        Self { board, core, pages, answered, ram, line: false, unknown: 0 }
+        Self {
+            board,
+            core,
+            pages,
+            answered,
+            ram,
+            known: Known::default(),
+            line: false,
+            unknown: 0,
+            touched: true,
+        }
     }
 
     /// Answers at most one request of each vCPU. Returns whether there was one, and there may be more.
@@ -82,6 +97,12 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         self.tell();
     }
 
+    /// Whether the requests since the last call may have given the board something to do, so that [`Self::poll`] is due. Reads of
+    /// device memory and ends of interrupts give it nothing.
+    pub fn take_touched(&mut self) -> bool {
+        core::mem::take(&mut self.touched)
+    }
+
     /// Answers a vCPU's request, if it has one.
     fn serve(&mut self, vcpu: usize, now: Time) -> Option<()> {
         let page = self.pages.as_ref().get(vcpu)?;
@@ -96,6 +117,7 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         let mut state = None;
         match RequestKind::from_number(request.kind) {
             Some(RequestKind::Port) => {
+                self.touched = true;
                 let width = Width::of(usize::from(request.size)).unwrap_or(Width::Byte);
                 if request.read != 0 {
                     answer.value = u64::from(self.board.port_read(request.port, width, now));
@@ -105,7 +127,11 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
             }
             Some(RequestKind::Instruction) => {
                 let mut registers = page.load(REQUEST_STATE).ok()?;
-                self.emulate(&mut registers, &mut answer, now);
+                if !self.moves(&mut registers, request.value, now) {
+                    self.touched = true;
+                    self.emulate(&mut registers, &mut answer, now);
+                }
+                answer.flags |= answer_flags::STATE;
                 state = Some(registers);
             }
             Some(RequestKind::Acknowledge) => {
@@ -126,9 +152,24 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         Some(())
     }
 
+    /// Carries out a plain move to or from the device at `address`; false when the instruction is none.
+    fn moves(&mut self, state: &mut VcpuState, address: u64, now: Time) -> bool {
+        let Some(plain) = self.known.find(state, &self.board.memory, address) else { return false };
+        let mut bytes = plain.stored.unwrap_or(0).to_le_bytes();
+        let Some(moved) = bytes.get_mut(..plain.size) else { return false };
+        self.touched |= plain.stored.is_some();
+        let mut bus = Bus { board: &mut self.board, ram: &self.ram, now };
+        // No device here answers later.
+        let _ = match plain.stored {
+            Some(_) => bus.write(Gpa(address), moved),
+            None => bus.read(Gpa(address), moved),
+        };
+        plain.finish(state, u64::from_le_bytes(bytes));
+        true
+    }
+
     /// Carries out the instruction at the instruction pointer.
     fn emulate(&mut self, state: &mut VcpuState, answer: &mut Answer, now: Time) {
-        answer.flags = answer_flags::STATE;
         let rip = state.rip;
         for _ in 0..PIECES {
             let mut bus = Bus { board: &mut self.board, ram: &self.ram, now };

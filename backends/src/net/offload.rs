@@ -135,21 +135,21 @@ impl Headers {
     }
 }
 
-/// The unfolded sum of big-endian words; an odd last byte is followed by a zero. Words are added in memory order and
-/// swapped at the end (RFC 1071, 2B), four bytes at a time.
+/// The sum of big-endian words, folded; an odd last byte is followed by a zero. Words are added in memory order and swapped at
+/// the end (RFC 1071, 2B), eight bytes at a time, a carry going round.
 pub fn sum(bytes: &[u8]) -> u64 {
-    let mut total = 0u64;
-    let mut chunks = bytes.chunks_exact(4);
-    for chunk in &mut chunks {
-        if let Some(chunk) = chunk.first_chunk() {
-            total += u64::from(u32::from_le_bytes(*chunk));
-        }
-    }
-    let mut last = [0; 4];
-    for (to, from) in last.iter_mut().zip(chunks.remainder()) {
+    let add = |total: u64, word: [u8; 8]| {
+        let (sum, carry) = total.overflowing_add(u64::from_le_bytes(word));
+        sum + u64::from(carry)
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    let (fours, words) = words.as_chunks::<4>();
+    let total = fours.iter().fold(0, |total, &[a, b, c, d]| add(add(add(add(total, a), b), c), d));
+    let mut last = [0; 8];
+    for (to, from) in last.iter_mut().zip(rest) {
         *to = *from;
     }
-    total += u64::from(u32::from_le_bytes(last));
+    let total = add(words.iter().fold(total, |total, word| add(total, *word)), last);
     u64::from(fold(total).swap_bytes())
 }
 

@@ -84,6 +84,9 @@ impl<M: GuestMemory> Board<M> {
 
     /// Puts every line to its level. The controllers are told what has changed.
     pub(super) fn update_lines(&mut self, now: Time) {
+        for nic in &mut self.nics {
+            nic.settle(now);
+        }
         let levels = self.levels();
         let mut changed = self.told.levels.map_or(LINES, |told| told ^ levels);
         self.told.levels = Some(levels);

@@ -1,12 +1,10 @@
 //! Receiving: filters and descriptors (317453, 3.2 and 13.4.22).
 
-use alloc::vec::Vec;
-
 use trunnion_protocol::address::Gpa;
 
 use super::{E1000, cause, reg};
 use crate::memory::GuestMemory;
-use crate::nic::SHORTEST;
+use crate::nic::{Arrived, SHORTEST};
 
 /// Frames that one poll takes at most.
 const BUDGET: usize = 128;
@@ -20,10 +18,15 @@ const BROADCAST: u32 = 1 << 15;
 const VLAN: u32 = 1 << 18;
 const STRIP: u32 = 1 << 26;
 
-/// Descriptor status: done, end of packet, checksums were not looked at.
+/// Descriptor status: done, end of packet, checksums were not looked at, the transport's and IP's are good.
 const DONE: u8 = 1;
 const END: u8 = 2;
 const UNCHECKED: u8 = 4;
+const TRANSPORT: u8 = 0x20;
+const INTERNET: u8 = 0x40;
+/// RXCSUM: whether the checksums of IP and of the transport are looked at.
+const CHECK_INTERNET: u32 = 1 << 8;
+const CHECK_TRANSPORT: u32 = 1 << 9;
 
 impl E1000 {
     fn buffer_size(&self) -> usize {
@@ -110,11 +113,20 @@ impl E1000 {
     }
 
     /// A frame that the card itself has sent.
-    pub(super) fn loop_back<M: GuestMemory>(&mut self, memory: &M, frame: Vec<u8>) {
+    pub(super) fn loop_back<M: GuestMemory>(&mut self, memory: &M, frame: Arrived) {
         self.take(memory, frame);
     }
 
-    fn take<M: GuestMemory>(&mut self, memory: &M, mut frame: Vec<u8>) {
+    /// What the card says of a frame's checksums. It has looked at them when somebody before it has, or has made them.
+    fn checked(&self, good: bool) -> u8 {
+        let control = self.get(reg::RXCSUM);
+        if !good || control & CHECK_TRANSPORT == 0 {
+            return UNCHECKED;
+        }
+        TRANSPORT | if control & CHECK_INTERNET != 0 { INTERNET } else { 0 }
+    }
+
+    fn take<M: GuestMemory>(&mut self, memory: &M, Arrived { bytes: mut frame, good }: Arrived) {
         if !self.accepts(&frame) {
             return;
         }
@@ -131,6 +143,7 @@ impl E1000 {
             self.count(reg::MPC);
             return self.raise(cause::OVERRUN);
         }
+        let checked = self.checked(good);
         let last = frame.len().div_ceil(size).saturating_sub(1);
         for (index, piece) in frame.chunks(size).enumerate() {
             let head = self.get(reg::RDH);
@@ -139,17 +152,16 @@ impl E1000 {
             if memory.read(Gpa(at), &mut address).is_ok() {
                 let _ = memory.write(Gpa(u64::from_le_bytes(address)), piece);
                 let [low, high] = (piece.len() as u16).to_le_bytes();
-                let status = DONE | UNCHECKED | if index == last { END } else { 0 };
+                let status = DONE | checked | if index == last { END } else { 0 };
                 let _ = memory.write(Gpa(at.wrapping_add(8)), &[low, high, 0, 0, status, 0, 0, 0]);
             }
             self.set(reg::RDH, if head + 1 >= count { 0 } else { head + 1 });
         }
         self.count(reg::GPRC);
-        let mut causes = cause::RECEIVED;
+        self.has_received();
         // RCTL.RDMTS: a half, a quarter, an eighth of the ring is left.
         if self.free(count) <= count >> (1 + (self.get(reg::RCTL) >> 8 & 3)) {
-            causes |= cause::FEW_DESCRIPTORS;
+            self.raise(cause::FEW_DESCRIPTORS);
         }
-        self.raise(causes);
     }
 }

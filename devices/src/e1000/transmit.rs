@@ -3,11 +3,14 @@
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
+use trunnion_backends::frame::{Checksum, MAX_FRAME};
+use trunnion_backends::net::offload::{self, TCP, Version};
 use trunnion_protocol::address::Gpa;
+use trunnion_protocol::netif::{Gso, GsoKind};
 
 use super::{E1000, cause, reg};
 use crate::memory::GuestMemory;
-use crate::nic::{LONGEST, SHORTEST, fold, send, sum};
+use crate::nic::{Arrived, LONGEST, SHORTEST, fold, send, sum};
 
 /// Descriptors that one call works off at most; the rest follow at the next poll.
 const BUDGET: usize = 256;
@@ -24,6 +27,7 @@ const REPORT: u8 = 8;
 const EXTENDED: u8 = 0x20;
 const SEGMENT: u8 = 4;
 const TAG: u8 = 0x40;
+const DELAY: u8 = 0x80;
 
 /// What a context descriptor says (3.3.6).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -98,7 +102,11 @@ impl E1000 {
     /// Works off descriptors.
     pub(super) fn send<M: GuestMemory>(&mut self, memory: &M) {
         let Some((base, count)) = self.ring() else { return };
-        let mut causes = 0;
+        if !self.has_to_send() {
+            return;
+        }
+        // Whether what was reported may be told of later.
+        let mut reported = None;
         for _ in 0..BUDGET {
             let (head, tail) = (self.get(reg::TDH), self.get(reg::TDT));
             // A head or a tail beyond the ring stops the card.
@@ -116,14 +124,16 @@ impl E1000 {
             let [.., command, status, _, _, _] = raw;
             if command & REPORT != 0 {
                 let _ = memory.write(Gpa(at.0.wrapping_add(12)), &[status | DONE]);
-                causes |= cause::SENT;
+                reported = Some(reported.unwrap_or(true) && command & DELAY != 0);
             }
             self.set(reg::TDH, if head + 1 >= count { 0 } else { head + 1 });
         }
-        if !self.has_to_send() {
-            causes |= cause::QUEUE_EMPTY;
+        if let Some(delayed) = reported {
+            self.has_sent(delayed);
         }
-        self.raise(causes);
+        if !self.has_to_send() {
+            self.raise(cause::QUEUE_EMPTY);
+        }
     }
 
     fn descriptor<M: GuestMemory>(&mut self, memory: &M, raw: [u8; 16]) {
@@ -181,15 +191,66 @@ impl E1000 {
     fn packet<M: GuestMemory>(&mut self, memory: &M, mut packet: Vec<u8>) {
         let Sending { offload, options, cut, .. } = self.state.sending;
         if cut && offload.size > 0 && packet.len() > usize::from(offload.header) {
-            return self.segments(memory, &packet);
+            match self.whole(&mut packet) {
+                Some(gso) => self.lend(memory, &packet, Checksum::Blank, Some(gso)),
+                None => self.segments(memory, &packet),
+            }
+            return;
         }
         if options & 1 != 0 {
             checksum(&mut packet, offload.ip_start, offload.ip_offset, offload.ip_end);
         }
         if options & 2 != 0 {
+            if self.is_outward() && is_blank(&mut packet, &offload) {
+                return self.lend(memory, &packet, Checksum::Blank, None);
+            }
             checksum(&mut packet, offload.start, offload.offset, offload.end);
         }
         self.emit(memory, packet);
+    }
+
+    /// Whether packets leave the card as they are: no tag is put in, and they do not come back.
+    fn is_outward(&self) -> bool {
+        self.state.sending.tag.is_none() && self.get(reg::RCTL) >> 6 & 3 == 0
+    }
+
+    /// Leaves a packet to be cut by whoever cannot take it whole, which is the same cut: TCP's segments, with the headers' lengths and
+    /// checksums put in. `None`, and the packet as it was, when its headers are not what the context says.
+    fn whole(&self, packet: &mut [u8]) -> Option<Gso> {
+        let Sending { offload, options, .. } = self.state.sending;
+        if !self.is_outward() || !offload.tcp || options & 2 == 0 || packet.len() > MAX_FRAME {
+            return None;
+        }
+        let headers = offload::headers(packet)?;
+        let transport = headers.transport;
+        let data = transport + usize::from(packet.get(transport + 12)? >> 4) * 4;
+        let kind = match headers.version {
+            Version::V4 => GsoKind::TcpV4,
+            Version::V6 => GsoKind::TcpV6,
+        };
+        let agree = headers.protocol == TCP
+            && !headers.fragment
+            && offload.ipv4 == (headers.version == Version::V4)
+            && (!offload.ipv4 || options & 1 != 0 && usize::from(offload.ip_offset) == headers.network + 10)
+            && usize::from(offload.ip_start) == headers.network
+            && usize::from(offload.start) == transport
+            && usize::from(offload.offset) == transport + 16
+            && offload.end == 0
+            && usize::from(offload.header) == data;
+        let length = u16::try_from(packet.len().checked_sub(headers.network)?).ok()?;
+        // A driver that starts from another sum gets the packets that it asks for, with bad checksums.
+        let partial = fold(sum(pseudo(packet, &headers)?).wrapping_add(u32::from(TCP)));
+        if !agree || get16(packet, transport + 16) != !partial {
+            return None;
+        }
+        if offload.ipv4 {
+            put16(packet, headers.network + 2, length);
+            put16(packet, headers.network + 10, 0);
+            checksum(packet, offload.ip_start, offload.ip_offset, offload.ip_end);
+        } else {
+            put16(packet, headers.network + 4, length.checked_sub(40)?);
+        }
+        offload::blank(packet).then_some(Gso { kind, size: offload.size })
     }
 
     /// Cuts a packet: every segment has the header with its own lengths, numbers and checksums (3.5).
@@ -255,12 +316,48 @@ impl E1000 {
         if frame.len() < SHORTEST {
             frame.resize(SHORTEST, 0);
         }
-        self.count(reg::GPTC);
         // RCTL.LBM: loop-back.
         if self.get(reg::RCTL) >> 6 & 3 != 0 {
-            self.loop_back(memory, frame);
-        } else if let Some(outlet) = &self.outlet {
-            send(memory, outlet, &frame);
+            self.count(reg::GPTC);
+            self.loop_back(memory, Arrived { bytes: frame, good: false });
+        } else {
+            self.lend(memory, &frame, Checksum::Unknown, None);
         }
     }
+
+    /// Puts a frame on the wire.
+    fn lend<M: GuestMemory>(&mut self, memory: &M, frame: &[u8], checksum: Checksum, gso: Option<Gso>) {
+        self.count(reg::GPTC);
+        if let Some(outlet) = &self.outlet {
+            send(memory, outlet, frame, checksum, gso);
+        }
+    }
+}
+
+/// The addresses that a transport's checksum includes.
+fn pseudo<'a>(packet: &'a [u8], headers: &offload::Headers) -> Option<&'a [u8]> {
+    match headers.version {
+        Version::V4 => packet.get(headers.network + 12..headers.network + 20),
+        Version::V6 => packet.get(headers.network + 8..headers.network + 40),
+    }
+}
+
+/// Whether the context asks for just the checksum that everybody fills in who needs one: then it stays blank.
+fn is_blank(packet: &mut [u8], offload: &Offload) -> bool {
+    let Some(headers) = offload::headers(packet) else { return false };
+    let at = usize::from(offload.offset);
+    let plain = headers.checksum_at() == Some(at)
+        && !headers.fragment
+        && usize::from(offload.start) == headers.transport
+        && offload.end == 0
+        && packet.len() >= SHORTEST
+        && packet.len() <= LONGEST
+        && headers.end == packet.len();
+    let before = get16(packet, at);
+    if !plain || !offload::blank(packet) {
+        return false;
+    }
+    let same = get16(packet, at) == before;
+    put16(packet, at, before);
+    same
 }

@@ -8,6 +8,7 @@ use trunnion_devices::board::{Board, Nic, Parts};
 use trunnion_devices::e1000::E1000;
 use trunnion_devices::ide::Kind;
 use trunnion_devices::ne2000::Ne2000;
+use trunnion_devices::nic::on_a_wire;
 use trunnion_devices::time::Time;
 use trunnion_devices::width::Width;
 
@@ -18,10 +19,8 @@ pub struct Echo(pub std::cell::RefCell<Vec<Vec<u8>>>);
 
 impl NetPort for Echo {
     fn deliver(&self, frame: &Frame<'_>) {
-        let mut bytes = Vec::new();
-        assert!(frame.append_to(&mut bytes), "a card sends from its own pages");
-        assert_eq!(bytes.len(), frame.length);
-        self.0.borrow_mut().push(bytes);
+        let whole = on_a_wire(frame, |bytes| self.0.borrow_mut().push(std::mem::take(bytes)));
+        assert!(whole, "a card sends from its own pages, and what it promises");
     }
     fn flush(&self) {}
 }

@@ -2,8 +2,10 @@
 //! than the tests run.
 
 mod descriptors;
+mod each;
 mod firmware;
 mod instructions;
+mod known;
 #[path = "../support/mod.rs"]
 mod support;
 mod walk;

@@ -12,24 +12,24 @@ use trunnion_protocol::address::Gpa;
 const ACCESSES: u64 = 150_000;
 
 /// xorshift64*.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         (self.next() >> 11) % end
     }
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }
 
-fn seed(of: u64) -> u64 {
+pub(crate) fn seed(of: u64) -> u64 {
     let seed = std::env::var("TRUNNION_SEED")
         .ok()
         .and_then(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok());
@@ -66,7 +66,7 @@ const BUSY: &[(u16, u16)] = &[
 ];
 
 /// Values that mean something to some device.
-const VALUES: &[u64] = &[
+pub(crate) const VALUES: &[u64] = &[
     0,
     1,
     2,

@@ -6,7 +6,7 @@ use core::cell::RefCell;
 use core::ops::Range;
 
 use trunnion_devices::memory::GuestMemory;
-use trunnion_guest::memory::pages;
+use trunnion_guest::memory::{Pages, pages};
 use trunnion_protocol::address::{Gfn, PAGE_SHIFT};
 use trunnion_protocol::id::DomainId;
 
@@ -18,11 +18,16 @@ const PIECE: u64 = 32;
 /// Pieces that are kept: 128 MiB of a guest.
 const KEPT: usize = 1024;
 
+/// Pages for what passes through that are kept: a packet of 64 KiB.
+const SCRATCH: usize = 17;
+
 /// A guest's RAM.
 pub(super) struct Ram {
     domain: DomainId,
     ranges: [Range<u64>; 4],
     pieces: RefCell<Pieces>,
+    /// Pages for what passes through; those that only this holds are free.
+    scratch: RefCell<VecDeque<Rc<Pages>>>,
 }
 
 #[derive(Default)]
@@ -35,7 +40,7 @@ struct Pieces {
 
 impl Ram {
     pub(super) fn new(domain: DomainId, ranges: [Range<u64>; 4]) -> Self {
-        Self { domain, ranges, pieces: RefCell::default() }
+        Self { domain, ranges, pieces: RefCell::default(), scratch: RefCell::default() }
     }
 
     fn is_ram(&self, gfn: Gfn) -> bool {
@@ -81,6 +86,23 @@ impl GuestMemory for Ram {
 
     fn own(&self) -> Option<Held> {
         Some(Held::own(Rc::new(pages(1)?)))
+    }
+
+    fn scratch(&self) -> Option<Held> {
+        let mut all = self.scratch.borrow_mut();
+        // The one that was taken longest ago.
+        let free = all.front().is_some_and(|page| Rc::strong_count(page) == 1);
+        let page = match all.pop_front() {
+            Some(page) if free => page,
+            other => {
+                all.extend(other);
+                Rc::new(pages(1)?)
+            }
+        };
+        if all.len() < SCRATCH {
+            all.push_back(Rc::clone(&page));
+        }
+        Some(Held::own(page))
     }
 }
 
