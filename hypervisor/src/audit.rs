@@ -79,7 +79,7 @@ impl<M: Machine> Domain<M> {
                 let good = match leaf.kind {
                     Kind::Ram => {
                         let kind = host.frames.kind(mfn);
-                        kind == FrameKind::Bundle && memory.direct
+                        kind == FrameKind::Bundle && self.direct
                             || kind == FrameKind::Ram && host.frames.owner(mfn) == Some(self.id)
                     }
                     Kind::Special => host.frames.owner(mfn) == Some(self.id),

@@ -40,7 +40,8 @@ pub fn dom0<M: Machine>(host: &Host<M>, max_pages: u64) -> Result<Arc<Domain<M>>
 
 /// Makes a domain with a number, under the lock of creation.
 fn enlist<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain<M>>, Errno> {
-    if wanted.vcpus == 0 || wanted.vcpus > VCPUS {
+    let unknown = wanted.flags & !create_flags::OWN_APIC_IDS != 0;
+    if wanted.vcpus == 0 || wanted.vcpus > VCPUS || unknown {
         return Err(Errno::Inval);
     }
     if host.domain(DomainId(wanted.domain)).is_some() {
@@ -111,7 +112,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
             tsc_is_stable: machine.tsc_is_stable(),
         },
     );
-    let memory = Memory { tables, regions: Vec::new(), highest: Gfn(0), direct: privileged };
+    let memory = Memory { tables, regions: Vec::new(), highest: Gfn(0) };
     let domain = Arc::new(Domain {
         cr4_allowed: control::cr4_allowed(&cpuid),
         cpuid,
@@ -124,6 +125,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
         epoch: AtomicU64::new(1),
         walks: AtomicU64::new(1),
         memory: Lock::new(Rank::Memory, memory),
+        direct: privileged,
         max_pages: wanted.max_pages,
         shared_info,
         shared_place: Lock::new(Rank::Life, None),

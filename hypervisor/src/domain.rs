@@ -28,6 +28,8 @@ pub struct Domain<M: Machine> {
     pub walks: AtomicU64,
     /// Physical map.
     pub memory: Lock<Memory>,
+    /// The physical map is one to one: dom0's.
+    pub direct: bool,
     /// Limit of its memory, in pages.
     pub max_pages: u64,
     /// The shared info page: its first reference belongs to the domain.

@@ -247,28 +247,39 @@ impl FrameTable {
     /// Gives up one stored reference to each of `count` frames. A whole run whose last references go is freed as one.
     pub fn put_run(&self, start: Mfn, count: u64) {
         let order = count.max(1).ilog2().min(LARGEST_ORDER);
-        let frames = self.run(start.0, order);
-        let whole = count.is_power_of_two() && start.0.is_multiple_of(count) && frames.len() as u64 == count;
-        if !whole || frames.iter().any(|frame| frame.references.load(Ordering::Acquire) != 1) {
-            for page in 0..count {
-                self.put(Mfn(start.0 + page));
-            }
-            return;
+        let aligned = count.is_power_of_two() && start.0.is_multiple_of(count);
+        if aligned && self.run(start.0, order).len() as u64 == count {
+            self.release(Run { start, order }, DIRTY);
+        } else {
+            (0..count).for_each(|page| self.put(Mfn(start.0 + page)));
         }
-        // Only a holder of a reference can add one, and the caller has the only one of each frame.
-        self.free_run(Run { start, order }, DIRTY);
     }
 
     /// Takes an allocation back that nobody has seen. Frames that were scrubbed stay scrubbed.
     pub fn give_back(&self, run: Run) {
-        self.free_run(run, 0);
+        self.release(run, 0);
+    }
+
+    /// Gives up a reference to each frame of a run, and frees the run as one if they were the last. Until a frame's count is zero
+    /// somebody who has its number alone may hold it for a moment, and then frees it.
+    fn release(&self, run: Run, mark: u32) {
+        let is_last = |frame: &&Frame| {
+            frame.references.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        let free = self.run(run.start.0, run.order).iter().take_while(is_last).count() as u64;
+        if free == 1 << run.order {
+            return self.free_run(run, mark);
+        }
+        for page in 0..1 << run.order {
+            let start = Mfn(run.start.0 + page);
+            if page < free { self.free_run(Run { start, order: 0 }, mark) } else { self.put(start) }
+        }
     }
 
     /// Frees a run that nobody refers to any more; `mark` is [`DIRTY`] when somebody may have written to it.
     fn free_run(&self, run: Run, mark: u32) {
         for frame in self.run(run.start.0, run.order) {
             self.count(frame.owner(), frame.kind(), 1u32.wrapping_neg());
-            frame.references.store(0, Ordering::Release);
             let mark = mark | frame.state.load(Ordering::Relaxed) & (DIRTY | UNUSED);
             frame.state.store(FREE | mark, Ordering::Relaxed);
         }
@@ -430,6 +441,20 @@ mod tests {
         }
         assert_eq!(table.free_frames(), 4095);
         assert!(table.allocate(11, DomainId(1), FrameKind::Ram).is_some(), "runs join again");
+    }
+
+    #[test]
+    fn a_run_leaves_what_others_hold() {
+        let table = table(64);
+        let run = table.allocate(3, DomainId(5), FrameKind::Ram).unwrap();
+        let held = table.hold(Mfn(run.start.0 + 3)).unwrap();
+        table.put_run(run.start, 8);
+        assert_eq!((table.free_frames(), table.owned(DomainId(5)), table.references(held.mfn())), (62, 1, 1));
+        drop(held);
+        assert_eq!((table.free_frames(), table.owned(DomainId(5))), (63, 0));
+        let again = table.allocate(3, DomainId(5), FrameKind::Ram).unwrap();
+        table.put_run(again.start, 8);
+        assert_eq!((table.free_frames(), table.references(again.start)), (63, 0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use trunnion_protocol::hypercall::grant::{MAP_HOST, MAP_READONLY, Map, Unmap};
 
 use crate::grants::{GUEST_LIMIT, HARDWARE_LIMIT, Mapping, Mappings, Table, Wanted};
 use crate::prelude::*;
-use crate::second_level::GFN_LIMIT;
+use crate::second_level::{GFN_LIMIT, Leaf};
 
 /// Mappings that are taken away with one flush.
 pub const UNMAP_BATCH: usize = 32;
@@ -85,9 +85,109 @@ pub fn in_force<M: Machine>(domain: &Domain<M>) -> u64 {
     u64::from(domain.grants.mappings.lock().used()) + domain.grants.table.lock().pins()
 }
 
-/// The domain that has granted something: any that is not being destroyed.
-fn granter<M: Machine>(host: &Host<M>, id: DomainId) -> Result<Arc<Domain<M>>, GrantStatus> {
-    host.domain(id).filter(|domain| life::is_alive(domain)).ok_or(GrantStatus::BadDomain)
+/// A domain that has granted something, and where a page of it was found last. Most elements of an array name one domain, and
+/// pages side by side.
+struct Granter<M: Machine> {
+    domain: Arc<Domain<M>>,
+    last: Option<Seen>,
+}
+
+/// A leaf of a domain's map that begins at `first`, as it was while the domain's epoch was this.
+#[derive(Clone, Copy)]
+struct Seen {
+    first: u64,
+    leaf: Leaf,
+    epoch: u64,
+}
+
+impl<M: Machine> Granter<M> {
+    /// The domain that an element names: that of the last one, or from the list.
+    #[inline]
+    fn named<'g>(last: &'g mut Option<Self>, host: &Host<M>, id: DomainId) -> Option<&'g mut Self> {
+        if last.as_ref().is_none_or(|last| last.domain.id != id) {
+            *last = host.domain(id).map(|domain| Self { domain, last: None });
+        }
+        last.as_mut()
+    }
+
+    /// As [`Granter::named`], with one that is not being destroyed.
+    #[inline]
+    fn alive<'g>(
+        last: &'g mut Option<Self>,
+        host: &Host<M>,
+        id: DomainId,
+    ) -> Result<&'g mut Self, GrantStatus> {
+        Self::named(last, host, id).filter(|one| life::is_alive(&one.domain)).ok_or(GrantStatus::BadDomain)
+    }
+
+    /// Begins a use of an entry by `by`, with a reference to the frame.
+    #[inline]
+    fn pin<'h>(
+        &'h mut self,
+        host: &'h Host<M>,
+        reference: GrantRef,
+        access: Access,
+        by: DomainId,
+    ) -> Result<(Pin<'h, M>, Held<'h>), GrantStatus> {
+        let Self { domain, last } = self;
+        let held = domain.grants.table.lock().pin(&host.machine, reference, by, access, |wanted| {
+            let held = match wanted {
+                Wanted::Claimed(gfn) => own_page(host, domain, last, gfn, access),
+                Wanted::Known(mfn) => host.frames.hold(mfn),
+            };
+            held.map(|held| (held.mfn(), held)).ok_or(GrantStatus::BadPage)
+        })?;
+        Ok((Pin { host, granter: domain, reference, access }, held))
+    }
+}
+
+/// A page of a domain's own memory, held, that it may use itself as others want to. Only that can be granted: not what others
+/// have granted to it.
+#[inline]
+fn own_page<'h, M: Machine>(
+    host: &'h Host<M>,
+    domain: &Domain<M>,
+    last: &mut Option<Seen>,
+    gfn: Gfn,
+    access: Access,
+) -> Option<Held<'h>> {
+    let (held, rights) = match last.as_ref().and_then(|seen| again(host, domain, seen, gfn)) {
+        Some(found) => found,
+        None => find(host, domain, last, gfn)?,
+    };
+    let is_enough = access == Access::ReadOnly || rights.contains(Rights::WRITE);
+    (is_enough && held.owner() == domain.id).then_some(held)
+}
+
+/// A page of the leaf that was seen last, if the leaf is still there.
+#[inline]
+fn again<'h, M: Machine>(
+    host: &'h Host<M>,
+    domain: &Domain<M>,
+    seen: &Seen,
+    gfn: Gfn,
+) -> Option<(Held<'h>, Rights)> {
+    let inside = gfn.0.checked_sub(seen.first).filter(|&inside| inside < seen.leaf.pages)?;
+    let held = host.frames.hold(Mfn(seen.leaf.mfn.0 + inside))?;
+    // Whoever takes a page out of the map changes the epoch before the frame is given back. So if it is the same even now, the
+    // reference is to the domain's page, whatever comes after.
+    (domain.epoch.load(Ordering::SeqCst) == seen.epoch).then_some((held, seen.leaf.rights))
+}
+
+/// A page of the domain's memory in its map.
+#[inline(never)]
+fn find<'h, M: Machine>(
+    host: &'h Host<M>,
+    domain: &Domain<M>,
+    last: &mut Option<Seen>,
+    gfn: Gfn,
+) -> Option<(Held<'h>, Rights)> {
+    let epoch = domain.epoch.load(Ordering::SeqCst);
+    let (held, leaf) = memory::lookup(host, domain, gfn).filter(|(_, leaf)| leaf.kind == Kind::Ram)?;
+    let inside = gfn.0 & (leaf.pages - 1);
+    let whole = Leaf { mfn: Mfn(leaf.mfn.0 - inside), ..leaf };
+    *last = Some(Seen { first: gfn.0 - inside, leaf: whole, epoch });
+    Some((held, leaf.rights))
 }
 
 /// A use of an entry of `granter`, which may be a zombie by now. It ends with this.
@@ -96,43 +196,12 @@ struct Pin<'h, M: Machine> {
     granter: &'h Domain<M>,
     reference: GrantRef,
     access: Access,
-    /// Somebody else ends it.
-    is_kept: bool,
 }
 
 impl<M: Machine> Drop for Pin<'_, M> {
+    #[inline]
     fn drop(&mut self) {
-        if !self.is_kept {
-            self.granter.grants.table.lock().unpin(&self.host.machine, self.reference, self.access);
-        }
-    }
-}
-
-impl<'h, M: Machine> Pin<'h, M> {
-    const fn of(host: &'h Host<M>, granter: &'h Domain<M>, reference: GrantRef, access: Access) -> Self {
-        Self { host, granter, reference, access, is_kept: false }
-    }
-
-    /// Begins a use by `by`, with a reference to the frame.
-    fn begin(mut self, by: DomainId) -> Result<(Self, Held<'h>), GrantStatus> {
-        let Self { host, granter, reference, access, .. } = self;
-        let pinned = granter.grants.table.lock().pin(&host.machine, reference, by, access, |wanted| {
-            let held = match wanted {
-                Wanted::Claimed(gfn) => {
-                    let (held, leaf) = memory::lookup(host, granter, gfn).ok_or(GrantStatus::BadPage)?;
-                    let enough = access == Access::ReadOnly || leaf.rights.contains(Rights::WRITE);
-                    // Only a domain's own memory can be granted: not what others have granted to it.
-                    if leaf.kind != Kind::Ram || !enough || held.owner() != granter.id {
-                        return Err(GrantStatus::BadPage);
-                    }
-                    held
-                }
-                Wanted::Known(mfn) => host.frames.hold(mfn).ok_or(GrantStatus::BadPage)?,
-            };
-            Ok((held.mfn(), held))
-        });
-        self.is_kept = pinned.is_err();
-        pinned.map(|held| (self, held))
+        self.granter.grants.table.lock().unpin(&self.host.machine, self.reference, self.access);
     }
 }
 
@@ -142,6 +211,7 @@ pub struct Batch<'a, M: Machine> {
     host: &'a Host<M>,
     domain: &'a Domain<M>,
     mappings: Guard<'a, Mappings>,
+    granter: Option<Granter<M>>,
     gone: [Option<Mapping>; UNMAP_BATCH],
     count: usize,
     stale: Stale,
@@ -154,7 +224,7 @@ impl<'a, M: Machine> Batch<'a, M> {
     pub fn new(host: &'a Host<M>, domain: &'a Domain<M>) -> Self {
         let mappings = domain.grants.mappings.lock();
         let gone = [None; UNMAP_BATCH];
-        Self { host, domain, mappings, gone, count: 0, stale: Stale::NONE, walked: false }
+        Self { host, domain, mappings, granter: None, gone, count: 0, stale: Stale::NONE, walked: false }
     }
 
     /// Maps one grant, and fills in what the call returns but the status.
@@ -163,36 +233,19 @@ impl<'a, M: Machine> Batch<'a, M> {
             return Err(GrantStatus::GeneralError);
         }
         let access = if call.flags & MAP_READONLY == 0 { Access::ReadWrite } else { Access::ReadOnly };
-        self.mappings.reserve()?;
-        let granter = granter(self.host, call.domain)?;
-        let pin = Pin::of(self.host, &granter, call.reference, access);
-        let (mut pin, held) = pin.begin(self.domain.id)?;
+        let Self { host, domain, mappings, granter, .. } = self;
+        mappings.reserve()?;
+        let granter = Granter::alive(granter, host, call.domain)?;
+        let (pin, held) = granter.pin(host, call.reference, access, domain.id)?;
         let mfn = held.mfn();
-        let gfn = self.enter(held, call.address, access)?;
+        let gfn = enter(host, domain, held, call.address, access)?;
         let mapping = Mapping { domain: call.domain, reference: call.reference, access, gfn, mfn };
-        call.handle = self.mappings.insert(mapping)?;
-        pin.is_kept = true;
+        call.handle = mappings.insert(mapping)?;
+        // The mapping has the use now.
+        core::mem::forget(pin);
         call.bus_address = MachineAddress(mfn.address().0);
         call.address = gfn.address();
         Ok(())
-    }
-
-    /// Puts a held frame into the mapper's tables, which take the reference over.
-    fn enter(&self, held: Held<'_>, address: Gpa, access: Access) -> Result<Gfn, GrantStatus> {
-        let mfn = held.mfn();
-        let write = access == Access::ReadWrite;
-        let mut map = self.domain.map(self.host);
-        if map.memory.direct {
-            map.map_direct(held, write).map_err(|_| GrantStatus::GeneralError)?;
-            return Ok(Gfn(mfn.0));
-        }
-        let gfn = address.frame();
-        if !address.is_page_aligned() || gfn.0 >= GFN_LIMIT {
-            return Err(GrantStatus::BadVirtAddr);
-        }
-        let rights = if write { Rights::WRITE } else { Rights::empty() };
-        map.insert(gfn, held, rights, Kind::Grant).map_err(|_| GrantStatus::BadVirtAddr)?;
-        Ok(gfn)
     }
 
     /// Gives the mapping back that a call names.
@@ -224,13 +277,38 @@ impl<'a, M: Machine> Batch<'a, M> {
 impl<M: Machine> Drop for Batch<'_, M> {
     fn drop(&mut self) {
         memory::flush(self.host, self.domain, core::mem::take(&mut self.stale), self.walked);
-        for mapping in self.gone.iter().flatten() {
-            if let Some(granter) = self.host.domain(mapping.domain) {
-                drop(Pin::of(self.host, &granter, mapping.reference, mapping.access));
+        let Self { host, granter, gone, .. } = self;
+        for &Mapping { domain, reference, access, mfn, .. } in gone.iter().flatten() {
+            if let Some(Granter { domain, .. }) = Granter::named(granter, host, domain) {
+                drop(Pin { host, granter: domain, reference, access });
             }
-            self.host.frames.put(mapping.mfn);
+            host.frames.put(mfn);
         }
     }
+}
+
+/// Puts a held frame into the mapper's tables, which take the reference over.
+fn enter<M: Machine>(
+    host: &Host<M>,
+    domain: &Domain<M>,
+    held: Held<'_>,
+    address: Gpa,
+    access: Access,
+) -> Result<Gfn, GrantStatus> {
+    let mfn = held.mfn();
+    let write = access == Access::ReadWrite;
+    let mut map = domain.map(host);
+    if domain.direct {
+        map.map_direct(held, write).map_err(|_| GrantStatus::GeneralError)?;
+        return Ok(Gfn(mfn.0));
+    }
+    let gfn = address.frame();
+    if !address.is_page_aligned() || gfn.0 >= GFN_LIMIT {
+        return Err(GrantStatus::BadVirtAddr);
+    }
+    let rights = if write { Rights::WRITE } else { Rights::empty() };
+    map.insert(gfn, held, rights, Kind::Grant).map_err(|_| GrantStatus::BadVirtAddr)?;
+    Ok(gfn)
 }
 
 /// Gives up to `budget` mappings of others' grants back. True when none is left.

@@ -27,8 +27,6 @@ pub struct Memory {
     pub regions: Vec<Region>,
     /// Highest guest frame that was ever mapped.
     pub highest: Gfn,
-    /// The map is one to one: dom0's.
-    pub direct: bool,
 }
 
 /// A domain's physical map while it changes: locked, with what a change needs.
@@ -114,7 +112,7 @@ impl<M: Machine> PhysMap<'_, M> {
         if !life::is_alive(self.domain) {
             return Err(Errno::Srch);
         }
-        if self.memory.direct {
+        if self.domain.direct {
             return Err(Errno::OpNotSupp);
         }
         let count = 1u64.checked_shl(order).ok_or(Errno::Inval)?;
@@ -157,13 +155,13 @@ impl<M: Machine> PhysMap<'_, M> {
                 self.remove(gfn, &[leaf.kind])?;
             }
             // dom0 knows where its devices are, and takes a place where none is.
-            Some(leaf) if leaf.kind == Kind::Device && self.memory.direct => {
+            Some(leaf) if leaf.kind == Kind::Device && self.domain.direct => {
                 let (_, stale) = self.memory.tables.unmap_page(&self.pool, gfn)?;
                 flush(self.host, self.domain, stale, true);
             }
             Some(_) => return Err(Errno::Busy),
             // In a map that is one to one, the place of another domain's memory must stay free for it.
-            None if self.memory.direct && self.host.frames.kind(Mfn(gfn.0)) != FrameKind::Reserved => {
+            None if self.domain.direct && self.host.frames.kind(Mfn(gfn.0)) != FrameKind::Reserved => {
                 return Err(Errno::Inval);
             }
             None => {}
@@ -182,7 +180,7 @@ impl<M: Machine> PhysMap<'_, M> {
 
     /// Moves a page of the domain from one guest frame to another (`XENMAPSPACE_gmfn`).
     pub fn move_page(&mut self, from: Gfn, to: Gfn) -> Result<(), Errno> {
-        if self.memory.direct || to.0 >= GFN_LIMIT {
+        if self.domain.direct || to.0 >= GFN_LIMIT {
             return Err(Errno::Inval);
         }
         let leaf = self.leaf(from).filter(|leaf| leaf.kind == Kind::Ram).ok_or(Errno::Inval)?;

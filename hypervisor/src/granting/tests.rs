@@ -69,6 +69,19 @@ fn unmap_one(world: &World, by: &Guest, mapped: &Map) -> i16 {
 }
 
 #[test]
+fn a_leaf_is_used_again_until_the_map_changes() {
+    let world = World::new(512);
+    let guest = world.guest(16);
+    let mut last = None;
+    let mut find =
+        |gfn| own_page(&world.host, &guest, &mut last, Gfn(gfn), Access::ReadWrite).map(|held| held.mfn());
+    let frame = world.frame(&guest, 5);
+    assert_eq!((find(5), find(5)), (frame, frame));
+    guest.map(&world.host).remove(Gfn(5), &[Kind::Ram]).unwrap();
+    assert_eq!((find(5), find(6)), (None, world.frame(&guest, 6)));
+}
+
+#[test]
 fn dom0_maps_at_the_machine_address_and_shares_the_entry() {
     let world = World::new(512);
     let guest = world.guest(16);

@@ -22,7 +22,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     match op {
         Op::Map => {
             let mut batch = Batch::new(host, domain);
-            running.each_call(arguments, |call: &mut Map| {
+            running.each_call(arguments, [0; 2], |call: &mut Map| {
                 let result = batch.map(call);
                 call.status = status(&result);
                 tally.mapped.add(u64::from(result.is_ok()));
@@ -30,7 +30,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         }
         Op::Unmap => {
             let mut batch = Batch::new(host, domain);
-            let reply = running.each_call(arguments, |call: &mut Unmap| {
+            let reply = running.each_call(arguments, [20; 2], |call: &mut Unmap| {
                 let result = batch.unmap(call);
                 call.status = status(&result);
                 tally.unmapped.add(u64::from(result.is_ok()));
@@ -42,7 +42,7 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
         }
         Op::Copy => {
             let mut copies = Copies::new(host, domain);
-            running.each_call(arguments, |call: &mut Copy| {
+            running.each_call(arguments, [36, 20], |call: &mut Copy| {
                 let result = copies.copy(call);
                 call.status = status(&result);
                 tally.copied.add(u64::from(result.is_ok()));
@@ -65,44 +65,50 @@ pub(super) fn call<M: Machine>(running: &mut Running<'_, M>, arguments: &mut Arg
     }
 }
 
-/// The page with the elements of an array, which is looked up once for all that lie in it.
+/// A page with elements of an array, looked up once for all that lie in it. It is held: what is written goes to this page,
+/// whatever becomes of the domain's map meanwhile.
 struct Nearby<'h> {
     page: &'h SharedPage,
     /// Its number in the guest's addresses.
     number: u64,
-    /// As long as this stays, it is the domain's.
-    epoch: u64,
+    _held: Held<'h>,
 }
 
 impl<'h, M: Machine> Running<'h, M> {
-    /// Does some elements of the array that the arguments name, then ends the call or goes on behind them.
-    fn each_call<T: Layout>(&mut self, arguments: &mut Arguments, mut work: impl FnMut(&mut T)) -> Reply {
+    /// Does some elements of the array that the arguments name, then ends the call or goes on behind them. `returned` says where
+    /// in an element, of either width, that begins which the call returns.
+    fn each_call<T: Layout>(
+        &mut self,
+        arguments: &mut Arguments,
+        returned: [usize; 2],
+        mut work: impl FnMut(&mut T),
+    ) -> Reply {
         let width = arguments.width;
-        let size = T::size(width);
+        let (size, returned) = (T::size(width), width.pick(returned[0], returned[1]));
         let [_, pointer, count, ..] = &mut arguments.values;
         *count &= 0xffff_ffff;
-        let mut nearby = None;
+        let mut nearby: Option<Nearby<'h>> = None;
         for _ in 0..BATCH.min(*count) {
             let at = Gva(*pointer);
-            match self.near(&mut nearby, at, size)? {
-                Some(page) => {
-                    let mut bytes = T::ZEROED;
-                    let bytes = bytes.as_mut().get_mut(..size).ok_or(Errno::Fault)?;
-                    page.copy_out(at.page_offset(), bytes).map_err(|_| Errno::Fault)?;
-                    let mut call = T::decode(width, bytes).ok_or(Errno::Fault)?;
-                    work(&mut call);
-                    call.encode(width, bytes).ok_or(Errno::Fault)?;
-                    if self.is_near(nearby.as_ref()) {
-                        page.copy_in(at.page_offset(), bytes).map_err(|_| Errno::Fault)?;
-                    } else {
-                        self.put(width, at, &call)?;
-                    }
-                }
-                None => {
-                    let mut call: T = self.get(width, at)?;
-                    work(&mut call);
-                    self.put(width, at, &call)?;
-                }
+            if nearby.as_ref().is_none_or(|nearby| nearby.number != at.0 >> PAGE_SHIFT) {
+                nearby = self.near(at)?;
+            }
+            let offset = at.page_offset();
+            if let Some(Nearby { page, .. }) = &nearby
+                && offset + size <= PAGE_SIZE
+            {
+                let mut bytes = T::ZEROED;
+                let bytes = bytes.as_mut().get_mut(..size).ok_or(Errno::Fault)?;
+                page.copy_out(offset, bytes).map_err(|_| Errno::Fault)?;
+                let mut call = T::decode(width, bytes).ok_or(Errno::Fault)?;
+                work(&mut call);
+                call.encode(width, bytes).ok_or(Errno::Fault)?;
+                let bytes = bytes.get(returned..).ok_or(Errno::Fault)?;
+                page.copy_in(offset + returned, bytes).map_err(|_| Errno::Fault)?;
+            } else {
+                let mut call: T = self.get(width, at)?;
+                work(&mut call);
+                self.put(width, at, &call)?;
             }
             *pointer = pointer.wrapping_add(size as u64);
             if width == Width::W32 {
@@ -113,32 +119,17 @@ impl<'h, M: Machine> Running<'h, M> {
         if *count == 0 { Ok(0) } else { Err(Stop::Again) }
     }
 
-    /// The page of an element that lies in one; `None` when it lies in two.
-    fn near(
-        &mut self,
-        nearby: &mut Option<Nearby<'h>>,
-        at: Gva,
-        size: usize,
-    ) -> Result<Option<&'h SharedPage>, Errno> {
-        let number = at.0 >> PAGE_SHIFT;
-        if at.page_offset() + size > PAGE_SIZE {
-            return Ok(None);
-        }
-        if let Some(Nearby { page, .. }) = nearby.as_ref().filter(|nearby| nearby.number == number)
-            && self.is_near(nearby.as_ref())
-        {
-            return Ok(Some(page));
-        }
+    /// The page at an address; `None` when it is being taken away from the domain.
+    fn near(&mut self, at: Gva) -> Result<Option<Nearby<'h>>, Errno> {
         let epoch = self.domain.walks.load(Ordering::Acquire);
         let found = self.with_memory(|memory| memory.translate(at, true))?;
-        let page = self.host.machine.page(found.mfn).ok_or(Errno::Fault)?;
-        *nearby = Some(Nearby { page, number, epoch });
-        Ok(Some(page))
-    }
-
-    /// Whether what was found is still the domain's.
-    fn is_near(&self, nearby: Option<&Nearby<'h>>) -> bool {
-        nearby.is_some_and(|nearby| nearby.epoch == self.domain.walks.load(Ordering::Acquire))
+        let host = self.host;
+        let (Some(held), Some(page)) = (host.frames.hold(found.mfn), host.machine.page(found.mfn)) else {
+            return Ok(None);
+        };
+        // The epoch changes before a frame is given back, so now the reference is to the domain's page.
+        let is_there = self.domain.walks.load(Ordering::SeqCst) == epoch;
+        Ok(is_there.then_some(Nearby { page, number: at.0 >> PAGE_SHIFT, _held: held }))
     }
 
     /// The domain that a call names, or the status that says why not.

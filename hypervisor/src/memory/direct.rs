@@ -16,7 +16,7 @@ impl<M: Machine> PhysMap<'_, M> {
     /// Makes a frame reachable in the one-to-one map, once more. The mapping takes over `held`: it is given up by
     /// the last [`PhysMap::unmap_direct`]. A frame that the domain has as its own RAM is counted and nothing else changes.
     pub fn map_direct(&mut self, held: Held<'_>, write: bool) -> Result<(), Errno> {
-        if !self.memory.direct {
+        if !self.domain.direct {
             return Err(Errno::Inval);
         }
         let mfn = held.mfn();
@@ -45,7 +45,7 @@ impl<M: Machine> PhysMap<'_, M> {
     /// Takes one mapping back. The caller flushes and then gives up the mapping's reference to the frame.
     pub fn unmap_direct(&mut self, mfn: Mfn, write: bool) -> Result<Stale, Errno> {
         let frames = &self.host.frames;
-        let note = frames.note(mfn).filter(|_| self.memory.direct).ok_or(Errno::Inval)?;
+        let note = frames.note(mfn).filter(|_| self.domain.direct).ok_or(Errno::Inval)?;
         let old = note.load(Ordering::Relaxed);
         if old & READERS == 0 || (write && old < WRITER) || (!write && old & READERS == old >> 16) {
             return Err(Errno::Inval);
@@ -68,7 +68,7 @@ impl<M: Machine> PhysMap<'_, M> {
 
     /// Takes a grant's mapping out, as [`PhysMap::unmap_direct`] does where the map is one to one.
     pub fn unmap_grant(&mut self, gfn: Gfn, mfn: Mfn, access: Access) -> Result<Stale, Errno> {
-        if self.memory.direct {
+        if self.domain.direct {
             return self.unmap_direct(mfn, access == Access::ReadWrite);
         }
         Ok(self.memory.tables.unmap_page(&self.pool, gfn)?.1)

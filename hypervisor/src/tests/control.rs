@@ -44,6 +44,9 @@ fn a_domain_is_built_runs_and_returns_everything() {
         uuid: [3; 16],
         name: crate::create::name("built"),
     };
+    for refused in [CreateDomain { flags: 2, ..wanted }, CreateDomain { vcpus: 0, ..wanted }] {
+        assert_eq!(world.control(Operation::CreateDomain, &refused), Err(Errno::Inval));
+    }
     let id = world.control(Operation::CreateDomain, &wanted).unwrap().domain;
     assert_eq!(id, 1);
     world.write(&world.dom0, world.base + OTHER, &0u64.to_le_bytes());

@@ -51,7 +51,7 @@ fn rewritten_code_is_compared_again() {
     world.write(&a, page(CODE + 1) - 3, &VMMCALL);
     assert_eq!(length(&world, &a, page(CODE + 1) - 3), Some(3));
     // As many pages as want the same place in the memory.
-    for other in [CODE + 4, CODE + 8, CODE + 4] {
+    for other in [CODE + 16, CODE + 32, CODE + 16] {
         world.write(&a, page(other), &VMMCALL);
         assert_eq!(length(&world, &a, page(other)), Some(3));
     }

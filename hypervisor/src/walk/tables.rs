@@ -74,15 +74,13 @@ struct Step {
     value: u64,
 }
 
-/// The last walks of a vCPU to two pages of data, which are a call's structure and what that points to; and where it was
-/// seen to execute code.
+/// The last walks of a vCPU to pages of data, mostly those of a stack with the structures of calls and what these point to;
+/// and the pages where it was seen to execute code, as a kernel has its hypercalls in many. Both are found by the low bits of the
+/// page number.
 #[derive(Clone, Copy, Debug)]
 pub struct Remembered {
-    data: [Walk; 2],
-    /// The walk to data that is given up next.
-    next: bool,
-    /// By the low bits of the page number.
-    code: [Seen; 4],
+    data: [Walk; 8],
+    code: [Seen; 16],
 }
 
 /// A page of code that was found by a walk.
@@ -117,7 +115,7 @@ impl Remembered {
     /// Nothing remembered.
     pub const fn new() -> Self {
         let nowhere = Seen { page: u64::MAX, cr3: 0, epoch: 0, mfn: Mfn(0) };
-        Self { data: [Walk::NONE; 2], next: false, code: [nowhere; 4] }
+        Self { data: [Walk::NONE; 8], code: [nowhere; 16] }
     }
 
     /// Forgets.
@@ -131,7 +129,7 @@ impl Remembered {
     /// where a guest that remaps its code between two exits misleads itself alone.
     pub fn code(&self, space: &impl Space, cr3: u64, gva: Gva) -> Option<[u8; 4]> {
         let page = gva.0 >> 12;
-        let seen = self.code.get(page as usize % 4)?;
+        let seen = self.code.get(page as usize % self.code.len())?;
         if seen.page != page || seen.cr3 != cr3 || seen.epoch != space.epoch() {
             return None;
         }
@@ -143,8 +141,9 @@ impl Remembered {
         let page = gva.0 >> 12;
         // The epoch before the walk: what is taken away during it ends the memory.
         let epoch = space.epoch();
+        let place = page as usize % self.code.len();
         if let (Ok(Found { mfn, .. }), Some(seen)) =
-            (self.translate(space, paging, gva, false), self.code.get_mut(page as usize % 4))
+            (self.translate(space, paging, gva, false), self.code.get_mut(place))
         {
             *seen = Seen { page, cr3: paging.cr3, epoch, mfn };
         }
@@ -159,15 +158,8 @@ impl Remembered {
         gva: Gva,
         write: bool,
     ) -> Result<Found, FaultReason> {
-        let [first, second] = &mut self.data;
-        let walk = if first.is_of(gva) {
-            first
-        } else if second.is_of(gva) {
-            second
-        } else {
-            self.next = !self.next;
-            if self.next { first } else { second }
-        };
+        let places = self.data.len();
+        let walk = self.data.get_mut((gva.0 >> 12) as usize % places).ok_or(FaultReason::NoMemory)?;
         walk.find(space, paging, gva)?;
         if write && !walk.writable { Err(FaultReason::ReadOnly) } else { Ok(walk.found) }
     }
