@@ -446,6 +446,22 @@ fn many_requests_in_flight_in_any_order() {
     }
 }
 
+/// A back end's domain has ended, and the toolstack has removed the device before this half says that it is closed as well.
+#[test]
+fn a_device_that_is_removed_is_closed() {
+    world!(fake, peer, _disk_peer, store, _grants, 0);
+    let device = block_on(&fake, Device::open(&store, "vbd", "51712")).unwrap();
+    let back = peer.borrow().get("device/vbd/51712/backend").unwrap().to_owned();
+    for path in ["device/vbd/51712", &back] {
+        peer.borrow_mut().remove(path);
+    }
+    assert_eq!(block_on(&fake, device.wait_back(|back| back != State::InitWait)), Ok(State::Unknown));
+    for state in [State::Closing, State::Closed] {
+        assert_eq!(block_on(&fake, device.set_state(state)), Ok(()));
+    }
+    assert_eq!(block_on(&fake, device.set_state(State::Connected)), Err(Error::Store(Errno::Acces)));
+}
+
 #[test]
 fn errors_of_the_device_are_told() {
     world!(fake, _peer, disk_peer, store, grants, 0);

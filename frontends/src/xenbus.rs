@@ -130,28 +130,26 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
 
     /// This half's state, as the store has it.
     pub async fn own_state(&self) -> Result<State, Error> {
-        self.state_of(&self.front).await
+        state_of(self.store, &self.front).await
     }
 
     /// The back end's state.
     pub async fn back_state(&self) -> Result<State, Error> {
-        self.state_of(&self.back).await
+        state_of(self.store, &self.back).await
     }
 
-    async fn state_of(&self, directory: &Path) -> Result<State, Error> {
-        let path: Path = Text::format(format_args!("{directory}/state"))?;
-        let mut bytes = [0; 8];
-        match self.store.read(Transaction::NONE, path.as_str(), &mut bytes).await {
-            Ok(value) => Ok(State::parse(value)),
-            // Gone, or hidden, or no state at all.
-            Err(Error::Store(_) | Error::TooLong) => Ok(State::Unknown),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes this half's state.
+    /// Writes this half's state. A device that the toolstack has removed, which it does when the back end's domain ends, is closed without
+    /// anybody writing it: then [`State::Closing`] and [`State::Closed`] are no errors.
     pub async fn set_state(&self, state: State) -> Result<(), Error> {
-        self.write(Transaction::NONE, "state", state.text()).await
+        match self.write(Transaction::NONE, "state", state.text()).await {
+            Err(Error::Store(_))
+                if matches!(state, State::Closing | State::Closed)
+                    && self.own_state().await? == State::Unknown =>
+            {
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Waits until the back end's state is one that is wanted, and returns it.
@@ -221,6 +219,17 @@ impl<'s, 'p, P: Platform> Device<'s, 'p, P> {
             State::InitWait => Ok(()),
             _ => Err(Error::Closed),
         }
+    }
+}
+
+/// The state that the store has of one half of a device; [`State::Unknown`] when it is gone, hidden, or no state at all.
+async fn state_of<P: Platform>(store: &Store<'_, P>, directory: &Path) -> Result<State, Error> {
+    let path: Path = Text::format(format_args!("{directory}/state"))?;
+    let mut bytes = [0; 8];
+    match store.read(Transaction::NONE, path.as_str(), &mut bytes).await {
+        Ok(value) => Ok(State::parse(value)),
+        Err(Error::Store(_) | Error::TooLong) => Ok(State::Unknown),
+        Err(error) => Err(error),
     }
 }
 

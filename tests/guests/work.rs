@@ -8,12 +8,16 @@ mod runtime;
 #[cfg(not(target_os = "none"))]
 fn main() {}
 
+/// Some hundred slices of the scheduler.
+#[cfg(target_os = "none")]
+const ROUNDS: u64 = 150_000_000;
+
 #[cfg(target_os = "none")]
 fn run(_start_info: u32) {
     say!("WORKING");
     let mut sum = 0u64;
-    for round in 0..400_000_000u64 {
+    for round in 0..ROUNDS {
         sum = core::hint::black_box(sum.wrapping_add(round));
     }
-    runtime::check_eq("the work is done", sum, 400_000_000 * 399_999_999 / 2);
+    runtime::check_eq("the work is done", sum, ROUNDS * (ROUNDS - 1) / 2);
 }

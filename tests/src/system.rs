@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use trunnion_cli::images::{self, Image};
 use trunnion_cli::machine::Machine;
 use trunnion_cli::setup::{self, Permission, Tool};
 
@@ -114,7 +115,7 @@ impl Run {
     /// Adds a tiny machine guest under a name of its own.
     #[must_use]
     pub fn tiny_as(self, name: &str, guest: &str, more: &str) -> Self {
-        let image = image("trunnion-tests", &TINY, &format!("tiny-{guest}"));
+        let image = image(&format!("tiny-{guest}"));
         let text = format!(
             "name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\non_reboot = \"destroy\"\n{more}\n",
             image.display()
@@ -125,8 +126,7 @@ impl Run {
     /// Adds the Rust guest with a disk of so many MiB, `NAME.img` in the run's folder.
     #[must_use]
     pub fn rust(self, name: &str, mib: u64, cmdline: &str) -> Self {
-        let image = trunnion_cli::images::build("trunnion-guest", "trunnion-demo")
-            .unwrap_or_else(|failure| panic!("the Rust guest: {failure:?}"));
+        let image = image(images::DEMO.1);
         let disk = self.folder.path().join(format!("{name}.img"));
         let made = File::create(&disk).and_then(|file| file.set_len(mib << 20));
         made.expect("the disk can be made");
@@ -188,44 +188,50 @@ impl Run {
     }
 }
 
-/// The tiny guests.
-const TINY: [&str; 10] = [
-    "tiny-basics",
-    "tiny-events",
-    "tiny-memory",
-    "tiny-grants",
-    "tiny-smp",
-    "tiny-hostile",
-    "tiny-spin",
-    "tiny-work",
-    "tiny-triple",
-    "tiny-refused",
+/// The platform and every guest that the tests boot on it: packages and binaries.
+const IMAGES: [Image; 15] = [
+    images::HYPERVISOR,
+    images::DOM0,
+    images::DEMO,
+    ("trunnion-guest", "trunnion-web"),
+    ("trunnion-vrng", "vrng-back"),
+    ("trunnion-vrng", "vrng-front"),
+    ("trunnion-examples", "hello"),
+    ("trunnion-examples", "block-copy"),
+    ("trunnion-examples", "store-browser"),
+    ("trunnion-examples", "console-shell"),
+    ("trunnion-examples", "share"),
+    ("trunnion-examples", "hostile-block"),
+    ("trunnion-examples", "packet-echo"),
+    ("trunnion-examples", "hostile-net"),
+    ("trunnion-examples", "hostile-back"),
 ];
 
-/// The example guests, of the package `trunnion-examples`.
-pub const EXAMPLES: [&str; 9] = [
-    "hello",
-    "block-copy",
-    "store-browser",
-    "console-shell",
-    "share",
-    "hostile-block",
-    "packet-echo",
-    "hostile-net",
-    "hostile-back",
+/// The tiny guests, which have no memory allocator: what the others ask of the packages that they share would ask for one.
+const TINY: [Image; 10] = [
+    ("trunnion-tests", "tiny-basics"),
+    ("trunnion-tests", "tiny-events"),
+    ("trunnion-tests", "tiny-memory"),
+    ("trunnion-tests", "tiny-grants"),
+    ("trunnion-tests", "tiny-smp"),
+    ("trunnion-tests", "tiny-hostile"),
+    ("trunnion-tests", "tiny-spin"),
+    ("trunnion-tests", "tiny-work"),
+    ("trunnion-tests", "tiny-triple"),
+    ("trunnion-tests", "tiny-refused"),
 ];
 
-/// The image of one guest of a package. The first that is asked for brings all of `together`: an image is the work of one thread, and
-/// one cargo keeps both processors busy.
+/// The image of a guest. The first that is asked for brings all of its list: an image is the work of one thread, and one cargo keeps all
+/// processors busy with them.
 ///
 /// # Panics
 ///
-/// When they do not build, or it is none of them.
-pub fn image(package: &str, together: &[&str], bin: &str) -> PathBuf {
-    let all: Vec<_> = together.iter().map(|bin| (package, *bin)).collect();
-    let images = trunnion_cli::images::build_all(&all).unwrap_or_else(|failure| panic!("{failure:?}"));
-    let place = together.iter().position(|one| *one == bin).and_then(|place| images.into_iter().nth(place));
-    place.unwrap_or_else(|| panic!("{bin} is not among {together:?}"))
+/// When they do not build, or there is no such guest.
+pub fn image(bin: &str) -> PathBuf {
+    let all: &[Image] = if bin.starts_with("tiny-") { &TINY } else { &IMAGES };
+    let built = images::build_all(all).unwrap_or_else(|failure| panic!("{failure:?}"));
+    let place = all.iter().position(|(_, one)| *one == bin).and_then(|place| built.into_iter().nth(place));
+    place.unwrap_or_else(|| panic!("there is no guest {bin}"))
 }
 
 /// A run that goes on; it is killed when it is dropped.

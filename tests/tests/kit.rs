@@ -5,16 +5,13 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use trunnion_tests::system::{EXAMPLES, Ended, QEMU_SVM, Run, image};
+use trunnion_tests::system::{Ended, QEMU_SVM, Run, image};
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");
 
-fn add(run: Run, name: &str, package: &str, bin: &str, more: &str) -> Run {
-    let together: &[&str] =
-        if package == "trunnion-examples" { &EXAMPLES } else { &["vrng-back", "vrng-front"] };
-    let image = image(package, together, bin);
-    let text =
-        format!("name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\n{more}\n", image.display());
+fn add(run: Run, name: &str, bin: &str, more: &str) -> Run {
+    let image = image(bin).display().to_string();
+    let text = format!("name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{image}\"\n{more}\n");
     run.domain(name, &text)
 }
 
@@ -41,8 +38,8 @@ fn assert_said(ended: &Ended, name: &str, text: &str) {
 #[test]
 fn a_device_class_whose_back_end_is_a_guest() {
     let run = Run::new(DRIVER, QEMU_SVM);
-    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
-    let run = add(run, "front", "trunnion-vrng", "vrng-front", "");
+    let run = add(run, "back", "vrng-back", "cmdline = \"once\"");
+    let run = add(run, "front", "vrng-front", "");
     let ended = linked(run, "front", "vrng", "back", false);
     assert_said(&ended, "front", "vrng: 65536 bytes");
     assert_said(&ended, "front", "vrng: done");
@@ -54,8 +51,8 @@ fn a_device_class_whose_back_end_is_a_guest() {
 #[test]
 fn a_device_is_taken_away_while_it_is_in_use() {
     let run = Run::new(DRIVER, QEMU_SVM);
-    let run = add(run, "back", "trunnion-vrng", "vrng-back", "cmdline = \"once\"");
-    let run = add(run, "front", "trunnion-vrng", "vrng-front", "cmdline = \"bytes=0\"");
+    let run = add(run, "back", "vrng-back", "cmdline = \"once\"");
+    let run = add(run, "front", "vrng-front", "cmdline = \"bytes=0\"");
     let ended = linked(run, "front", "vrng", "back", true);
     assert_said(&ended, "front", "vrng: the back end is closed");
     assert_said(&ended, "front", "vrng: done");
@@ -67,8 +64,8 @@ fn a_device_is_taken_away_while_it_is_in_use() {
 #[test]
 fn two_guests_share_memory() {
     let run = Run::new(DRIVER, QEMU_SVM);
-    let run = add(run, "right", "trunnion-examples", "share", "cmdline = \"role=right\"");
-    let run = add(run, "left", "trunnion-examples", "share", "cmdline = \"role=left\"");
+    let run = add(run, "right", "share", "cmdline = \"role=right\"");
+    let run = add(run, "left", "share", "cmdline = \"role=left\"");
     let ended = linked(run, "left", "share", "right", false);
     assert_said(&ended, "left", "share: 2000 turns");
     assert_said(&ended, "right", "share: 2000 turns");
@@ -82,7 +79,7 @@ fn a_hostile_block_front_end_harms_nobody() {
     let disk = run.path().join("disk.img");
     fs::write(&disk, vec![0; 1 << 20]).expect("the disk can be written");
     let disk = format!("disk = [ \"{},raw,xvda,ro\" ]\ncmdline = \"rounds=100\"", disk.display());
-    let ended = add(run, "bad", "trunnion-examples", "hostile-block", &disk).go(120);
+    let ended = add(run, "bad", "hostile-block", &disk).go(120);
     assert_said(&ended, "bad", "100 attacks");
     assert_said(&ended, "bad", "0 grants not back; the honest read works");
     assert_eq!(ended.status, 0, "{}", ended.report());
@@ -99,10 +96,10 @@ fn the_example_guests() {
     fs::write(&paths[1], vec![0; from.len()]).expect("the disk can be written");
     let disks =
         format!("disk = [ \"{},raw,xvda,ro\", \"{},raw,xvdb,rw\" ]", paths[0].display(), paths[1].display());
-    let run = add(run, "hello", "trunnion-examples", "hello", "");
-    let run = add(run, "copy", "trunnion-examples", "block-copy", &disks);
-    let run = add(run, "browser", "trunnion-examples", "store-browser", "");
-    let run = add(run, "shell", "trunnion-examples", "console-shell", "cmdline = \"run=time,heap,poweroff\"");
+    let run = add(run, "hello", "hello", "");
+    let run = add(run, "copy", "block-copy", &disks);
+    let run = add(run, "browser", "store-browser", "");
+    let run = add(run, "shell", "console-shell", "cmdline = \"run=time,heap,poweroff\"");
     let ended = run.option(&["--sequence"]).go(120);
     assert_said(&ended, "hello", "hello from a Rust guest");
     assert_said(&ended, "copy", "block-copy: copied 4194304 bytes");
@@ -148,8 +145,8 @@ fn alone() -> u64 {
 /// A back end that lies to another guest's front end, which comes through it.
 #[test]
 fn what_a_back_end_that_lies_costs_a_neighbour() {
-    let run = add(counted(), "bad", "trunnion-examples", "hostile-back", "cmdline = \"role=back\"");
-    let run = add(run, "wary", "trunnion-examples", "hostile-back", "cmdline = \"role=front rounds=200\"");
+    let run = add(counted(), "bad", "hostile-back", "cmdline = \"role=back\"");
+    let run = add(run, "wary", "hostile-back", "cmdline = \"role=front rounds=200\"");
     let ended = linked(run.tiny("work", ""), "wary", "hvbd", "bad", false);
     assert_said(&ended, "wary", "200 rounds");
     assert_said(&ended, "wary", "0 grants not back");
@@ -173,7 +170,7 @@ fn what_a_block_front_end_that_lies_costs_a_neighbour() {
     let disk = run.path().join("disk.img");
     fs::write(&disk, vec![0; 1 << 20]).expect("the disk can be written");
     let more = format!("disk = [ \"{},raw,xvda,ro\" ]\ncmdline = \"rounds=4000000000\"", disk.display());
-    let ended = beside_one_that_never_ends(add(run, "bad", "trunnion-examples", "hostile-block", &more));
+    let ended = beside_one_that_never_ends(add(run, "bad", "hostile-block", &more));
     assert_little_lost(&ended, alone());
     ended.assert_no_leaks();
 }
@@ -181,7 +178,7 @@ fn what_a_block_front_end_that_lies_costs_a_neighbour() {
 #[test]
 fn what_a_network_front_end_that_lies_costs_a_neighbour() {
     let more = "vif = [ \"\" ]\ncmdline = \"rounds=4000000000\"";
-    let ended = beside_one_that_never_ends(add(counted(), "bad", "trunnion-examples", "hostile-net", more));
+    let ended = beside_one_that_never_ends(add(counted(), "bad", "hostile-net", more));
     assert_little_lost(&ended, alone());
     ended.assert_no_leaks();
 }

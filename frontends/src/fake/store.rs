@@ -21,6 +21,8 @@ pub(crate) struct FakeStore {
     /// Bytes that are moved in one step, to cut messages into pieces.
     pub(crate) piece: usize,
     pub(crate) requests: u32,
+    /// What the toolstack has removed, for good.
+    removed: Vec<String>,
     /// There was something to do the last time.
     awake: bool,
 }
@@ -38,6 +40,7 @@ impl FakeStore {
             conflicts: 0,
             piece: RING_SIZE,
             requests: 0,
+            removed: Vec::new(),
             awake: true,
         }
     }
@@ -55,6 +58,14 @@ impl FakeStore {
         let path = Self::full(path);
         self.values.insert(path.clone(), value.into());
         self.fire(&path);
+    }
+
+    /// The toolstack removes a directory in which the guest may make nothing.
+    pub(crate) fn remove(&mut self, path: &str) {
+        let path = Self::full(path);
+        self.values.retain(|key, _| !key.starts_with(&path));
+        self.fire(&path);
+        self.removed.push(path);
     }
 
     pub(crate) fn watch_count(&self) -> usize {
@@ -94,6 +105,9 @@ impl FakeStore {
         let path = Self::full(&first);
         let mut event = None;
         let result: Result<Vec<u8>, &str> = match kind {
+            Kind::Read | Kind::Write if self.removed.iter().any(|gone| path.starts_with(gone)) => {
+                Err("EACCES")
+            }
             Kind::Read => self.values.get(&path).cloned().ok_or("ENOENT"),
             Kind::Directory => {
                 let prefix = format!("{path}/");

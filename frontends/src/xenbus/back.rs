@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::platform::Platform;
 use crate::store::{Store, Transaction, Watch};
 use crate::text::{Path, Text};
+use crate::xenbus::state_of;
 
 /// A device of this back end: whose it is, and its identity there.
 #[derive(Clone, Copy, Debug)]
@@ -109,20 +110,23 @@ impl<'s, 'p, P: Platform> BackDevice<'s, 'p, P> {
         self.store.write(transaction, path.as_str(), value.as_bytes()).await
     }
 
-    /// Writes this half's state.
+    /// Writes this half's state. A device that the toolstack has removed, which it does when the front end's domain ends, is closed without
+    /// anybody writing it: then [`State::Closing`] and [`State::Closed`] are no errors.
     pub async fn set_state(&self, state: State) -> Result<(), Error> {
-        self.write(Transaction::NONE, "state", state.text()).await
+        match self.write(Transaction::NONE, "state", state.text()).await {
+            Err(Error::Store(_))
+                if matches!(state, State::Closing | State::Closed)
+                    && state_of(self.store, &self.back).await? == State::Unknown =>
+            {
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// The front end's state; [`State::Unknown`] when it is gone.
     pub async fn front_state(&self) -> Result<State, Error> {
-        let path: Path = Text::format(format_args!("{}/state", self.front))?;
-        let mut bytes = [0; 8];
-        match self.store.read(Transaction::NONE, path.as_str(), &mut bytes).await {
-            Ok(value) => Ok(State::parse(value)),
-            Err(Error::Store(_) | Error::TooLong) => Ok(State::Unknown),
-            Err(error) => Err(error),
-        }
+        state_of(self.store, &self.front).await
     }
 
     /// False once the toolstack wants the device away, or has removed it.

@@ -11,9 +11,11 @@ use trunnion_protocol::address::{Gfn, PAGE_SIZE};
 use trunnion_protocol::blkif::request::{Request, Segment, Transfer};
 use trunnion_protocol::blkif::{Block, Operation, SEGMENTS};
 use trunnion_protocol::grant::{Access, permit, place};
+use trunnion_protocol::hypercall::Hypercall;
+use trunnion_protocol::hypercall::misc::MulticallEntry;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::id::{DomainId, GrantRef, Port};
-use trunnion_protocol::layout::Width;
+use trunnion_protocol::layout::{Layout as _, Width};
 use trunnion_protocol::ring::FrontRing;
 
 use super::kernel::Kernel;
@@ -21,6 +23,8 @@ use super::noise;
 
 /// Hypercalls by number, the interesting ones more often.
 const CALLS: [u32; 16] = [12, 13, 15, 17, 18, 20, 20, 20, 21, 24, 29, 32, 32, 34, 48, 40];
+/// The call that carries others.
+const MULTICALL: u32 = Hypercall::Multicall.number();
 /// The reference of the ring's page.
 const RING: u32 = 100;
 /// A page of the guest's own memory, below what its kernel gives out.
@@ -165,7 +169,40 @@ fn call(kernel: &Kernel) {
             arguments[2] = shared.below(4);
         }
     }
+    if number == MULTICALL && shared.permille(950) {
+        arguments[0] = OWN << 12;
+        arguments[1] = list(kernel);
+    }
     kernel.raw(number, arguments);
+}
+
+/// Writes some calls into the guest's own page, as `multicall` takes them, and returns how many it claims: often one too many. A count
+/// without sense makes the hypervisor read all memory as calls, which takes long and rarely meets one.
+fn list(kernel: &Kernel) -> u64 {
+    let shared = &kernel.shared;
+    let count = shared.below(8);
+    if let Some(page) = kernel.page(Gfn(OWN)) {
+        for place in 0..count as usize {
+            let number = u64::from(CALLS[shared.below(CALLS.len() as u64) as usize]);
+            let entry = MulticallEntry {
+                number,
+                result: shared.bits(),
+                arguments: [
+                    shared.below(40),
+                    value(kernel),
+                    shared.below(4),
+                    value(kernel),
+                    value(kernel),
+                    0,
+                ],
+            };
+            let mut bytes = [0; 64];
+            if entry.encode(Width::W64, &mut bytes).is_some() {
+                let _ = page.copy_in(place * bytes.len(), &bytes);
+            }
+        }
+    }
+    count + shared.below(2)
 }
 
 fn scribble(kernel: &Kernel, gfn: u64) {

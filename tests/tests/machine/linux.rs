@@ -90,20 +90,15 @@ fn linux_with_one_vcpu() {
 }
 
 #[test]
-fn linux_with_two_vcpus() {
-    alone(2);
-}
-
-#[test]
 fn linux_with_four_vcpus() {
     alone(4);
 }
 
 #[test]
-fn two_linux_guests_and_a_rust_guest_at_once() {
-    let run = linux(linux(Run::new(DRIVER, QEMU_SVM), "first", 1, ""), "second", 1, "");
+fn two_linux_guests_one_with_two_vcpus_and_a_rust_guest_at_once() {
+    let run = linux(linux(Run::new(DRIVER, QEMU_SVM), "first", 2, ""), "second", 1, "");
     let ended = run.rust("rust", 8, "headless trunnion.demo=1").go(240);
-    check(&ended, "first", 1);
+    check(&ended, "first", 2);
     check(&ended, "second", 1);
     assert_eq!(ended.outcome("rust"), "poweroff", "{}\n{}", ended.console("rust"), ended.report());
     for name in ["first", "second"] {

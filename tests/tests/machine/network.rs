@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::DRIVER;
 use trunnion_tests::linux::PROBE;
-use trunnion_tests::system::{EXAMPLES, Ended, QEMU_SVM, Run, image};
+use trunnion_tests::system::{Ended, QEMU_SVM, Run, image};
 
 /// dom0's own address; the emulator's network gives the guests theirs, and has the gateway at 10.0.2.2.
 const DOM0: &str = "10.0.2.60";
@@ -60,8 +60,7 @@ fn free_port() -> u16 {
 
 /// Adds the Rust guest that serves a page, at [`WEB`].
 fn web(run: Run, requests: u32) -> Run {
-    let image =
-        trunnion_cli::images::build("trunnion-guest", "trunnion-web").unwrap_or_else(|f| panic!("{f:?}"));
+    let image = image("trunnion-web");
     let text = format!(
         "name = \"web\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\nvif = [ \"mac=00:16:3e:01:02:03\" ]\n\
          cmdline = \"ip={WEB}/24 gateway=10.0.2.2 requests={requests}\"\n",
@@ -236,8 +235,7 @@ n=0; until [ \"$(xenstore-read data/go 2>/dev/null)\" = yes ] || [ $n -gt 300 ];
         .linux("first", 160, &script(1, 2), "vif = [ \"\" ]")
         .linux("second", 160, &script(2, 1), "vif = [ \"\" ]")
         .start(3000);
-    let image =
-        trunnion_cli::images::build("trunnion-guest", "trunnion-web").unwrap_or_else(|f| panic!("{f:?}"));
+    let image = image("trunnion-web");
     let third = live.folder().join("third.cfg");
     let text = format!(
         "name = \"third\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\nvif = [ \"\" ]\n",
@@ -285,9 +283,8 @@ fn ports_and_domains_come_and_go_beside_a_long_connection() {
 
 /// Adds one of the book's example guests.
 fn example(run: Run, name: &str, bin: &str, more: &str) -> Run {
-    let image = image("trunnion-examples", &EXAMPLES, bin);
-    let text =
-        format!("name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\n{more}\n", image.display());
+    let image = image(bin).display().to_string();
+    let text = format!("name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{image}\"\n{more}\n");
     run.domain(name, &text)
 }
 

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use trunnion_tests::system::{Outer, QEMU_SVM, REAL_XEN, Run};
+use trunnion_tests::system::{Outer, QEMU_SVM, REAL_XEN, Run, image};
 
 use crate::DRIVER;
 
@@ -32,8 +32,7 @@ fn disk_and_network(outer: Outer) {
     let rule = format!("tcp:{port}:10.0.2.50:80");
     let run = Run::new(DRIVER, outer).option(&["--net", "user", "--forward", &rule]);
     let run = run.rust("disk", 16, "headless trunnion.demo=1");
-    let web = trunnion_cli::images::build("trunnion-guest", "trunnion-web")
-        .unwrap_or_else(|failure| panic!("the web server: {failure:?}"));
+    let web = image("trunnion-web");
     let text = format!(
         "name = \"web\"\ntype = \"pvh\"\nmemory = 32\nkernel = \"{}\"\n\
          cmdline = \"ip=10.0.2.50/24 gateway=10.0.2.2 requests=1\"\nvif = [ \"mac=00:16:3e:00:00:50\" ]\n",
