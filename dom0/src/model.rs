@@ -60,25 +60,13 @@ pub struct Model<M: GuestMemory, C, P> {
     /// The level of the interrupt line that the hypervisor was told.
     line: bool,
     unknown: u32,
-    /// A request may have given the board something to do.
-    touched: bool,
 }
 
 impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
     /// A model of a guest that has never run.
     pub fn new(board: Board<M>, core: C, pages: P, ram: [Range<u64>; 4]) -> Self {
         let answered = vec![0; pages.as_ref().len()];
-        Self {
-            board,
-            core,
-            pages,
-            answered,
-            ram,
-            known: Known::default(),
-            line: false,
-            unknown: 0,
-            touched: true,
-        }
+        Self { board, core, pages, answered, ram, known: Known::default(), line: false, unknown: 0 }
     }
 
     /// Answers at most one request of each vCPU. Returns whether there was one, and there may be more.
@@ -97,12 +85,6 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         self.tell();
     }
 
-    /// Whether the requests since the last call may have given the board something to do, so that [`Self::poll`] is due. Reads of
-    /// device memory and ends of interrupts give it nothing.
-    pub fn take_touched(&mut self) -> bool {
-        core::mem::take(&mut self.touched)
-    }
-
     /// Answers a vCPU's request, if it has one.
     fn serve(&mut self, vcpu: usize, now: Time) -> Option<()> {
         let page = self.pages.as_ref().get(vcpu)?;
@@ -117,7 +99,6 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         let mut state = None;
         match RequestKind::from_number(request.kind) {
             Some(RequestKind::Port) => {
-                self.touched = true;
                 let width = Width::of(usize::from(request.size)).unwrap_or(Width::Byte);
                 if request.read != 0 {
                     answer.value = u64::from(self.board.port_read(request.port, width, now));
@@ -128,7 +109,6 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
             Some(RequestKind::Instruction) => {
                 let mut registers = page.load(REQUEST_STATE).ok()?;
                 if !self.moves(&mut registers, request.value, now) {
-                    self.touched = true;
                     self.emulate(&mut registers, &mut answer, now);
                 }
                 answer.flags |= answer_flags::STATE;
@@ -157,7 +137,6 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         let Some(plain) = self.known.find(state, &self.board.memory, address) else { return false };
         let mut bytes = plain.stored.unwrap_or(0).to_le_bytes();
         let Some(moved) = bytes.get_mut(..plain.size) else { return false };
-        self.touched |= plain.stored.is_some();
         let mut bus = Bus { board: &mut self.board, ram: &self.ram, now };
         // No device here answers later.
         let _ = match plain.stored {

@@ -5,17 +5,13 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
-use alloc::sync::Arc;
-use alloc::task::Wake;
 use core::cell::Cell;
 use core::future::poll_fn;
 use core::ops::Range;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Context, Poll, Waker};
+use core::task::{Context, Poll};
 use core::time::Duration;
 
-use spin::Mutex;
 use trunnion_devices::board::{Board, Event};
 use trunnion_devices::time::Time;
 use trunnion_guest::answers;
@@ -79,25 +75,6 @@ pub(super) struct Stop {
     pub(super) signal: Signal,
 }
 
-/// Notes that storage, a network or a line has something for the board, and wakes the task.
-#[derive(Default)]
-struct Poke {
-    poked: AtomicBool,
-    task: Mutex<Option<Waker>>,
-}
-
-impl Wake for Poke {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.poked.store(true, Ordering::Relaxed);
-        if let Some(waker) = &*self.task.lock() {
-            waker.wake_by_ref();
-        }
-    }
-}
-
 /// A model that runs.
 pub(super) struct Task {
     domain: DomainId,
@@ -105,7 +82,6 @@ pub(super) struct Task {
     start: Duration,
     listener: Listener,
     sleep: Option<(Duration, Pin<Box<Sleep>>)>,
-    poke: Arc<Poke>,
     /// The line that the firmware is writing.
     log: String,
     /// How many there were.
@@ -127,7 +103,6 @@ impl Task {
             start: clock::now(),
             listener: Listener::new(port),
             sleep: None,
-            poke: Arc::default(),
             log: String::new(),
             lines: 0,
         }
@@ -156,17 +131,7 @@ impl Task {
             }
             now = self.now();
         }
-        // Most requests leave the board as it is, and nothing else was said to this task.
-        let late = self.sleep.as_ref().is_some_and(|(moment, _)| *moment <= self.start + at(now));
-        let poked = self.poke.poked.swap(false, Ordering::Relaxed);
-        if turns > 0 && !self.model.take_touched() && !late && !poked {
-            return Poll::Pending;
-        }
-        if !self.poke.task.lock().as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-            *self.poke.task.lock() = Some(context.waker().clone());
-        }
-        let waker = Waker::from(Arc::clone(&self.poke));
-        self.model.poll(&mut Context::from_waker(&waker), now);
+        self.model.poll(context, now);
         self.report();
         self.rest(context, now);
         Poll::Pending
@@ -232,11 +197,6 @@ impl Task {
             _ => {}
         }
     }
-}
-
-/// A moment of the guest's time as a duration.
-const fn at(now: Time) -> Duration {
-    Duration::from_nanos(now.0)
 }
 
 /// Ends a guest as it wants it.
