@@ -83,8 +83,8 @@ pub fn step<M: Machine>(state: &mut VcpuState, machine: &mut M) -> Outcome {
     });
     let (again, kept, halted) = (cpu.again, cpu.kept, cpu.halted);
     let next = match cpu.bits {
-        16 => cpu.next & 0xffff,
-        32 => cpu.next & 0xffff_ffff,
+        // Only branches cut it to 16 bits; what runs on beyond 64 KiB meets the segment's limit.
+        16 | 32 => cpu.next & 0xffff_ffff,
         _ => cpu.next,
     };
     match result {

@@ -145,6 +145,11 @@ pub(crate) fn undefined<M: Machine>(running: &mut Running<'_, M>) -> Verdict {
 
 #[cold]
 fn exception<M: Machine>(running: &mut Running<'_, M>, vector: u8, error: Option<u32>, at: Gva) -> Verdict {
+    if vector == vector::UD
+        && let Some(verdict) = model::ask_forced(running)
+    {
+        return verdict;
+    }
     // The other vendor's hypercall instruction raises #UD on this one. It means the same.
     if vector == vector::UD
         && let Some(length) = find_length(running, &Exit::Hypercall)

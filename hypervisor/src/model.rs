@@ -14,6 +14,8 @@ pub struct Model {
     port: Port,
     /// vCPU 0's page; the others' follow. The model has a reference to each.
     pages: Mfn,
+    /// Bits of [`model_flags`].
+    flags: u16,
 }
 
 /// What a vCPU has asked.
@@ -70,7 +72,7 @@ impl<M: Machine> Domain<M> {
         if let Some(first) = self.vcpus.first() {
             first.local.lock().lapic.wire();
         }
-        self.model.call_once(|| Model { of: of.id, port, pages: Mfn(call.frame) });
+        self.model.call_once(|| Model { of: of.id, port, pages: Mfn(call.frame), flags: call.flags });
         Ok(())
     }
 
@@ -114,6 +116,18 @@ pub fn ask_instruction<M: Machine>(running: &Running<'_, M>, address: u64) -> Ve
     let request = Request { kind: RequestKind::Instruction.number(), value: address, ..Request::default() };
     ask(running.host, running.domain, running.vcpu, request);
     Verdict::Resume
+}
+
+/// Asks for the instruction behind the forced-emulation prefix, where the domain may use it and the bytes that raised #UD are one.
+pub fn ask_forced<M: Machine>(running: &mut Running<'_, M>) -> Option<Verdict> {
+    running.domain.model.get().filter(|model| model.flags & model_flags::FORCED != 0)?;
+    let at = exit::code_address(running);
+    let mut bytes = [0; FORCED.len()];
+    if running.with_memory(|memory| memory.fetch(at, &mut bytes).len()) < FORCED.len() || bytes != FORCED {
+        return None;
+    }
+    exit::advance(running, FORCED.len() as u8);
+    Some(ask_instruction(running, 0))
 }
 
 /// The model has answered a vCPU; `ESRCH` when this is not what the vCPU waits for.

@@ -19,8 +19,8 @@ mod vcpu;
 
 pub use counters::{DomainCounters, ExitKind, ExitTally};
 pub use model::{
-    ANSWER_OFFSET, ANSWER_STATE, Answer, ModelAnswer, ModelSignal, NO_VECTOR, REQUEST_STATE, Request,
-    RequestKind, SetModel, SignalKind, answer_flags,
+    ANSWER_OFFSET, ANSWER_STATE, Answer, FORCED, ModelAnswer, ModelSignal, NO_VECTOR, REQUEST_STATE, Request,
+    RequestKind, SetModel, SignalKind, answer_flags, model_flags,
 };
 pub use vcpu::{Gpr, Segment, Table, VcpuState};
 

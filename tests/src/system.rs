@@ -112,10 +112,16 @@ impl Run {
         self.tiny_as(name, name, more)
     }
 
+    /// The image of a tiny machine guest.
+    #[must_use]
+    pub fn tiny_image(guest: &str) -> PathBuf {
+        image(&format!("tiny-{guest}"))
+    }
+
     /// Adds a tiny machine guest under a name of its own.
     #[must_use]
     pub fn tiny_as(self, name: &str, guest: &str, more: &str) -> Self {
-        let image = image(&format!("tiny-{guest}"));
+        let image = Self::tiny_image(guest);
         let text = format!(
             "name = \"{name}\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\non_reboot = \"destroy\"\n{more}\n",
             image.display()
@@ -208,7 +214,7 @@ const IMAGES: [Image; 15] = [
 ];
 
 /// The tiny guests, which have no memory allocator: what the others ask of the packages that they share would ask for one.
-const TINY: [Image; 10] = [
+const TINY: [Image; 11] = [
     ("trunnion-tests", "tiny-basics"),
     ("trunnion-tests", "tiny-events"),
     ("trunnion-tests", "tiny-memory"),
@@ -219,6 +225,7 @@ const TINY: [Image; 10] = [
     ("trunnion-tests", "tiny-work"),
     ("trunnion-tests", "tiny-triple"),
     ("trunnion-tests", "tiny-refused"),
+    ("trunnion-tests", "tiny-prefix"),
 ];
 
 /// The image of a guest. The first that is asked for brings all of its list: an image is the work of one thread, and one cargo keeps all

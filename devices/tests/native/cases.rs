@@ -1,9 +1,50 @@
 //! Random instructions that a process may execute, with registers that make most of their accesses hit.
 
-use iced_x86::{InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Code, Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
-use super::child::{CODE, Case, START, WINDOW};
-use super::decode;
+/// The page of code, which reads and executes.
+pub(crate) const CODE: u64 = 0x1000_0000;
+/// Where the instruction begins: it may cross into nothing at the page's end only by jumping.
+pub(crate) const START: u64 = CODE + 0x800;
+/// The window: two pages that can be written, and one that can be read. Nothing before and behind.
+pub(crate) const WINDOW: u64 = 0x2000_0000;
+/// Bytes of the window.
+pub(crate) const LENGTH: usize = 0x3000;
+/// Bytes of it that can be written.
+pub(crate) const WRITABLE: usize = 0x2000;
+/// An instruction with its registers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) bits: u32,
+    pub(crate) code: [u8; 16],
+    pub(crate) gpr: [u64; 16],
+    pub(crate) flags: u64,
+}
+
+impl Case {
+    pub(crate) const BYTES: usize = 8 + 16 + 8 * 17;
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = u64::from(self.bits).to_le_bytes().to_vec();
+        bytes.extend(self.code);
+        bytes.extend(self.gpr.iter().chain([&self.flags]).flat_map(|value| value.to_le_bytes()));
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let word = |n: usize| u64::from_le_bytes(bytes[n..n + 8].try_into().unwrap());
+        let mut gpr = [0; 16];
+        for (n, value) in gpr.iter_mut().enumerate() {
+            *value = word(24 + 8 * n);
+        }
+        Self { bits: word(0) as u32, code: bytes[8..24].try_into().unwrap(), gpr, flags: word(152) }
+    }
+}
+
+/// Decodes a case's instruction.
+pub(crate) fn decode(case: &Case) -> Instruction {
+    Decoder::with_ip(case.bits, &case.code, START, 0).decode()
+}
 
 /// A small generator (splitmix64): the same cases for the same seed.
 pub(crate) struct Random(pub(crate) u64);
@@ -64,8 +105,58 @@ fn excluded(name: Mnemonic) -> bool {
     )
 }
 
+/// Who executes a case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    /// A process of Linux.
+    User,
+    /// A guest of its own, which may all.
+    #[allow(dead_code, reason = "the machine's comparison is another program")]
+    Kernel,
+}
+
+/// What a guest that may all cannot do twice, or not come back from.
+fn irreversible(name: Mnemonic) -> bool {
+    matches!(
+        name,
+        Mnemonic::Hlt
+            | Mnemonic::Cli
+            | Mnemonic::Sti
+            | Mnemonic::Int
+            | Mnemonic::Int1
+            | Mnemonic::Int3
+            | Mnemonic::Into
+            | Mnemonic::Lgdt
+            | Mnemonic::Lidt
+            | Mnemonic::Lldt
+            | Mnemonic::Ltr
+            | Mnemonic::Lmsw
+            | Mnemonic::Clts
+            | Mnemonic::Invd
+            | Mnemonic::Wbinvd
+            | Mnemonic::Wbnoinvd
+            | Mnemonic::In
+            | Mnemonic::Out
+            | Mnemonic::Insb
+            | Mnemonic::Insw
+            | Mnemonic::Insd
+            | Mnemonic::Outsb
+            | Mnemonic::Outsw
+            | Mnemonic::Outsd
+            | Mnemonic::Rdmsr
+            | Mnemonic::Wrmsr
+            | Mnemonic::Rdpmc
+            | Mnemonic::Cpuid
+            | Mnemonic::Rdtsc
+            | Mnemonic::Rdtscp
+            | Mnemonic::Iret
+            | Mnemonic::Iretd
+            | Mnemonic::Iretq
+    )
+}
+
 /// A random case, unless what came out cannot be compared.
-pub(crate) fn case(random: &mut Random, bits: u32) -> Option<Case> {
+pub(crate) fn case(random: &mut Random, bits: u32, level: Level) -> Option<Case> {
     let mut code = Vec::new();
     for (prefix, one_of) in [
         (0x66, 4),
@@ -116,11 +207,29 @@ pub(crate) fn case(random: &mut Random, bits: u32) -> Option<Case> {
         gpr: std::array::from_fn(|_| random.value()),
         flags: 0x202 | random.next() & 0x8d5 | u64::from(random.chance(3)) << 10,
     };
-    if bits == 32 {
+    if bits == 16 {
+        // The data segments begin at the window.
+        case.gpr
+            .iter_mut()
+            .filter(|value| (WINDOW..WINDOW + 0x4000).contains(value))
+            .for_each(|value| *value -= WINDOW);
+    }
+    if bits != 64 {
         case.gpr.iter_mut().for_each(|value| *value &= 0xffff_ffff);
     }
     let instruction = decode(&case);
-    if excluded(instruction.mnemonic()) {
+    let name = instruction.mnemonic();
+    let unfit = match level {
+        Level::User => excluded(name),
+        Level::Kernel => {
+            irreversible(name)
+                || (0..instruction.op_count()).any(|operand| {
+                    let register = instruction.op_register(operand);
+                    register.is_cr() || register.is_dr() || register.is_tr()
+                })
+        }
+    };
+    if unfit {
         return None;
     }
     if instruction.is_invalid()
@@ -138,7 +247,9 @@ pub(crate) fn case(random: &mut Random, bits: u32) -> Option<Case> {
     let length = if instruction.is_invalid() { 16 } else { instruction.len() };
     case.code[length..].fill(0xf4);
     aim(random, &mut case, &instruction);
-    let name = instruction.mnemonic();
+    if level == Level::Kernel && differs_in_qemu(&case, &instruction) {
+        return None;
+    }
     let small = instruction.op0_register().size() == 2 || instruction.memory_size().size() == 2;
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&instruction);
@@ -168,14 +279,46 @@ pub(crate) fn case(random: &mut Random, bits: u32) -> Option<Case> {
         && case.code[..length].iter().any(|byte| matches!(byte, 0xf2 | 0xf3))
         || instruction.is_invalid()
             && case.code.windows(2).any(|pair| matches!(pair, [0x0f, 0x00 | 0x01 | 0x20 | 0x22]));
-    if segments || own || open || vendor || far || secret {
+    if level == Level::User && segments || own || open || vendor || far || secret {
         return None;
     }
     Some(case)
 }
 
-fn count(instruction: &iced_x86::Instruction, case: &Case) -> u64 {
-    let count = match instruction.op2_kind() {
+/// What QEMU's processor does otherwise than the manuals say, and the host's does.
+fn differs_in_qemu(case: &Case, instruction: &Instruction) -> bool {
+    let name = instruction.mnemonic();
+    // It lets LOCK pass before everything, and knows TEST by one number only.
+    let decoded = instruction.is_invalid() && case.code.contains(&0xf0)
+        || matches!(
+            instruction.code(),
+            Code::Test_rm8_imm8_F6r1
+                | Code::Test_rm16_imm16_F7r1
+                | Code::Test_rm32_imm32_F7r1
+                | Code::Test_rm64_imm32_F7r1
+        );
+    // Operands of 32 bits without a prefix; what RET takes off the stack is a signed number; ENTER does not try the stack's new end.
+    let counted = case.bits == 16 && matches!(name, Mnemonic::Movbe | Mnemonic::Crc32)
+        || name == Mnemonic::Ret && instruction.op_count() > 0 && instruction.immediate16() > 0x7fff
+        || name == Mnemonic::Enter && instruction.immediate16() > 0x100;
+    // Where the next instruction is, it counts without the immediate byte of these.
+    let relative = instruction.is_ip_rel_memory_operand() && matches!(name, Mnemonic::Shld | Mnemonic::Shrd);
+    // A REX that is not the last prefix still counts.
+    let legacy =
+        |byte: u8| matches!(byte, 0x66 | 0x67 | 0xf2 | 0xf3 | 0xf0 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65);
+    let rex = |byte: u8| case.bits == 64 && matches!(byte, 0x40..=0x4f);
+    let mut prefixes = case.code.iter().copied().take_while(|&byte| legacy(byte) || rex(byte));
+    let early = prefixes.any(rex) && prefixes.next().is_some();
+    // Code can be written to.
+    let written = case.bits != 64
+        && instruction.op_count() > 0
+        && instruction.op0_kind() == OpKind::Memory
+        && instruction.memory_segment() == Register::CS;
+    decoded || counted || relative || early || written
+}
+
+fn count(instruction: &Instruction, case: &Case) -> u64 {
+    let count = match instruction.op_kind(instruction.op_count() - 1) {
         OpKind::Immediate8 => instruction.immediate8().into(),
         _ => case.gpr[1],
     };
@@ -183,25 +326,27 @@ fn count(instruction: &iced_x86::Instruction, case: &Case) -> u64 {
 }
 
 /// Moves the registers of an address so that most accesses are in the window.
-fn aim(random: &mut Random, case: &mut Case, instruction: &iced_x86::Instruction) {
+fn aim(random: &mut Random, case: &mut Case, instruction: &Instruction) {
     if random.chance(6) {
         return;
     }
-    let mask = if case.bits == 32 { 0xffff_ffff } else { u64::MAX };
+    let mask = if case.bits == 64 { u64::MAX } else { 0xffff_ffff };
+    let start = if case.bits == 16 { WINDOW } else { 0 };
     for register in [4, 6, 7] {
-        case.gpr[register] = random.place();
+        case.gpr[register] = random.place() - start;
     }
     if instruction.has_rep_prefix() || instruction.has_repne_prefix() {
         case.gpr[1] = random.below(40);
     }
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
-    if base.is_gpr() && base.size() >= 4 && base != index {
+    if base.is_gpr() && (base.size() >= 4 || case.bits == 16) && base != index {
         let address = instruction.virtual_address(0, 0, |register, _, _| {
             Some(if register.is_gpr() { case.gpr[register.full_register().number()] } else { 0 })
         });
         if let Some(address) = address {
             let number = base.full_register().number();
-            case.gpr[number] = case.gpr[number].wrapping_add(random.place().wrapping_sub(address)) & mask;
+            case.gpr[number] =
+                case.gpr[number].wrapping_add((random.place() - start).wrapping_sub(address)) & mask;
         }
     }
     // A quarter of the branches through a register or memory has somewhere to go.
@@ -209,13 +354,18 @@ fn aim(random: &mut Random, case: &mut Case, instruction: &iced_x86::Instruction
         && matches!(instruction.mnemonic(), Mnemonic::Jmp | Mnemonic::Call)
         && instruction.op0_register().is_gpr()
     {
-        case.gpr[instruction.op0_register().full_register().number()] = CODE + random.below(0x700);
+        let page = if case.bits == 16 { 0 } else { CODE };
+        case.gpr[instruction.op0_register().full_register().number()] = page + random.below(0x700);
     }
 }
 
 /// Flags that the manual leaves undefined after an instruction.
 pub(crate) fn undefined(case: &Case) -> u64 {
-    let bits = decode(case).rflags_undefined();
+    let mut bits = decode(case).rflags_undefined();
+    // The decoder takes a rotation by a multiple of the width for none.
+    if matches!(decode(case).mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr) && count(&decode(case), case) != 1 {
+        bits |= iced_x86::RflagsBits::OF;
+    }
     [
         (iced_x86::RflagsBits::OF, 11),
         (iced_x86::RflagsBits::SF, 7),

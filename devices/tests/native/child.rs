@@ -10,47 +10,10 @@ use std::io::Read;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The page of code, full of HLT; reads and executes.
-pub(crate) const CODE: u64 = 0x1000_0000;
-/// Where the instruction begins: it may cross into nothing at the page's end only by jumping.
-pub(crate) const START: u64 = CODE + 0x800;
-/// The window: two pages that can be written, and one that can be read. Nothing before and behind.
-pub(crate) const WINDOW: u64 = 0x2000_0000;
-/// Bytes of the window.
-pub(crate) const LENGTH: usize = 0x3000;
-/// Bytes of it that can be written.
-pub(crate) const WRITABLE: usize = 0x2000;
+use super::cases::{CODE, Case, LENGTH, START, WINDOW, WRITABLE};
+
 /// Where the child writes what it executes.
 const ALIAS: u64 = 0x2345_6789_a000;
-
-/// An instruction with its registers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
-    pub(crate) bits: u32,
-    pub(crate) code: [u8; 16],
-    pub(crate) gpr: [u64; 16],
-    pub(crate) flags: u64,
-}
-
-impl Case {
-    const BYTES: usize = 8 + 16 + 8 * 17;
-
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = u64::from(self.bits).to_le_bytes().to_vec();
-        bytes.extend(self.code);
-        bytes.extend(self.gpr.iter().chain([&self.flags]).flat_map(|value| value.to_le_bytes()));
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Self {
-        let word = |n: usize| u64::from_le_bytes(bytes[n..n + 8].try_into().unwrap());
-        let mut gpr = [0; 16];
-        for (n, value) in gpr.iter_mut().enumerate() {
-            *value = word(24 + 8 * n);
-        }
-        Self { bits: word(0) as u32, code: bytes[8..24].try_into().unwrap(), gpr, flags: word(152) }
-    }
-}
 
 /// How a case ended.
 #[derive(Clone, Copy, Debug, Default)]

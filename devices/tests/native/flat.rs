@@ -5,7 +5,8 @@ use trunnion_devices::width::Width;
 use trunnion_protocol::address::Gpa;
 use trunnion_protocol::control::{Segment, Table, VcpuState};
 
-use super::child::{CODE, Case, LENGTH, START, Verdict, WINDOW, WRITABLE, content, sum};
+use super::cases::{CODE, Case, LENGTH, START, WINDOW, WRITABLE, decode};
+use super::child::{Verdict, content, sum};
 
 /// Where the pages are in physical memory.
 const TABLES: u64 = 0x10000;
@@ -130,7 +131,7 @@ pub(crate) fn emulate(case: &Case) -> Option<(Outcome, Verdict)> {
             Outcome::Fault(fault) => Some(fault),
             _ => None,
         };
-        let length = super::decode(case).len() as u64;
+        let length = decode(case).len() as u64;
         if state.rflags & ALIGNMENT != 0 || (1..length).contains(&state.rip.wrapping_sub(START)) {
             // The child's handler would be held to aligned accesses; or another instruction comes behind this one.
             return None;

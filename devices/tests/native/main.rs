@@ -14,11 +14,10 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use iced_x86::Decoder;
 use trunnion_devices::emulate::{Fault, Outcome};
 
-use cases::Random;
-use child::{Case, Verdict};
+use cases::{Case, Level, Random, START};
+use child::Verdict;
 
 /// Compared in each mode; in the full tier many more.
 const CASES: usize = 15_000;
@@ -44,7 +43,7 @@ fn the_processor_agrees() {
     for bits in [32, 64] {
         let end = cases.len() + if full { FULL } else { CASES };
         while cases.len() < end {
-            let Some(case) = cases::case(&mut random, bits) else { continue };
+            let Some(case) = cases::case(&mut random, bits, Level::User) else { continue };
             let outcome = flat::emulate(&case);
             match outcome {
                 Some((Outcome::Unknown(_), _)) => *unknown.entry(cases::name(&case)).or_default() += 1,
@@ -136,7 +135,7 @@ impl Verdict {
     /// In words that both sides have. The page is full of HLT, which faults in a process: a case that gets there has
     /// completed its instruction.
     fn plain(&self, case: &Case) -> Plain {
-        let elsewhere = self.rip != child::START;
+        let elsewhere = self.rip != START;
         let completed = elsewhere && (self.vector == 13 && self.error == 0 || self.vector == 14);
         const KERNEL: u64 = (1 << 47) - 0x1000;
         // Linux tells nobody which of its own pages are there.
@@ -162,9 +161,4 @@ impl Verdict {
         }
         verdict
     }
-}
-
-/// Decodes a case's instruction.
-fn decode(case: &Case) -> iced_x86::Instruction {
-    Decoder::with_ip(case.bits, &case.code, child::START, 0).decode()
 }

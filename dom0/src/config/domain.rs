@@ -112,6 +112,8 @@ pub struct Hvm {
     pub platform_device: bool,
     /// `hpet`.
     pub hpet: bool,
+    /// `hvm_fep`: instructions behind the forced-emulation prefix are emulated.
+    pub forced: bool,
 }
 
 impl Default for Hvm {
@@ -125,6 +127,7 @@ impl Default for Hvm {
             vga: None,
             platform_device: true,
             hpet: true,
+            forced: false,
         }
     }
 }

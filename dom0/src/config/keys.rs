@@ -32,6 +32,7 @@ pub(super) const KNOWN: &[&str] = &[
     "vga",
     "xen_platform_pci",
     "hpet",
+    "hvm_fep",
 ];
 
 /// Keys of Xen that change nothing here: a file that has them still works.

@@ -420,6 +420,7 @@ impl Keys {
             vga: text(self, "vga", log),
             platform_device: self.flag("xen_platform_pci", true, log),
             hpet: self.flag("hpet", true, log),
+            forced: self.flag("hvm_fep", false, log),
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Pc {
     pub serial: bool,
     /// There is a high precision event timer.
     pub hpet: bool,
+    /// The forced-emulation prefix works.
+    pub forced: bool,
     /// There is the device by which guests of Xen find their back ends.
     pub platform: bool,
     /// IDE drives.
@@ -99,6 +101,7 @@ pub fn pc(config: &DomainConfig, firmware: u64, host: &Capacity) -> Result<Plan,
         boot: config.hvm.boot.clone(),
         serial: config.hvm.serial,
         hpet: config.hvm.hpet,
+        forced: config.hvm.forced,
         platform: config.hvm.platform_device,
         drives,
         floppy: config.hvm.floppy.clone(),

@@ -16,7 +16,7 @@ use trunnion_guest::events;
 use trunnion_guest::executor::Spawner;
 use trunnion_guest::hypercall;
 use trunnion_guest::memory::{Pages, pages};
-use trunnion_protocol::control::{Operation, SetModel};
+use trunnion_protocol::control::{Operation, SetModel, model_flags};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::{DomainId, Port};
 
@@ -72,7 +72,12 @@ impl Models {
             port,
         };
         self.running.borrow_mut().insert(domain, running);
-        let mut call = SetModel { domain: domain.0, pad: 0, port: port.0, frame: pages.first().0 };
+        let mut call = SetModel {
+            domain: domain.0,
+            flags: if parts.pc.forced { model_flags::FORCED } else { 0 },
+            port: port.0,
+            frame: pages.first().0,
+        };
         hypercall::control(Operation::SetModel, &mut call)?;
 
         let (board, joined) = board::board(domain, parts, &mut sources);

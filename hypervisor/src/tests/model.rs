@@ -37,7 +37,7 @@ impl Modelled {
         let port =
             world.with(&world.dom0, EventChannelOp, EventOp::AllocUnbound.number(), open).unwrap().port;
         let pages = world.base + 0x10_0000;
-        let call = SetModel { domain: guest.id.0, pad: 0, port: port.0, frame: pages >> 12 };
+        let call = SetModel { domain: guest.id.0, flags: 0, port: port.0, frame: pages >> 12 };
         let wrong =
             [SetModel { port: 77, ..call }, SetModel { frame: 0, ..call }, SetModel { domain: 0, ..call }];
         for wrong in wrong {

@@ -96,14 +96,23 @@ const _: () = assert!(size_of::<VcpuState>() <= ANSWER_OFFSET - REQUEST_STATE);
 pub struct SetModel {
     /// The domain.
     pub domain: u16,
-    /// Zero.
-    pub pad: u16,
+    /// Bits of [`model_flags`].
+    pub flags: u16,
     /// Port of the calling domain that is sent to when a request waits: one of its unbound ports, for the domain.
     pub port: u32,
     /// Machine frame of vCPU 0's page; the other vCPUs' follow. They are the calling domain's own, and stay what they are until
     /// the domain is destroyed.
     pub frame: u64,
 }
+
+/// Bits of [`SetModel::flags`].
+pub mod model_flags {
+    /// The model carries out each instruction that has [`super::FORCED`] before it, whatever it touches. For debugging.
+    pub const FORCED: u16 = 1;
+}
+
+/// The forced-emulation prefix: UD2, and `xen` (Xen's `hvm_fep`).
+pub const FORCED: [u8; 5] = *b"\x0f\x0bxen";
 
 /// Input of [`Operation::ModelAnswer`](super::Operation::ModelAnswer).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -5,6 +5,7 @@ mod guests;
 mod hvm;
 mod linux;
 mod network;
+mod prefix;
 mod terminal;
 mod trouble;
 mod verbs;
