@@ -45,6 +45,8 @@ pub struct Controller {
     last_was_command: bool,
     memory: [u8; 32],
     reset: bool,
+    /// A byte was read since this was last asked.
+    fell: bool,
     /// The keyboard.
     pub keyboard: Keyboard,
     /// The mouse.
@@ -62,6 +64,7 @@ impl Default for Controller {
             last_was_command: false,
             memory: [0; 32],
             reset: false,
+            fell: false,
             keyboard: Keyboard::default(),
             mouse: Mouse::default(),
         }
@@ -99,6 +102,11 @@ impl Controller {
         core::mem::take(&mut self.reset)
     }
 
+    /// Whether the lines fell since this was last asked: each byte that is read lowers them, though the next one may stand there already.
+    pub fn take_fall(&mut self) -> bool {
+        core::mem::take(&mut self.fell)
+    }
+
     /// Fills the output buffer from whatever has something to say.
     pub fn refill(&mut self) {
         if self.buffer.is_some() {
@@ -128,6 +136,7 @@ impl Controller {
         }
         if let Some((value, _)) = self.buffer.take() {
             self.last = value;
+            self.fell = true;
         }
         self.refill();
         self.last
@@ -224,6 +233,12 @@ mod tests {
         c.refill();
         assert_eq!(c.read(0x60), 0x9e);
         assert!(!c.lines().keyboard);
+        c.take_fall();
+        c.keyboard.press(&[0x1c, 0xf0, 0x1c]);
+        c.refill();
+        assert!(c.lines().keyboard && !c.take_fall());
+        assert_eq!(c.read(0x60), 0x1e);
+        assert!(c.lines().keyboard && c.take_fall(), "an edge for each byte");
     }
 
     #[test]

@@ -85,6 +85,11 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         self.tell();
     }
 
+    /// A non-maskable interrupt, as from a button.
+    pub fn nmi(&self) {
+        self.core.signal(SignalKind::Nmi, 0, 0);
+    }
+
     /// Answers a vCPU's request, if it has one.
     fn serve(&mut self, vcpu: usize, now: Time) -> Option<()> {
         let page = self.pages.as_ref().get(vcpu)?;
@@ -108,7 +113,8 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
             }
             Some(RequestKind::Instruction) => {
                 let mut registers = page.load(REQUEST_STATE).ok()?;
-                if !self.moves(&mut registers, request.value, now) {
+                // Behind the forced-emulation prefix the address is 0, where no device is.
+                if request.value == 0 || !self.moves(&mut registers, request.value, now) {
                     self.emulate(&mut registers, &mut answer, now);
                 }
                 answer.flags |= answer_flags::STATE;

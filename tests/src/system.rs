@@ -269,6 +269,26 @@ impl Live {
         });
     }
 
+    /// Waits until the screen of an emulated PC shows `text`; panics when the run ends before.
+    pub fn wait_for_screen(&mut self, name: &str, text: &str) {
+        let words = ["xl", "screenshot", name, "--text"];
+        let mut screen = String::new();
+        while !screen.contains(text) {
+            std::thread::sleep(Duration::from_millis(200));
+            let status = self.child.try_wait().expect("the run can be waited for");
+            assert!(
+                status.is_none(),
+                "waited for {text:?} on the screen of {name}, which showed\n{screen}\nthe run: {status:?}\n{}",
+                ended(self.folder(), -1).report()
+            );
+            // There is no screen while the platform starts, or a mode is changed.
+            let output = self.try_tool(&words);
+            if output.status.success() {
+                screen = String::from_utf8_lossy(&output.stdout).into_owned();
+            }
+        }
+    }
+
     /// Waits until a domain runs for the first time; panics when the run ends before.
     pub fn wait_running(&mut self, name: &str) {
         let errors = self.folder().join("errors");

@@ -39,6 +39,12 @@ pub(crate) enum Ask {
     NicAttach { domain: String, specification: String },
     /// Take one away, by number or address.
     NicDetach { domain: String, nic: String },
+    /// Press a button of an emulated PC: `power`, `reset`, `nmi`, `sleep`.
+    Trigger { domain: String, button: String },
+    /// Type keys: the scan codes of each.
+    Keys { domain: String, keys: Vec<Vec<u8>> },
+    /// Write the screen of an emulated PC to a file (an absolute path); without one, answer with its characters, line by line.
+    Screenshot { domain: String, file: Option<PathBuf> },
     /// Watch paths: after the answer, one line (a JSON string) a change.
     Watch { paths: Vec<String> },
 }

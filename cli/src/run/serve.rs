@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::Duration;
 use trunnion_dom0::control::reply::DomainState;
-use trunnion_dom0::control::request::{DeviceRequest, DomainName, ShutdownKind, StoreRequest};
+use trunnion_dom0::control::request::{DeviceRequest, DomainName, Press, ShutdownKind, StoreRequest, View};
 use trunnion_dom0::control::{Reply, Request};
 
 /// How long a verb that comes while the platform starts waits for dom0.
@@ -119,6 +119,22 @@ impl Server {
             Ask::NicDetach { domain, nic } => {
                 self.done(Request::NicDetach { domain: DomainName::parse(&domain), nic })
             }
+            Ask::Trigger { domain, button } => {
+                let press = match button.as_str() {
+                    "power" => Press::Power,
+                    "sleep" => Press::Sleep,
+                    "reset" => Press::Reset,
+                    _ => Press::Nmi,
+                };
+                self.done(Request::Press { domain: DomainName::parse(&domain), press })
+            }
+            Ask::Keys { domain, keys } => {
+                self.done(Request::Press { domain: DomainName::parse(&domain), press: Press::Keys(keys) })
+            }
+            Ask::Screenshot { domain, file: Some(file) } => {
+                self.screenshot(&DomainName::parse(&domain), &file)
+            }
+            Ask::Screenshot { domain, file: None } => self.screen_text(DomainName::parse(&domain)),
             Ask::Store(store) => self.store(store),
             Ask::Console { .. } | Ask::Watch { .. } => Err(strange()),
         }
@@ -127,6 +143,39 @@ impl Server {
     fn nics(&self, request: Request) -> Result<Value> {
         match self.dom0.call(request)? {
             Reply::Nics(nics) => Ok(json!(nics)),
+            _ => Err(strange()),
+        }
+    }
+
+    /// Fetches a screen and writes it as PNG.
+    fn screenshot(&self, domain: &DomainName, file: &Path) -> Result<Value> {
+        let mut pixels = Vec::new();
+        let mut size = None;
+        loop {
+            let line = size.map_or(0, |(width, _)| pixels.len() / (width as usize * 3).max(1));
+            let request = Request::Screen { domain: domain.clone(), view: View::Lines(line as u32) };
+            let Reply::Screen { width, height, data } = self.dom0.call(request)? else {
+                return Err(strange());
+            };
+            if size.is_some_and(|size| size != (width, height)) {
+                // The guest changed the mode meanwhile.
+                (size, pixels) = (None, Vec::new());
+                continue;
+            }
+            size = Some((width, height));
+            if data.is_empty() {
+                return crate::verbs::picture::png(width, height, &pixels)
+                    .and_then(|bytes| std::fs::write(file, bytes))
+                    .map(|()| Value::Null)
+                    .map_err(|e| Failure::file("write the picture", file, &e));
+            }
+            pixels.extend(data);
+        }
+    }
+
+    fn screen_text(&self, domain: DomainName) -> Result<Value> {
+        match self.dom0.call(Request::Screen { domain, view: View::Text })? {
+            Reply::ScreenText { lines } => Ok(lines.into()),
             _ => Err(strange()),
         }
     }

@@ -29,11 +29,15 @@ pub enum Tool {
     StoreTools,
     /// SeaBIOS and its VGA BIOS, which the tests boot the emulated PC with.
     SeaBios,
+    /// SYSLINUX, with which the tests make a floppy that boots.
+    Syslinux,
+    /// memtest86+, which the tests boot from it.
+    Memtest,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 11] = [
+    pub const ALL: [Tool; 13] = [
         Tool::Qemu,
         Tool::Bochs,
         Tool::BochsBios,
@@ -45,7 +49,12 @@ impl Tool {
         Tool::Ext4,
         Tool::StoreTools,
         Tool::SeaBios,
+        Tool::Syslinux,
+        Tool::Memtest,
     ];
+
+    /// Where Debian has memtest86+ in the form of a Linux kernel.
+    pub const MEMTEST: &str = "/boot/memtest86+x64.bin";
 
     /// What a machine needs.
     pub fn of(machine: Machine) -> &'static [Tool] {
@@ -78,6 +87,8 @@ impl Tool {
             Tool::Ext4 => "e2fsprogs",
             Tool::StoreTools => "xenstore-utils",
             Tool::SeaBios => "seabios",
+            Tool::Syslinux => "syslinux",
+            Tool::Memtest => "memtest86+",
         }
     }
 
@@ -95,6 +106,8 @@ impl Tool {
             Tool::Ext4 => "mke2fs",
             Tool::StoreTools => "xenstore-read",
             Tool::SeaBios => "/usr/share/seabios/bios-256k.bin",
+            Tool::Syslinux => "syslinux",
+            Tool::Memtest => Tool::MEMTEST,
         }
     }
 

@@ -3,7 +3,9 @@
 pub(crate) mod bench;
 pub(crate) mod console;
 pub(crate) mod device;
+pub(crate) mod keys;
 pub(crate) mod network;
+pub(crate) mod picture;
 pub(crate) mod top;
 pub(crate) mod xenstore;
 pub(crate) mod xl;

@@ -17,8 +17,8 @@ use std::time::Duration;
   trunnion xl shutdown --wait debian
   trunnion --instance ci xl list --json
 
-Not there yet (they say so and exit 2): vcpu-list, vcpu-set, mem-set, sched-credit, trigger, sysrq, block-attach, block-detach,
-block-list, rename, uptime, screenshot, sendkeys, save, restore, migrate, debug-keys")]
+Not there yet (they say so and exit 2): vcpu-list, vcpu-set, mem-set, sched-credit, sysrq, block-attach, block-detach,
+block-list, rename, uptime, save, restore, migrate, debug-keys")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -129,6 +129,33 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Press a button of an emulated PC
+    Trigger {
+        /// Name or id
+        domain: String,
+        /// Which
+        #[arg(value_parser = ["power", "reset", "nmi", "sleep"])]
+        button: String,
+    },
+    /// Type on the keyboard of an emulated PC: a, A, 7, ret, esc, up, f10, ctrl-alt-delete
+    Sendkeys {
+        /// Name or id
+        domain: String,
+        /// Keys, one after the other
+        #[arg(value_name = "KEY", required = true, allow_hyphen_values = true)]
+        keys: Vec<String>,
+    },
+    /// Write the screen of an emulated PC to a file, as PNG
+    Screenshot {
+        /// Name or id
+        domain: String,
+        /// The file
+        #[arg(value_name = "FILE.png", required_unless_present = "text")]
+        file: Option<PathBuf>,
+        /// Print the characters of a text mode instead
+        #[arg(long, conflicts_with = "file")]
+        text: bool,
+    },
     /// Show what the domains do: processor, exits by kind, disks, networks
     Top(super::top::Arguments),
     #[command(external_subcommand)]
@@ -136,20 +163,17 @@ pub(crate) enum Verb {
 }
 
 /// The verbs of xl that will be there.
-const LATER: [&str; 17] = [
+const LATER: [&str; 14] = [
     "vcpu-list",
     "vcpu-set",
     "mem-set",
     "sched-credit",
-    "trigger",
     "sysrq",
     "block-attach",
     "block-detach",
     "block-list",
     "rename",
     "uptime",
-    "screenshot",
-    "sendkeys",
     "save",
     "restore",
     "migrate",
@@ -208,10 +232,31 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
         }
         Verb::NetworkDetach { domain, nic } => drop(client.ask(&Ask::NicDetach { domain, nic })?),
         Verb::NetworkList { domain, json } => super::network::list(&client.ask(&Ask::Nics { domain })?, json),
+        Verb::Trigger { domain, button } => drop(client.ask(&Ask::Trigger { domain, button })?),
+        Verb::Sendkeys { domain, keys } => {
+            let keys = keys.iter().map(|word| super::keys::codes(word)).collect::<Result<_>>()?;
+            client.ask(&Ask::Keys { domain, keys })?;
+        }
+        Verb::Screenshot { domain, file, .. } => screenshot(&mut client, domain, file)?,
         Verb::Top(arguments) => super::top::perform(&mut client, &arguments)?,
         Verb::Other(_) => {}
     }
     Ok(Status::Done)
+}
+
+/// Writes a screen's picture to a file, or its characters to stdout.
+fn screenshot(client: &mut Client, domain: String, file: Option<PathBuf>) -> Result<()> {
+    if let Some(file) = file {
+        let path = std::path::absolute(&file);
+        let file = Some(path.map_err(|e| Failure::file("write the picture", &file, &e))?);
+        return client.ask(&Ask::Screenshot { domain, file }).map(drop);
+    }
+    let lines: Vec<String> = client.ask_for(&Ask::Screenshot { domain, file: None })?;
+    if lines.is_empty() {
+        return Err(Failure::platform("the screen shows graphics; name a file to get its picture"));
+    }
+    lines.iter().for_each(|line| crate::say::out!("{}", line.trim_end()));
+    Ok(())
 }
 
 fn rows(client: &mut Client) -> Result<Vec<Row>> {

@@ -87,6 +87,13 @@ impl<M: GuestMemory> Board<M> {
         for nic in &mut self.nics {
             nic.settle(now);
         }
+        if self.keyboard.take_fall() {
+            for line in [1, 12] {
+                self.pic.set_line(line, false);
+                self.ioapic.set_line(line, false);
+            }
+            self.told.levels = self.told.levels.map(|told| told & !0x1002);
+        }
         let levels = self.levels();
         let mut changed = self.told.levels.map_or(LINES, |told| told ^ levels);
         self.told.levels = Some(levels);

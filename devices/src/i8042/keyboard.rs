@@ -47,6 +47,12 @@ impl Keyboard {
         }
     }
 
+    /// Whether everything was read.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Lamps: bit 0 scroll, 1 number, 2 capitals.
     #[must_use]
     pub const fn leds(&self) -> u8 {

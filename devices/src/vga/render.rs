@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::{Vga, extension};
 
@@ -21,8 +22,9 @@ pub struct Screen {
 }
 
 impl Screen {
-    fn new(width: usize, height: usize) -> Self {
-        let (width, height) = (width.min(MOST), height.min(MOST));
+    /// Some lines of a picture, which are still black.
+    fn new(width: usize, lines: &Range<usize>) -> Self {
+        let height = lines.len();
         Self { width, height, pixels: vec![0; width * height * 3] }
     }
 
@@ -110,27 +112,63 @@ impl Vga {
     /// The picture.
     #[must_use]
     pub fn screen(&self) -> Screen {
-        if self.linear_mode() {
-            self.draw_linear()
+        self.part(0, MOST)
+    }
+
+    /// Pixels in a line of the picture, and lines.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        let (width, height) = if self.linear_mode() {
+            let value = |index: usize| usize::from(self.extended(index));
+            (value(extension::WIDTH), value(extension::HEIGHT))
         } else if self.is_text() {
-            self.draw_text()
+            let (columns, rows, height) = self.text_size();
+            (columns * self.text_width(), rows * height)
         } else {
-            self.draw_planes()
+            let (x_scale, y_scale) = self.scale();
+            ((self.crtc(1) + 1) * 8 / x_scale, self.lines() / y_scale)
+        };
+        (width.min(MOST), height.min(MOST))
+    }
+
+    /// Lines of the picture: `count` from line `first` on, as far as it has them.
+    #[must_use]
+    pub fn part(&self, first: usize, count: usize) -> Screen {
+        let (width, height) = self.size();
+        let lines = first.min(height)..first.saturating_add(count).min(height);
+        let screen = Screen::new(width, &lines);
+        if self.linear_mode() {
+            self.draw_linear(screen, lines)
+        } else if self.is_text() {
+            self.draw_text(screen, &lines)
+        } else {
+            self.draw_planes(screen, lines)
         }
     }
 
-    fn draw_text(&self) -> Screen {
-        let (columns, rows, height) = self.text_size();
-        let wide = if self.sequencer(1) & 1 != 0 { 8 } else { 9 };
+    /// Pixels of a character in a line.
+    fn text_width(&self) -> usize {
+        if self.sequencer(1) & 1 != 0 { 8 } else { 9 }
+    }
+
+    /// How often a pixel and a line of planes are shown: a doubled clock shows every pixel twice; so does a scan line of two.
+    fn scale(&self) -> (usize, usize) {
+        let deep = self.graphics(5) & 0x40 != 0;
+        let x_scale = if deep || self.sequencer(1) & 8 != 0 { 2 } else { 1 };
+        (x_scale, ((self.crtc(9) & 31) + 1) << (self.crtc(9) >> 7))
+    }
+
+    fn draw_text(&self, mut screen: Screen, lines: &Range<usize>) -> Screen {
+        let (columns, _, height) = self.text_size();
+        let wide = self.text_width();
         let line = self.crtc(0x13) * 2;
-        let mut screen = Screen::new(columns * wide, rows * height);
         let cursor = self.crtc(0x0e) << 8 | self.crtc(0x0f);
         let (from, to) = (self.crtc(0x0a), self.crtc(0x0b) & 31);
         // The font of characters whose attribute bit 3 is clear (sequencer register 3): 16 KiB apart, then 8 KiB further.
         let map = usize::from(self.sequencer(3));
         let font = (map & 3) * 0x4000 + (map >> 4 & 1) * 0x2000;
-        for row in 0..rows.min(MOST / 8) {
-            for column in 0..columns.min(MOST / 8) {
+        for row in lines.start / height..lines.end.div_ceil(height) {
+            for column in 0..columns {
                 let cell = self.start() + row * line + column;
                 let (glyph, attribute) = (self.at(cell * 4), self.at(cell * 4 + 1));
                 let ink = self.color(self.attribute(attribute & 15));
@@ -145,7 +183,7 @@ impl Vga {
                             x => bits >> (7 - x) & 1 != 0,
                         };
                         let color = if on || under { ink } else { paper };
-                        screen.put(column * wide + x, row * height + y, color);
+                        screen.put(column * wide + x, (row * height + y).wrapping_sub(lines.start), color);
                     }
                 }
             }
@@ -153,16 +191,11 @@ impl Vga {
         screen
     }
 
-    fn draw_planes(&self) -> Screen {
+    fn draw_planes(&self, mut screen: Screen, lines: Range<usize>) -> Screen {
         let deep = self.graphics(5) & 0x40 != 0;
         let packed = self.graphics(5) & 0x20 != 0;
-        let columns = (self.crtc(1) + 1) * 8;
-        // A doubled clock shows every pixel twice; so does a scan line of two.
-        let x_scale = if deep || self.sequencer(1) & 8 != 0 { 2 } else { 1 };
-        let y_scale = ((self.crtc(9) & 31) + 1) << (self.crtc(9) >> 7);
-        let mut screen = Screen::new(columns / x_scale, self.lines() / y_scale.max(1));
         let line = self.crtc(0x13) * 2;
-        for y in 0..screen.height {
+        for (place, y) in lines.enumerate() {
             for x in 0..screen.width {
                 let color = if deep {
                     let at = (self.start() + y * line) * 4 + x;
@@ -178,18 +211,17 @@ impl Vga {
                     });
                     self.attribute(index)
                 };
-                screen.put(x, y, self.color(color));
+                screen.put(x, place, self.color(color));
             }
         }
         screen
     }
 
-    fn draw_linear(&self) -> Screen {
+    fn draw_linear(&self, mut screen: Screen, lines: Range<usize>) -> Screen {
         let value = |index: usize| usize::from(self.extended(index));
         let depth = value(extension::DEPTH);
-        let mut screen = Screen::new(value(extension::WIDTH), value(extension::HEIGHT));
         let line = self.line_bytes();
-        for y in 0..screen.height {
+        for (place, y) in lines.enumerate() {
             for x in 0..screen.width {
                 let (px, py) = (x + value(extension::X), y + value(extension::Y));
                 let at = py * line + px * depth.div_ceil(8);
@@ -213,7 +245,7 @@ impl Vga {
                     }
                     _ => [self.at(at + 2), self.at(at + 1), self.at(at)],
                 };
-                screen.put(x, y, color);
+                screen.put(x, place, color);
             }
         }
         screen

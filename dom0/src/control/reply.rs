@@ -4,6 +4,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+/// Bytes of a screen in one reply.
+pub const SCREEN_CHUNK: usize = 32 * 1024;
+
 /// A positive answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
@@ -59,6 +62,20 @@ pub enum Reply {
     Devices(Vec<DeviceInfo>),
     /// Network ports of a domain.
     Nics(Vec<NicInfo>),
+    /// Some lines of a screen, three bytes a pixel: red, green, blue.
+    Screen {
+        /// Pixels in a line.
+        width: u32,
+        /// Lines of the whole.
+        height: u32,
+        /// At most [`SCREEN_CHUNK`] bytes, whole lines; none behind the end.
+        data: Vec<u8>,
+    },
+    /// The characters of a screen.
+    ScreenText {
+        /// From the top; none in a graphics mode.
+        lines: Vec<String>,
+    },
 }
 
 /// What a domain does.

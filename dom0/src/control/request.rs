@@ -126,6 +126,20 @@ pub enum Request {
     },
     /// A device of any class between two guests.
     Device(DeviceRequest),
+    /// Presses buttons or keys of an emulated PC.
+    Press {
+        /// Whose.
+        domain: DomainName,
+        /// Which.
+        press: Press,
+    },
+    /// A look at the screen of an emulated PC; answered by [`super::Reply::Screen`] or [`super::Reply::ScreenText`].
+    Screen {
+        /// Whose.
+        domain: DomainName,
+        /// At what.
+        view: View,
+    },
     /// Records a network port from now on, as a libpcap file on a channel that is opened with it.
     NicCapture {
         /// Whose.
@@ -135,6 +149,30 @@ pub enum Request {
         /// Number of the channel, not in use.
         channel: Channel,
     },
+}
+
+/// What is seen of a screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum View {
+    /// Its characters.
+    Text,
+    /// Its pixels from a line on, as many lines as a reply takes.
+    Lines(u32),
+}
+
+/// What a person does to an emulated PC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Press {
+    /// The power button.
+    Power,
+    /// The sleep button.
+    Sleep,
+    /// The reset button.
+    Reset,
+    /// The button for a non-maskable interrupt.
+    Nmi,
+    /// Keys, one after the other: the scan codes of set 2 that each sends.
+    Keys(Vec<Vec<u8>>),
 }
 
 /// What becomes of a device between two guests.

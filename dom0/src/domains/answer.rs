@@ -93,6 +93,13 @@ impl<P: Platform> Toolstack<P> {
                 self.platform.capture_nic(id, nic, channel)?;
                 Ok(Reply::Done)
             }
+            Request::Press { domain, press } => {
+                let id = self.find_guest(&domain)?;
+                self.check_alive(id)?;
+                self.platform.press(id, &press)?;
+                Ok(Reply::Done)
+            }
+            Request::Screen { domain, view } => self.platform.screen(self.find_guest(&domain)?, view).await,
             Request::Devices => Ok(Reply::Devices(self.platform.devices())),
         }
     }

@@ -17,7 +17,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use platform::Platform;
+pub use platform::{Platform, no_pc};
 
 use crate::build;
 use crate::control::manifest::Create;

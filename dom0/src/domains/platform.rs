@@ -3,14 +3,26 @@
 use crate::build::Host;
 use crate::config::Nic;
 use crate::control::reply::{DeviceInfo, NicInfo};
-use crate::control::{Channel, Code, Event, Failure, summary};
+use crate::control::request::{Press, View};
+use crate::control::{Channel, Code, Event, Failure, Reply, summary};
 use crate::plan::PlannedDisk;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use trunnion_protocol::control::{Audit, DomainCounters, DomainInfo, HostInfo};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::store::Kind;
+
+/// What is said of a domain that is no emulated PC.
+pub fn no_pc(domain: DomainId) -> Failure {
+    Failure::new(
+        Code::Unsupported,
+        format!(
+            "domain {domain} has no buttons, keys or screen: it is not of type `hvm`, or has `vga = \"none\"`"
+        ),
+    )
+}
 
 /// dom0, as the toolstack sees it.
 #[allow(async_fn_in_trait, reason = "the executor is single-threaded, so no bound on the futures is wanted")]
@@ -77,6 +89,16 @@ pub trait Platform: Host {
     fn capture_nic(&self, domain: DomainId, number: u32, channel: Channel) -> Result<(), Failure> {
         let _ = (domain, number, channel);
         Err(Failure::new(Code::Unsupported, "there are no networks here"))
+    }
+    /// Presses buttons or keys of a domain's emulated PC.
+    fn press(&self, domain: DomainId, press: &Press) -> Result<(), Failure> {
+        let _ = press;
+        Err(no_pc(domain))
+    }
+    /// A look at the screen of a domain's emulated PC.
+    async fn screen(&self, domain: DomainId, view: View) -> Result<Reply, Failure> {
+        let _ = view;
+        Err(no_pc(domain))
     }
     /// dom0's devices.
     fn devices(&self) -> Vec<DeviceInfo>;

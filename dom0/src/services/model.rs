@@ -2,6 +2,7 @@
 //! networks.
 
 mod board;
+mod hands;
 mod line;
 mod memory;
 mod outlet;
@@ -22,6 +23,8 @@ use trunnion_protocol::id::{DomainId, Port};
 
 use super::charge::{Meter, charged};
 use crate::build::ModelParts;
+use crate::control::Reply;
+use crate::control::request::{Press, View};
 use crate::devices::interrupt::Signal;
 pub use board::Sources;
 use task::{Stop, Task};
@@ -93,6 +96,26 @@ impl Models {
             ended.raise();
         }));
         Ok(())
+    }
+
+    /// Presses buttons or keys: false when too many wait, none when the domain has no model.
+    pub fn press(&self, domain: DomainId, press: &Press) -> Option<bool> {
+        let running = self.running.borrow();
+        let stop = &running.get(&domain)?.stop;
+        let taken = stop.hands.press(press);
+        stop.signal.raise();
+        Some(taken)
+    }
+
+    /// A look at the screen of a domain; none when the domain has no model, or its PC no screen.
+    pub async fn look(&self, domain: DomainId, view: View) -> Option<Reply> {
+        let stop = self.running.borrow().get(&domain).map(|running| Rc::clone(&running.stop))?;
+        if stop.wanted.get() {
+            return None;
+        }
+        let look = stop.hands.look(view);
+        stop.signal.raise();
+        look.seen().await
     }
 
     /// Stops a model. Returns when no request is under way and nothing of the guest is mapped.

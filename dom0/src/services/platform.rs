@@ -37,8 +37,9 @@ use super::wire::Wire;
 use crate::build::{Cause, DiskRefusal, DiskSource, File, Host, ModelParts, Stream, WRITE_MAX};
 use crate::config::{Nic, VirtualDevice};
 use crate::control::reply::{DeviceInfo, NicInfo};
-use crate::control::{Channel, Code, Event, Failure, summary};
-use crate::domains::Platform;
+use crate::control::request::{Press, View};
+use crate::control::{Channel, Code, Event, Failure, Reply, summary};
+use crate::domains::{Platform, no_pc};
 use crate::plan::{Group, Pc, Plan, PlannedDisk};
 
 /// How long a tool may take to read the last bytes of a console.
@@ -319,6 +320,18 @@ fn floppy_disk(pc: &Pc) -> Option<PlannedDisk> {
 }
 
 impl Platform for Dom0 {
+    fn press(&self, domain: DomainId, press: &Press) -> Result<(), Failure> {
+        match self.models.press(domain, press) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Failure::new(Code::Limit, "too many keys wait to be typed")),
+            None => Err(no_pc(domain)),
+        }
+    }
+
+    async fn screen(&self, domain: DomainId, view: View) -> Result<Reply, Failure> {
+        self.models.look(domain, view).await.ok_or_else(|| no_pc(domain))
+    }
+
     fn now_ns(&self) -> u64 {
         clock::now().as_nanos() as u64
     }

@@ -249,9 +249,13 @@ fn printed(reply: Reply) -> String {
                     "leaks: {frames} frames, {grants} grants, {ports} ports, {store_nodes} store nodes\n"
                 )
         }
-        Reply::Done | Reply::Hello { .. } | Reply::Dmesg { .. } | Reply::Vcpus(_) | Reply::Tree { .. } => {
-            String::new()
-        }
+        Reply::Done
+        | Reply::Hello { .. }
+        | Reply::Dmesg { .. }
+        | Reply::Vcpus(_)
+        | Reply::Tree { .. }
+        | Reply::Screen { .. }
+        | Reply::ScreenText { .. } => String::new(),
     }
 }
 

@@ -136,7 +136,7 @@ fn linux(vcpus: u32) {
         "name = \"pc\"\ntype = \"hvm\"\nmemory = 192\nvcpus = {vcpus}\nserial = \"pty\"\nboot = \"c\"\n\
          xen_platform_pci = 0\ndisk = [ 'disk,raw,hda,rw' ]\nvif = [ 'bridge=xenbr0' ]\n"
     );
-    let ended = run.domain("pc", &text).go(600);
+    let ended = run.domain("pc", &text).go(1200);
     is_good(&ended, "pc");
     assert_eq!(ended.said("pc", "processors"), vcpus.to_string());
     assert_eq!(ended.said("pc", "driver"), "e1000");
@@ -153,17 +153,33 @@ fn linux(vcpus: u32) {
     ignore = "minutes: GRUB and Linux read by port accesses; TRUNNION_TIER=full runs it"
 )]
 fn debians_generic_kernel_boots_from_ide() {
-    for vcpus in [1, 2, 4] {
-        linux(vcpus);
-    }
+    linux(1);
 }
 
-/// The boot sector `tests/guests/walk.s` for so many accesses from a seed.
-fn walker(folder: &std::path::Path, seed: u32, count: u32) -> Vec<u8> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/guests/walk.s");
-    let (object, binary) = (folder.join("walk.o"), folder.join("walk.bin"));
+#[test]
+#[cfg_attr(
+    not(full_tier),
+    ignore = "minutes: GRUB and Linux read by port accesses; TRUNNION_TIER=full runs it"
+)]
+fn debians_generic_kernel_boots_from_ide_with_two_processors() {
+    linux(2);
+}
+
+#[test]
+#[cfg_attr(
+    not(full_tier),
+    ignore = "minutes: GRUB and Linux read by port accesses; TRUNNION_TIER=full runs it"
+)]
+fn debians_generic_kernel_boots_from_ide_with_four_processors() {
+    linux(4);
+}
+
+/// A disk with one of the boot sectors in `tests/guests`.
+pub(crate) fn sector(folder: &std::path::Path, name: &str) -> Vec<u8> {
+    let source = format!("{}/guests/{name}.s", env!("CARGO_MANIFEST_DIR"));
+    let (object, binary) = (folder.join("sector.o"), folder.join("sector.bin"));
     for command in [
-        Command::new("as").args(["--32", source, "-o"]).arg(&object),
+        Command::new("as").args(["--32", &source, "-o"]).arg(&object),
         Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary),
     ] {
         let output = command.output().expect("binutils are where a linker is");
@@ -171,9 +187,15 @@ fn walker(folder: &std::path::Path, seed: u32, count: u32) -> Vec<u8> {
     }
     let mut sector = fs::read(binary).expect("the boot sector was made");
     sector.resize(1 << 20, 0);
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// The boot sector `tests/guests/walk.s` for so many accesses from a seed.
+fn walker(folder: &std::path::Path, seed: u32, count: u32) -> Vec<u8> {
+    let mut sector = sector(folder, "walk");
     sector[0x1b0..0x1b4].copy_from_slice(&seed.to_le_bytes());
     sector[0x1b4..0x1b8].copy_from_slice(&count.to_le_bytes());
-    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
     sector
 }
 
@@ -199,4 +221,23 @@ fn a_guest_pokes_at_every_device() {
 #[cfg_attr(not(full_tier), ignore = "minutes: a million accesses; TRUNNION_TIER=full runs it")]
 fn a_guest_pokes_at_every_device_a_million_times() {
     walk(2, 1_000_000, 1200);
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "seconds of two processors; TRUNNION_TIER=full runs it")]
+fn an_unknown_instruction_on_a_device_is_undefined_and_logged() {
+    let run = run();
+    fs::write(run.path().join("disk"), sector(run.path(), "unknown")).expect("the image can be written");
+    let text = "name = \"pc\"\ntype = \"hvm\"\nmemory = 16\nserial = \"pty\"\nboot = \"c\"\n\
+                disk = [ 'disk,raw,hda,rw' ]\n";
+    let ended = run.option(&["--net", "none"]).domain("pc", text).go(300);
+    is_good(&ended, "pc");
+    assert!(ended.console("pc").contains("UG"), "{}\n{}", ended.console("pc"), ended.report());
+    let log = ended.file("dom0.log");
+    // FLD of four bytes at ES:0, and the registers.
+    let lines =
+        ["not known to the device model bytes=[26, d9, 06, 00, 00", "rip 0000000000007c1a", "es   b800"];
+    for line in lines {
+        assert!(log.contains(line), "{line}\n{log}");
+    }
 }

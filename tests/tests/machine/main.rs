@@ -4,6 +4,7 @@ mod grub;
 mod guests;
 mod hvm;
 mod linux;
+mod media;
 mod network;
 mod prefix;
 mod terminal;

@@ -26,7 +26,9 @@ use trunnion_protocol::hypercall::sched::{Op, RemoteShutdown, ShutdownReason};
 use trunnion_protocol::id::{DomainId, Port};
 use trunnion_protocol::shared::SharedPage;
 
+use super::hands::Hands;
 use super::memory::Ram;
+use crate::control::request::Press;
 use crate::devices::interrupt::Signal;
 use crate::model::{Core, Model};
 
@@ -68,11 +70,13 @@ impl AsRef<[SharedPage]> for Shared {
     }
 }
 
-/// The wish that a model ends.
+/// What others want of a model: that it ends, and what people do to it.
 #[derive(Default)]
 pub(super) struct Stop {
     pub(super) wanted: Cell<bool>,
     pub(super) signal: Signal,
+    /// What people do to the PC.
+    pub(super) hands: Hands,
 }
 
 /// A model that runs.
@@ -116,6 +120,7 @@ impl Task {
         let _ = stop.signal.poll(context);
         let _ = self.listener.poll_next(context);
         if stop.wanted.get() {
+            stop.hands.close();
             // Storage still writes to the guest's pages until a request under way has ended.
             self.model.board.ide.poll(&self.model.board.memory, context);
             return if self.model.board.ide.is_busy() { Poll::Pending } else { Poll::Ready(()) };
@@ -131,10 +136,25 @@ impl Task {
             }
             now = self.now();
         }
+        if stop.hands.busy.get() {
+            while let Some(press) = stop.hands.work(&mut self.model.board, now) {
+                self.press(&press);
+            }
+        }
         self.model.poll(context, now);
         self.report();
-        self.rest(context, now);
+        self.rest(context, now, stop.hands.deadline(now));
         Poll::Pending
+    }
+
+    fn press(&mut self, press: &Press) {
+        match press {
+            Press::Power => self.model.board.pm.press_power(),
+            Press::Sleep => self.model.board.pm.press_sleep(),
+            Press::Reset => shut_down(self.domain, ShutdownReason::Reboot),
+            Press::Nmi => self.model.nmi(),
+            Press::Keys(_) => {}
+        }
     }
 
     /// The guest's time.
@@ -143,8 +163,8 @@ impl Task {
     }
 
     /// Waits for the next moment at which something happens by itself.
-    fn rest(&mut self, context: &mut Context<'_>, now: Time) {
-        let Some(deadline) = self.model.board.deadline() else {
+    fn rest(&mut self, context: &mut Context<'_>, now: Time, other: Option<Time>) {
+        let Some(deadline) = [self.model.board.deadline(), other].into_iter().flatten().min() else {
             self.sleep = None;
             return;
         };

@@ -1,0 +1,122 @@
+//! What people do to a running PC: press its buttons, type, look at its screen.
+
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use trunnion_devices::board::Board;
+use trunnion_devices::memory::GuestMemory;
+use trunnion_devices::time::Time;
+use trunnion_devices::vga::Vga;
+
+use crate::control::Reply;
+use crate::control::reply::SCREEN_CHUNK;
+use crate::control::request::{Press, View};
+use crate::devices::interrupt::Signal;
+
+/// Presses that wait; more are refused.
+const PRESSES: usize = 4096;
+
+/// From one key to the next, in nanoseconds: a BIOS reads faster than its guest, and drops what its 15 places do not hold.
+const PACE: u64 = 40_000_000;
+
+/// A look at the screen.
+pub(super) struct Look {
+    view: View,
+    seen: RefCell<Option<Reply>>,
+    /// Raised when it was seen, or never will be.
+    done: Signal,
+}
+
+impl Look {
+    /// What was seen; none when there is no screen, or no PC any more.
+    pub(super) async fn seen(&self) -> Option<Reply> {
+        self.done.next().await;
+        self.seen.take()
+    }
+
+    fn at(&self, vga: &Vga) {
+        let reply = match self.view {
+            View::Text => Reply::ScreenText { lines: vga.text().unwrap_or_default() },
+            View::Lines(first) => {
+                let (width, height) = vga.size();
+                let count = SCREEN_CHUNK / (width * 3).max(1);
+                let data = vga.part(first as usize, count).pixels;
+                Reply::Screen { width: width as u32, height: height as u32, data }
+            }
+        };
+        *self.seen.borrow_mut() = Some(reply);
+    }
+}
+
+/// What waits to be done.
+#[derive(Default)]
+pub(super) struct Hands {
+    /// Something waits.
+    pub(super) busy: Cell<bool>,
+    buttons: RefCell<VecDeque<Press>>,
+    keys: RefCell<VecDeque<Vec<u8>>>,
+    /// When the next key may be pressed.
+    next: Cell<Time>,
+    looks: RefCell<Vec<Rc<Look>>>,
+}
+
+impl Hands {
+    /// Remembers a press; false when too many wait.
+    pub(super) fn press(&self, press: &Press) -> bool {
+        self.busy.set(true);
+        if let Press::Keys(keys) = press {
+            let mut waiting = self.keys.borrow_mut();
+            let room = waiting.len().saturating_add(keys.len()) <= PRESSES;
+            if room {
+                waiting.extend(keys.iter().cloned());
+            }
+            return room;
+        }
+        let mut buttons = self.buttons.borrow_mut();
+        let room = buttons.len() < PRESSES;
+        if room {
+            buttons.push_back(press.clone());
+        }
+        room
+    }
+
+    /// Wants to look at the screen.
+    pub(super) fn look(&self, view: View) -> Rc<Look> {
+        let look = Rc::new(Look { view, seen: RefCell::default(), done: Signal::default() });
+        self.looks.borrow_mut().push(Rc::clone(&look));
+        self.busy.set(true);
+        look
+    }
+
+    /// Nothing will be seen any more.
+    pub(super) fn close(&self) {
+        self.looks.take().iter().for_each(|look| look.done.raise());
+    }
+
+    /// When there is a key to press, which nothing else may wake the model for.
+    pub(super) fn deadline(&self, now: Time) -> Option<Time> {
+        (self.busy.get() && self.next.get() > now && !self.keys.borrow().is_empty()).then(|| self.next.get())
+    }
+
+    /// Types, shows the screen, and returns the next press of a button.
+    pub(super) fn work<M: GuestMemory>(&self, board: &mut Board<M>, now: Time) -> Option<Press> {
+        if now >= self.next.get()
+            && board.keyboard.keyboard.is_idle()
+            && let Some(codes) = self.keys.borrow_mut().pop_front()
+        {
+            board.keyboard.keyboard.press(&codes);
+            self.next.set(Time(now.0.saturating_add(PACE)));
+        }
+        for look in self.looks.take() {
+            if let Some(vga) = &board.vga {
+                look.at(vga);
+            }
+            look.done.raise();
+        }
+        let button = self.buttons.borrow_mut().pop_front();
+        self.busy.set(button.is_some() || !self.keys.borrow().is_empty());
+        button
+    }
+}
