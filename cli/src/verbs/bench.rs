@@ -1,5 +1,6 @@
 //! `trunnion bench`: the measurements, each a run of its own, and their forms: a table, JSON, and a page with charts.
 
+mod exits;
 mod io;
 mod linux;
 mod micro;
@@ -9,7 +10,6 @@ mod pc;
 mod startup;
 
 use crate::failure::{Failure, Result, Status};
-use crate::verbs::not_yet;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
@@ -61,7 +61,7 @@ pub(crate) enum What {
     Net,
     /// Disks and network of a Linux guest: split, emulated, and split on an emulated PC
     Io,
-    /// Exit costs (not there yet)
+    /// Entries, exits and the instructions around them, on the machine without a hypervisor
     Exits,
 }
 
@@ -94,6 +94,15 @@ pub(crate) struct Report {
     pub rows: Vec<Row>,
     /// What could not be measured, and why: a line each.
     pub failed: Vec<String>,
+    /// What others have measured.
+    pub beside: Option<Beside>,
+}
+
+/// A table of others' figures.
+#[derive(Serialize)]
+pub(crate) struct Beside {
+    pub head: Vec<String>,
+    pub rows: Vec<Vec<String>>,
 }
 
 /// Measures.
@@ -109,11 +118,14 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
         What::Boot => startup::measure(instance, arguments)?,
         What::Net => net::measure(instance, arguments)?,
         What::Io => io::measure(instance, arguments)?,
-        What::Exits => return not_yet("bench exits"),
+        What::Exits => exits::measure(arguments)?,
     };
     let mut text = json!({"machine": report.machine, "unit": report.unit, "rows": report.rows});
     if !report.failed.is_empty() {
         text["failed"] = json!(report.failed);
+    }
+    if let Some(beside) = &report.beside {
+        text["beside"] = json!(beside);
     }
     if let Some(path) = &arguments.html {
         let page = page::of(arguments.what, &report)?;
@@ -153,10 +165,22 @@ fn table(report: &Report) {
             row.unit
         );
     }
+    if let Some(beside) = &report.beside {
+        below(beside);
+    }
     for row in &report.rows {
         if let Some(note) = &row.note {
             crate::say::out!("{}: {note}", row.name);
         }
+    }
+}
+
+/// Others' figures, below the table.
+fn below(beside: &Beside) {
+    crate::say::out!("");
+    for row in std::iter::once(&beside.head).chain(&beside.rows) {
+        let cells: Vec<String> = row.iter().skip(1).map(|cell| format!("{cell:>14}")).collect();
+        crate::say::out!("{:<20}{}", row.first().map_or("", |name| name), cells.concat());
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
     if let Err(failure) = super::pc::measure(instance, arguments, &image, unit, &mut rows, &mut failed) {
         failed.push(format!("the guests on an emulated PC: {failure}"));
     }
-    Ok(Report { machine, unit, rows, failed })
+    Ok(Report { machine, unit, rows, failed, beside: None })
 }
 
 /// Makes the disk that is measured anew.

@@ -57,7 +57,7 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
             path.display()
         )));
     }
-    Ok(Report { machine: super::machine(arguments, &summary), unit, rows, failed })
+    Ok(Report { machine: super::machine(arguments, &summary), unit, rows, failed, beside: None })
 }
 
 /// The longest time that the hypervisor worked for any domain without a break, by what it was asked for.

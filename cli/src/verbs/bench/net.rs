@@ -62,7 +62,7 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
         let used = Tally::of(&summary).since(alone.get(&two).unwrap_or(&Tally::default()));
         rows.push(row(&path.title, figures, &used, used.each_packet(), unit));
     }
-    Ok(Report { machine, unit, rows, failed })
+    Ok(Report { machine, unit, rows, failed, beside: None })
 }
 
 /// One run: the guest that measures, and perhaps another.

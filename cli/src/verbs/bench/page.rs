@@ -57,6 +57,7 @@ fn write_page(page: &mut String, name: &str, report: &Report) -> Drawn {
         page.push_str(&stacks(&with_exits)?);
         page.push_str("</div><p>Of all domains, over the whole measurement of a row.</p>");
     }
+    write_beside(page, report)?;
     if !report.failed.is_empty() {
         page.push_str("<h2>Not measured</h2><ul>");
         for line in &report.failed {
@@ -65,6 +66,22 @@ fn write_page(page: &mut String, name: &str, report: &Report) -> Drawn {
         page.push_str("</ul>");
     }
     page.push_str("</body></html>\n");
+    Ok(())
+}
+
+/// What others have measured.
+fn write_beside(page: &mut String, report: &Report) -> std::fmt::Result {
+    let Some(beside) = &report.beside else { return Ok(()) };
+    page.push_str("<h2>Processors</h2><div class=\"wide\"><table>");
+    for (tag, row) in std::iter::once(("th", &beside.head)).chain(beside.rows.iter().map(|row| ("td", row))) {
+        page.push_str("<tr>");
+        for (number, cell) in row.iter().enumerate() {
+            let class = if number == 0 { "" } else { " class=\"n\"" };
+            write!(page, "<{tag}{class}>{}</{tag}>", Text(cell))?;
+        }
+        page.push_str("</tr>");
+    }
+    page.push_str("</table></div><p>In cycles, by others' measurements. A column stays empty where nobody has measured cycles.</p>");
     Ok(())
 }
 
@@ -267,6 +284,7 @@ impl Display for Text<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Beside;
     use super::*;
     use serde_json::json;
     use std::collections::BTreeMap;
@@ -294,6 +312,7 @@ mod tests {
             unit: "instructions",
             rows: vec![row("null-hypercall", 250), row("grant-map", 4000)],
             failed: vec!["yield: no reason".into()],
+            beside: Some(Beside { head: vec!["cycles of".into()], rows: vec![vec!["Merom".into()]] }),
         };
         let page = of(What::Micro, &report).unwrap();
         for part in [
@@ -304,6 +323,7 @@ mod tests {
             "instructions per operation, logarithmic",
             "class=\"n over\">4000",
             "yield: no reason",
+            "<td>Merom</td>",
         ] {
             assert!(page.contains(part), "{part} is missing");
         }
@@ -313,7 +333,8 @@ mod tests {
 
     #[test]
     fn a_page_of_nothing_is_a_page() {
-        let report = Report { machine: json!({}), unit: "ns", rows: Vec::new(), failed: Vec::new() };
+        let report =
+            Report { machine: json!({}), unit: "ns", rows: Vec::new(), failed: Vec::new(), beside: None };
         assert!(of(What::Net, &report).unwrap().ends_with("</html>\n"));
     }
 }

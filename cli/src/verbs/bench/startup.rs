@@ -56,7 +56,13 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
         row("platform-memory", "bytes", bytes("hypervisor_bytes")? + bytes("dom0_bytes")?, 48 << 20),
         row("image-size", "bytes", stripped(&image).len() as u64, 1 << 20),
     ];
-    Ok(Report { machine: super::machine(arguments, &summary), unit: "ns", rows, failed: Vec::new() })
+    Ok(Report {
+        machine: super::machine(arguments, &summary),
+        unit: "ns",
+        rows,
+        failed: Vec::new(),
+        beside: None,
+    })
 }
 
 fn row(name: &str, unit: &'static str, value: u64, limit: u64) -> Row {
