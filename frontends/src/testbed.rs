@@ -6,6 +6,8 @@
 //! run, repeatable to the last step, so a loop over seeds is a search for the order that breaks a driver. [`World::run`] fails
 //! where tasks wait for ever: a lost wake-up shows.
 //!
+//! [`liar`] has back ends that break every rule, for tests of front ends.
+//!
 //! What is true to a hypervisor: references, who may map and for what, that a page in use is not revoked, that ports are bound
 //! to one peer, that a domain which ends takes its ports and mappings along. What is not there: permissions in the store,
 //! conflicts of transactions, several processors.
@@ -31,6 +33,7 @@
 
 mod guest;
 mod hypervisor;
+pub mod liar;
 mod store;
 
 use std::cell::{Cell, RefCell};

@@ -79,7 +79,7 @@ pub fn ports(host: &Host) -> Result<(), String> {
     Ok(())
 }
 
-/// A grant entry is marked exactly while dom0 maps it. Hostile guests write their entries as they like.
+/// An entry that grants dom0 a page is marked exactly while dom0 maps it. Hostile guests write their entries as they like.
 pub fn grants(host: &Host, mapped: &Mapped, hostile: &[DomainId]) -> Result<(), String> {
     let mapped = mapped.0.borrow();
     let mut from = DomainId(1);
@@ -99,7 +99,9 @@ pub fn grants(host: &Host, mapped: &Mapped, hostile: &[DomainId]) -> Result<(), 
             for (index, entry) in (0..ENTRIES_PER_FRAME).zip(entries.as_chunks::<8>().0) {
                 let marks =
                     u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]) & (READING | WRITING);
-                if marks == 0 {
+                // The other guest of a pair keeps no books.
+                let to = DomainId(u16::from_le_bytes([entry[2], entry[3]]));
+                if marks == 0 || to != DomainId::DOM0 {
                     continue;
                 }
                 let reference = GrantRef(frame * ENTRIES_PER_FRAME + index);

@@ -15,6 +15,7 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::start_info::MAGIC;
 
+use super::deceit;
 use super::disk::Disk;
 use super::hostile;
 use super::image::{BASE, TEXT, kernel as image_file};
@@ -37,6 +38,18 @@ pub enum Kind {
     Honest(Load),
     /// Anything at all, so many times.
     Hostile(u64),
+    /// The back end of devices of the guest that believes it.
+    Liar,
+}
+
+impl Kind {
+    /// What an honest guest is to do.
+    pub const fn load(self) -> Option<Load> {
+        match self {
+            Self::Honest(load) => Some(load),
+            Self::Hostile(_) | Self::Liar => None,
+        }
+    }
 }
 
 /// A guest of the world.
@@ -72,10 +85,7 @@ pub struct Guest {
 impl Guest {
     /// A guest that does not exist yet.
     pub fn new(number: usize, kind: Kind, disk: Rc<Disk>, port: bool) -> Rc<Self> {
-        let sectors = match kind {
-            Kind::Honest(load) => load.sectors(),
-            Kind::Hostile(_) => 0,
-        };
+        let sectors = kind.load().map_or(0, |load| load.sectors());
         Rc::new(Self {
             number,
             port,
@@ -105,10 +115,7 @@ pub async fn live(dom0: Rc<Kernel>, tools: Rc<Toolstack>, guest: Rc<Guest>) {
 async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Result<(), String> {
     let file = image_file();
     let image = Image::parse(&file).map_err(|error| format!("{error}"))?;
-    let vcpus = match guest.kind {
-        Kind::Honest(load) => load.vcpus,
-        Kind::Hostile(_) => 1,
-    };
+    let vcpus = guest.kind.load().map_or(1, |load| load.vcpus);
     let mac = Mac(address(guest.number));
     let vif = if guest.port { format!("vif = [ 'mac={mac}' ]\n") } else { String::new() };
     let text = format!(
@@ -137,8 +144,13 @@ async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Re
         guest.id.set(Some(id));
         start(dom0, tools, guest, &domain)?;
         tools.unpause(id).map_err(|error| format!("unpause: {error}"))?;
+        match guest.kind {
+            Kind::Liar => tools.pair(None, Some(id)),
+            Kind::Honest(load) if load.lies != 0 => tools.pair(Some(id), None),
+            _ => {}
+        }
         let meddled = Rc::new(Cell::new(false));
-        if let Kind::Honest(_) = guest.kind {
+        if guest.kind.load().is_some() {
             guest.outcome.increments.set(0);
             let work =
                 meddle(Rc::clone(dom0), tools.client(), id, Rc::clone(&guest.outcome), Rc::clone(&meddled));
@@ -166,6 +178,7 @@ async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Re
         dom0.shared.note(0, "domain has ended, reason", [id.0.into(), reason.into(), 0]);
         let orphans = guest.disk.holds_pages_of(id) as u64;
         dom0.shared.strike(|struck| struck.orphans += orphans);
+        tools.part(id);
         domain.end(&**tools).await;
         while tools.info(id).is_some() {
             guest.ended.next().await;
@@ -173,7 +186,7 @@ async fn life(dom0: &Rc<Kernel>, tools: &Rc<Toolstack>, guest: &Rc<Guest>) -> Re
         if guest.disk.holds_pages_of(id) != 0 {
             return Err("the device still has requests of a domain that is gone".into());
         }
-        if let Kind::Honest(_) = guest.kind {
+        if guest.kind.load().is_some() {
             guest.disk.with_durable(|bytes| guest.outcome.ledger.borrow().check_durable(bytes))?;
             guest.outcome.open.set(0);
             if !guest.outcome.finished.get() {
@@ -244,6 +257,7 @@ fn start(
                 workload::run(main, load, outcome, nets, number).await;
             }
             Kind::Hostile(turns) => hostile::run(main, device, port, turns).await,
+            Kind::Liar => deceit::lie(&main).await,
         }
     });
     Ok(())

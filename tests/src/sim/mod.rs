@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod check;
 pub mod control;
+pub mod deceit;
 pub mod disk;
 pub mod guests;
 pub mod hostile;
@@ -31,6 +32,6 @@ pub mod world;
 
 pub use guests::Kind;
 pub use planted::Bug;
-pub use shared::Faults;
+pub use shared::{Faults, Tales};
 pub use workload::Load;
 pub use world::{Failure, Report, World};

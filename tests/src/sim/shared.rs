@@ -101,6 +101,32 @@ impl Struck {
     }
 }
 
+/// What came of a back end that lies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tales {
+    /// Connections of a front end to it.
+    pub connections: u64,
+    /// Attempts that led to none.
+    pub unconnected: u64,
+    /// Lies that a front end has seen through, each the end of a connection.
+    pub seen: u64,
+    /// Requests that were answered, and frames that were heard.
+    pub done: u64,
+    /// Requests that failed.
+    pub failed: u64,
+}
+
+impl Tales {
+    /// Adds another world's.
+    pub const fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.unconnected += other.unconnected;
+        self.seen += other.seen;
+        self.done += other.done;
+        self.failed += other.failed;
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Entry {
     step: u64,
@@ -116,6 +142,8 @@ pub struct Shared {
     pub faults: Cell<Faults>,
     /// What went wrong.
     pub struck: Cell<Struck>,
+    /// What came of lies.
+    pub tales: Cell<Tales>,
     /// Steps so far.
     pub step: Cell<u64>,
     /// Requests that guests have had answered.
@@ -131,6 +159,7 @@ impl Shared {
             random: RefCell::new(Random::new(seed)),
             faults: Cell::new(Faults::none()),
             struck: Cell::default(),
+            tales: Cell::default(),
             step: Cell::new(0),
             answered: Cell::new(0),
             log: RefCell::default(),
@@ -158,6 +187,13 @@ impl Shared {
         let mut struck = self.struck.get();
         count(&mut struck);
         self.struck.set(struck);
+    }
+
+    /// Counts what came of lies.
+    pub fn tell(&self, count: impl FnOnce(&mut Tales)) {
+        let mut tales = self.tales.get();
+        count(&mut tales);
+        self.tales.set(tales);
     }
 
     /// Notes what happened.

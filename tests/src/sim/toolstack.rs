@@ -27,6 +27,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::backend::Back;
 use super::control::{Foreign, LIST};
+use super::deceit::CLASSES;
 use super::disk::Disk;
 use super::kernel::Kernel;
 use super::nets::Nets;
@@ -55,6 +56,8 @@ pub struct Toolstack {
     vbds: RefCell<BTreeMap<(DomainId, u32), Rc<Ended>>>,
     consoles: RefCell<BTreeMap<DomainId, Console>>,
     guests: RefCell<BTreeMap<DomainId, Rc<Kernel>>>,
+    /// The guest that believes, and the one that lies to it.
+    pair: Cell<(Option<DomainId>, Option<DomainId>)>,
     /// The network.
     pub nets: Rc<Nets>,
 }
@@ -72,6 +75,7 @@ impl Toolstack {
             vbds: RefCell::default(),
             consoles: RefCell::default(),
             guests: RefCell::default(),
+            pair: Cell::default(),
             nets: Rc::new(Nets::new(back)),
         }
     }
@@ -89,6 +93,69 @@ impl Toolstack {
     /// Names the kernel that runs in a domain, so that it ends with it.
     pub fn add_guest(&self, kernel: &Rc<Kernel>) {
         self.guests.borrow_mut().insert(kernel.id(), Rc::clone(kernel));
+    }
+
+    /// One of the two guests between which a back end lies runs now. Once both do they have devices of its classes.
+    pub fn pair(&self, front: Option<DomainId>, back: Option<DomainId>) {
+        let (earlier_front, earlier_back) = self.pair.get();
+        let pair = (front.or(earlier_front), back.or(earlier_back));
+        self.pair.set(pair);
+        let (Some(front), Some(back)) = pair else { return };
+        for class in CLASSES {
+            if let Err(error) = self.link(front, back, class) {
+                self.kernel.shared.complain(format!("a device of {class} is not made: {error}"));
+            }
+        }
+    }
+
+    /// The nodes of a device between two guests, as `dom0` writes them for `xl device-attach`.
+    fn link(&self, front: DomainId, back: DomainId, class: &str) -> Result<(), Errno> {
+        let (front_home, back_home) = (format!("/local/domain/{front}"), format!("/local/domain/{back}"));
+        let folder = format!("{back_home}/backend/{class}/{front}");
+        let (front_path, back_path) = (format!("{front_home}/device/{class}/0"), format!("{folder}/0"));
+        let reads = |domain: DomainId| vec!["n0".into(), format!("r{domain}")];
+        let owns = |owner: DomainId, reader: DomainId| vec![format!("n{owner}"), format!("r{reader}")];
+        let nodes: [(String, String, Vec<String>); 12] = [
+            (format!("{back_home}/backend"), String::new(), reads(back)),
+            (format!("{back_home}/backend/{class}"), String::new(), reads(back)),
+            (folder, String::new(), reads(back)),
+            (back_path.clone(), String::new(), owns(back, front)),
+            (format!("{back_path}/frontend"), front_path.clone(), owns(back, front)),
+            (format!("{back_path}/state"), "1".into(), owns(back, front)),
+            (format!("{front_home}/device/{class}"), String::new(), reads(front)),
+            (front_path.clone(), String::new(), owns(front, back)),
+            (format!("{front_path}/backend-id"), back.to_string(), owns(front, back)),
+            (format!("{front_path}/mac"), "00:16:3e:00:01:00".into(), owns(front, back)),
+            (format!("{back_path}/online"), "1".into(), owns(back, front)),
+            (format!("{front_path}/backend"), back_path, owns(front, back)),
+        ];
+        self.client.transaction(|client, store, transaction| {
+            for (path, value, rights) in &nodes {
+                client.write(store, transaction, path, value.as_bytes())?;
+                let rights: Vec<&str> = rights.iter().map(String::as_str).collect();
+                client.set_perms(store, transaction, path, &rights)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A guest has ended: the other half of its pair loses the devices.
+    pub fn part(&self, domain: DomainId) {
+        let (front, back) = self.pair.get();
+        if front != Some(domain) && back != Some(domain) {
+            return;
+        }
+        if let (Some(front), Some(back)) = (front, back) {
+            for class in CLASSES {
+                for path in [
+                    format!("/local/domain/{front}/device/{class}"),
+                    format!("/local/domain/{back}/backend/{class}/{front}"),
+                ] {
+                    let _ = self.client.with(|client, store| client.remove(store, 0, &path));
+                }
+            }
+        }
+        self.pair.set((front.filter(|id| *id != domain), back.filter(|id| *id != domain)));
     }
 
     /// What the hypervisor says of a domain, if there is one with this number.

@@ -17,6 +17,7 @@ use trunnion_frontends::xenbus::Device;
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 
+use super::deceit;
 use super::disk::SECTOR;
 use super::kernel::Kernel;
 use super::ledger::Ledger;
@@ -50,6 +51,8 @@ pub struct Load {
     pub device: u32,
     /// Frames that it sends in each connection of its network port; without any it has no port.
     pub frames: u64,
+    /// Connections of either device whose back end lies, if there is one.
+    pub lies: u64,
 }
 
 impl Load {
@@ -119,7 +122,7 @@ pub async fn patiently<T>(
 }
 
 /// One of the things that a guest does at the same time.
-type Work<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
+pub type Work<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
 
 async fn work(
     kernel: &Rc<Kernel>,
@@ -138,12 +141,15 @@ async fn work(
     if load.frames != 0 {
         halves.push(Box::pin(traffic::run(kernel, &store, &grants, nets, traffic)));
     }
+    if load.lies != 0 {
+        halves.push(Box::pin(deceit::believe(kernel, &store, &grants, load.lies)));
+    }
     join(halves).await?;
     for _ in 0..PATIENCE {
         if grants.free() == free {
             break;
         }
-        kernel.sleep(50_000).await;
+        kernel.sleep(if load.lies == 0 { 50_000 } else { 2_000_000 }).await;
     }
     if grants.free() != free {
         return Err(format!("{} of {free} grants are free in the end", grants.free()));
@@ -221,7 +227,7 @@ impl Wake for Child {
 }
 
 /// Runs tasks to their ends. Each is polled only when it was woken itself.
-async fn join<F: Future<Output = Result<(), String>> + ?Sized>(
+pub async fn join<F: Future<Output = Result<(), String>> + ?Sized>(
     tasks: Vec<Pin<Box<F>>>,
 ) -> Result<(), String> {
     let child =

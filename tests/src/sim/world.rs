@@ -30,7 +30,7 @@ use super::kernel::Kernel;
 use super::machine::{Host, SimMachine};
 use super::nets::Nets;
 use super::planted::Bug;
-use super::shared::{Faults, Shared, Struck};
+use super::shared::{Faults, Shared, Struck, Tales};
 use super::store::StoreHandle;
 use super::toolstack::Toolstack;
 
@@ -96,6 +96,8 @@ pub struct Report {
     pub frames: u64,
     /// Faults that struck.
     pub struck: Struck,
+    /// What came of a back end that lies.
+    pub tales: Tales,
 }
 
 /// How a world went wrong.
@@ -214,6 +216,7 @@ impl World {
                     requests: self.shared.answered.get(),
                     frames: self.frames,
                     struck: self.shared.struck.get(),
+                    tales: self.shared.tales.get(),
                 });
             }
             Ok(Err(what)) => what,
@@ -267,14 +270,11 @@ impl World {
             .kinds
             .iter()
             .map(|kind| {
-                let sectors = match kind {
-                    Kind::Honest(load) => load.sectors(),
-                    Kind::Hostile(_) => 64,
-                };
+                let sectors = kind.load().map_or(64, |load| load.sectors());
                 Disk::new(&self.shared, &self.host, &self.mapped, sectors)
             })
             .collect();
-        let port = self.kinds.iter().any(|kind| matches!(kind, Kind::Honest(load) if load.frames != 0));
+        let port = self.kinds.iter().any(|kind| kind.load().is_some_and(|load| load.frames != 0));
         for (number, (kind, disk)) in self.kinds.iter().zip(&disks).enumerate() {
             self.guests.push(Guest::new(number, *kind, Rc::clone(disk), port));
         }
@@ -429,9 +429,11 @@ impl World {
             self.host.machine.advance(deadline.0.saturating_sub(now));
             return true;
         }
-        // A hostile guest may have put itself to sleep for good: the toolstack's user loses patience.
+        // A hostile guest may have put itself to sleep for good: the toolstack's user loses patience. A liar does not sleep; it
+        // waits for others, and once there are none it is no longer wanted.
+        let alone = self.guests.iter().all(|guest| guest.kind.load().is_none() || guest.done.get());
         let lingers = |guest: &&Rc<Guest>| {
-            matches!(guest.kind, Kind::Hostile(_))
+            (matches!(guest.kind, Kind::Hostile(_)) || matches!(guest.kind, Kind::Liar) && alone)
                 && guest.id.get().is_some()
                 && !guest.condemned.get()
                 && !guest.done.get()
