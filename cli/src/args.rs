@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     Xl(xl::Arguments),
     Console(console::Arguments),
     Xenstore(xenstore::Arguments),

@@ -10,6 +10,7 @@ pub mod grants;
 pub mod model;
 pub mod nets;
 pub mod platform;
+pub mod remote;
 pub mod segments;
 pub mod server;
 pub mod stack;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use trunnion_tests::sim::{Bug, Faults, Kind, Load, Report, World};
 
 /// Seeds of the ordinary tier.
-const SEEDS: u64 = 1900;
+const SEEDS: u64 = 2000;
 /// Seeds of the full tier.
 const MORE_SEEDS: u64 = 20_000;
 /// Seeds of worlds with a network, in the ordinary tier and in the full one.

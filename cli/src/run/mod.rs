@@ -136,6 +136,7 @@ impl Prepared {
             power_off: false,
             unix_seconds: if options.icount { FIXED_TIME } else { now() },
             address: options.dom0_address(&uplink).to_string(),
+            token: options.token()?,
             domains: creates,
         };
         bundle.configure(manifest.to_bytes());

@@ -5,6 +5,9 @@ use crate::run::captures::Wish;
 use clap::Args;
 use std::path::PathBuf;
 
+/// A token that is shorter may be found by trying.
+const TOKEN_BYTES: usize = 16;
+
 /// Boot the platform and run domains on it (with no DOMAIN.cfg: the demo domains)
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
@@ -49,6 +52,9 @@ pub struct Options {
     /// dom0's own address on the first bridge: dhcp, none, or ADDRESS/BITS [default: dhcp with an uplink, else 10.0.2.1/24]
     #[arg(long, value_name = "ADDRESS")]
     pub dom0_ip: Option<String>,
+    /// dom0's control server listens on TCP port 7070 of its own address, for whoever has the token in FILE
+    #[arg(long, value_name = "FILE")]
+    pub control_token: Option<PathBuf>,
     /// Record a domain's network port for Wireshark: NAME=FILE, or NAME:N=FILE for its port N
     #[arg(long, value_name = "NAME=FILE")]
     pub pcap: Vec<String>,
@@ -104,6 +110,12 @@ impl Options {
             Forward::parse(rule)?;
         }
         self.captures()?;
+        self.token()?;
+        if self.control_token.is_some() && self.dom0_ip.as_deref() == Some("none") {
+            return refuse(
+                "--control-token: dom0 listens on its own address, and --dom0-ip none leaves it without one",
+            );
+        }
         match self.dom0_ip.as_deref() {
             None | Some("dhcp" | "none") => {}
             Some(text) if is_network(text) => {}
@@ -141,6 +153,20 @@ impl Options {
 }
 
 impl Options {
+    /// What opens the control server on TCP; nothing when it is not asked for.
+    pub(crate) fn token(&self) -> Result<String> {
+        let Some(path) = &self.control_token else { return Ok(String::new()) };
+        let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read the token", path, &e))?;
+        let token = text.trim_end_matches(['\r', '\n']);
+        if token.len() < TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Failure::usage(format!(
+                "--control-token {}: expected one line of at least {TOKEN_BYTES} letters, digits and signs",
+                path.display()
+            )));
+        }
+        Ok(token.into())
+    }
+
     /// The ports to be recorded.
     pub(crate) fn captures(&self) -> Result<Vec<Wish>> {
         self.pcap.iter().map(|text| Wish::parse(text)).collect()

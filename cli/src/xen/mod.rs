@@ -104,6 +104,7 @@ fn refuse_what_is_not_there(options: &Options) -> Result<()> {
         (options.hypervisor.is_some(), "--hypervisor: it runs Debian's Xen"),
         (options.dom0.is_some(), "--dom0: it runs Debian's Linux there"),
         (options.dom0_ip.is_some(), "--dom0-ip: its dom0 has no address"),
+        (options.control_token.is_some(), "--control-token: its dom0 has no address"),
         (!options.pcap.is_empty(), "--pcap: its network ports are Linux's"),
     ];
     match refused.iter().find(|(asked, _)| *asked) {

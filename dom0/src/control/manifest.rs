@@ -26,6 +26,8 @@ pub struct Manifest {
     pub unix_seconds: u64,
     /// dom0's own address: `dhcp`, `none`, or as in `10.0.2.1/24`.
     pub address: String,
+    /// What opens the control server on TCP; without one it does not listen.
+    pub token: String,
     /// In order.
     pub domains: Vec<Create>,
 }

@@ -4,6 +4,8 @@
 //! Its port reads frames as they are: a guest's large packets come whole, and checksums that are blank are not computed
 //! only to be looked at. Frames from the wire are checked here.
 
+mod sockets;
+
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec;
@@ -13,11 +15,11 @@ use core::pin::pin;
 use core::task::Poll;
 use core::time::Duration;
 
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface};
 use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
-use smoltcp::socket::{dhcpv4, tcp, udp};
+use smoltcp::socket::dhcpv4;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
 use trunnion_backends::bridge::{Bridge, PortId};
 use trunnion_backends::frame::{Checksum, Frame, HEAD, MAX_FRAME, NetPort, Piece, Place};
 use trunnion_backends::host::{GrantCopier, GrantCopy};
@@ -30,11 +32,15 @@ use trunnion_protocol::errno::GrantStatus;
 
 use super::grants::Kernel;
 use super::nets::Nets;
+use super::remote::Remote;
 use super::segments::{self, LARGE, WIRE};
 use crate::devices::interrupt::Signal;
+use sockets::Sockets;
 
 /// dom0's address on the wire.
 const ADDRESS: [u8; 6] = [0x00, 0x16, 0x3e, 0xff, 0xff, 0x00];
+/// Its address of IPv6, which the one on the wire gives it (RFC 4291, appendix A): one for the link alone.
+const LOCAL: Ipv6Cidr = Ipv6Cidr::new(Ipv6Address::new(0xfe80, 0, 0, 0, 0x0216, 0x3eff, 0xfeff, 0xff00), 64);
 /// Frames that wait to be looked at, and the memory that they take: guests choose how large they are.
 const WAITING: usize = 256;
 const WAITING_BYTES: usize = 2 << 20;
@@ -44,14 +50,6 @@ const SPARE: usize = 16;
 const RUN: usize = 64;
 /// Bytes of payload of a wire's frame.
 const MTU: usize = 1500;
-/// Bytes of a TCP window.
-const WINDOW: usize = 256 << 10;
-/// Connections of each measuring service at a time.
-const SERVICES: usize = 2;
-
-const ECHO: u16 = 7;
-const SINK: u16 = 9;
-const SOURCE: u16 = 19;
 
 /// A frame in pages of its own, to and from which the hypervisor copies without a stop in between.
 struct Packet {
@@ -267,84 +265,6 @@ impl phy::TxToken for Going<'_> {
     }
 }
 
-/// The sockets of the services.
-struct Sockets {
-    set: SocketSet<'static>,
-    dhcp: Option<SocketHandle>,
-    echo: SocketHandle,
-    sinks: Vec<SocketHandle>,
-    sources: Vec<SocketHandle>,
-}
-
-fn stream() -> tcp::Socket<'static> {
-    let mut socket =
-        tcp::Socket::new(tcp::SocketBuffer::new(vec![0; WINDOW]), tcp::SocketBuffer::new(vec![0; WINDOW]));
-    socket.set_nagle_enabled(false);
-    socket.set_ack_delay(None);
-    socket
-}
-
-impl Sockets {
-    fn new(dhcp: bool) -> Self {
-        let mut set = SocketSet::new(Vec::new());
-        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 32], vec![0; 32 << 10]);
-        Self {
-            dhcp: dhcp.then(|| set.add(dhcpv4::Socket::new())),
-            echo: set.add(udp::Socket::new(buffer(), buffer())),
-            sinks: (0..SERVICES).map(|_| set.add(stream())).collect(),
-            sources: (0..SERVICES).map(|_| set.add(stream())).collect(),
-            set,
-        }
-    }
-
-    /// Does what the services do; true when something moved.
-    fn serve(&mut self) -> bool {
-        let mut moved = false;
-        let socket = self.set.get_mut::<udp::Socket<'_>>(self.echo);
-        if !socket.is_open() {
-            let _ = socket.bind(ECHO);
-        }
-        while socket.can_send()
-            && let Ok((data, from)) = socket.recv().map(|(data, from)| (Vec::from(data), from))
-        {
-            moved |= socket.send_slice(&data, from).is_ok();
-        }
-        for handle in &self.sinks {
-            let socket = listening(&mut self.set, *handle, SINK);
-            while socket.can_recv() && socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|n| n > 0) {
-                moved = true;
-            }
-            if !socket.may_recv() && socket.may_send() {
-                socket.close();
-                moved = true;
-            }
-        }
-        for handle in &self.sources {
-            let socket = listening(&mut self.set, *handle, SOURCE);
-            while socket.can_send() && socket.send(|bytes| (bytes.len(), bytes.len())).is_ok_and(|n| n > 0) {
-                moved = true;
-            }
-            if !socket.may_recv() && socket.may_send() {
-                socket.close();
-                moved = true;
-            }
-        }
-        moved
-    }
-}
-
-fn listening<'a>(
-    set: &'a mut SocketSet<'static>,
-    handle: SocketHandle,
-    port: u16,
-) -> &'a mut tcp::Socket<'static> {
-    let socket = set.get_mut::<tcp::Socket<'_>>(handle);
-    if !socket.is_open() {
-        let _ = socket.listen(port);
-    }
-    socket
-}
-
 /// The moment, as smoltcp counts.
 fn now() -> Instant {
     Instant::from_micros(clock::now().as_micros() as i64)
@@ -366,10 +286,15 @@ fn plan(text: &str) -> Option<Plan> {
     }
 }
 
-/// Gives dom0 its address and starts the services.
-pub fn start(nets: &Nets, address: &str, spawner: &Spawner) {
+/// Gives dom0 its address and starts the services, the control server too if it is asked for.
+pub fn start(nets: &Nets, address: &str, remote: Option<Remote>, spawner: &Spawner) {
     let plan = match plan(address) {
-        Some(Plan::None) => return,
+        Some(Plan::None) => {
+            if remote.is_some() {
+                log::error!("nobody reaches the control server: dom0 has no address");
+            }
+            return;
+        }
         Some(plan) => plan,
         None => {
             log::error!("dom0 gets no address: `{address}` is none");
@@ -386,7 +311,7 @@ pub fn start(nets: &Nets, address: &str, spawner: &Spawner) {
     let bridge = nets.first_bridge();
     let as_port: Rc<dyn NetPort> = Rc::<Port>::clone(&port);
     let id = bridge.join(as_port, clock::now());
-    spawner.spawn(Stack { port, bridge, id, plan }.run());
+    spawner.spawn(Stack { port, bridge, id, plan, remote }.run());
 }
 
 struct Stack {
@@ -394,6 +319,7 @@ struct Stack {
     bridge: Rc<Bridge>,
     id: PortId,
     plan: Plan,
+    remote: Option<Remote>,
 }
 
 impl Stack {
@@ -402,15 +328,17 @@ impl Stack {
         config.random_seed = clock::now().as_nanos() as u64;
         let mut wire = Wire(&self.port.queues);
         let mut interface = Interface::new(config, &mut wire, now());
-        if let Plan::Fixed(address) = self.plan {
-            set_address(&mut interface, Some(address));
+        match self.plan {
+            Plan::Fixed(address) => set_address(&mut interface, Some(address)),
+            _ => set_addresses(&mut interface, None),
         }
-        let mut sockets = Sockets::new(self.plan == Plan::Dhcp);
+        log::info!("dom0 has the address {LOCAL}");
+        let mut sockets = Sockets::new(self.plan == Plan::Dhcp, self.remote.as_ref());
         loop {
             loop {
                 interface.poll(now(), &mut wire, &mut sockets.set);
                 configure(&mut interface, &mut sockets);
-                let moved = sockets.serve();
+                let moved = sockets.serve() | sockets.listen(self.remote.as_ref(), clock::now());
                 let sent = self.send();
                 if !moved && !sent && self.port.queues.borrow().came.is_empty() {
                     break;
@@ -419,10 +347,12 @@ impl Stack {
             }
             let wait = interface.poll_delay(now(), &sockets.set).map(Duration::from);
             // A service that has nothing to do still looks now and then at its clock.
-            let wait = wait.unwrap_or(Duration::from_mins(1)).max(Duration::from_micros(100));
+            let wait = wait.unwrap_or(Duration::MAX).min(sockets.patience()).max(Duration::from_micros(100));
             let mut sleep = pin!(clock::sleep(wait));
             core::future::poll_fn(|context| {
-                if self.port.arrived.poll(context).is_ready() {
+                let answered =
+                    self.remote.as_ref().is_some_and(|remote| remote.answered().poll(context).is_ready());
+                if self.port.arrived.poll(context).is_ready() || answered {
                     return Poll::Ready(());
                 }
                 core::future::Future::poll(sleep.as_mut(), context)
@@ -470,13 +400,18 @@ impl Stack {
     }
 }
 
-fn set_address(interface: &mut Interface, address: Option<Ipv4Cidr>) {
+/// The address of IPv4, and always that of IPv6.
+fn set_addresses(interface: &mut Interface, address: Option<Ipv4Cidr>) {
     interface.update_ip_addrs(|addresses| {
         addresses.clear();
-        if let Some(address) = address {
-            let _ = addresses.push(IpCidr::Ipv4(address));
+        for address in address.map(IpCidr::Ipv4).into_iter().chain([IpCidr::Ipv6(LOCAL)]) {
+            let _ = addresses.push(address);
         }
     });
+}
+
+fn set_address(interface: &mut Interface, address: Option<Ipv4Cidr>) {
+    set_addresses(interface, address);
     match address {
         Some(address) => log::info!("dom0 has the address {address}"),
         None => log::info!("dom0 has no address any more"),
@@ -494,7 +429,7 @@ fn configure(interface: &mut Interface, sockets: &mut Sockets) {
                 let _ = interface.routes_mut().add_default_ipv4_route(router);
             }
         }
-        Some(dhcpv4::Event::Deconfigured) if interface.ip_addrs().is_empty() => {}
+        Some(dhcpv4::Event::Deconfigured) if interface.ipv4_addr().is_none() => {}
         Some(dhcpv4::Event::Deconfigured) => {
             set_address(interface, None);
             interface.routes_mut().remove_default_ipv4_route();

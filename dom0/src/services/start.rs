@@ -19,6 +19,7 @@ use super::disks::Disks;
 use super::model::Models;
 use super::nets::Nets;
 use super::platform::{Dom0, host_info};
+use super::remote::Remote;
 use super::server;
 use super::stack;
 use super::store::StoreHandle;
@@ -69,13 +70,12 @@ pub async fn run(spawner: Spawner, start: StartInfo) -> ShutdownReason {
     let consoles = Consoles::new(Rc::clone(&wire.output), spawner.clone());
     let nets = Rc::new(Nets::new(store.clone(), spawner.clone()));
     let line = devices(&disks, &nets, &spawner);
-    stack::start(&nets, &manifest.address, &spawner);
     let attached = line.is_some();
     let platform = Dom0 {
         store: store.client(),
         consoles,
         disks,
-        nets,
+        nets: Rc::clone(&nets),
         models: Models::new(spawner.clone()),
         wire: Rc::clone(&wire),
         spawner: spawner.clone(),
@@ -83,6 +83,8 @@ pub async fn run(spawner: Spawner, start: StartInfo) -> ShutdownReason {
         ends_by_itself: manifest.power_off || !attached,
     };
     let toolstack = Rc::new(Toolstack::new(platform, bundle));
+    let remote = Remote::new(&manifest.token, &toolstack, &spawner);
+    stack::start(&nets, &manifest.address, remote, &spawner);
     match line {
         Some(line) => spawner.spawn(server::serve(Rc::clone(&toolstack), line)),
         None => log::warn!("there is no control connection"),

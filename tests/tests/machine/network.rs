@@ -1,7 +1,8 @@
 //! Networks on the machine: Linux's front end and this project's against the back end, each other and the host.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,10 @@ use trunnion_tests::system::{Ended, QEMU_SVM, Run, image};
 
 /// dom0's own address; the emulator's network gives the guests theirs, and has the gateway at 10.0.2.2.
 const DOM0: &str = "10.0.2.60";
+/// dom0's own address of IPv6, which follows from its card's.
+const DOM0_SIX: &str = "fe80::216:3eff:feff:ff00";
+/// What opens dom0's control server.
+const TOKEN: &str = "trunnion-0123456789";
 /// The Rust guest's.
 const WEB: &str = "10.0.2.50";
 
@@ -53,6 +58,25 @@ fn fetch(port: u16, limit: Duration) -> Option<String> {
     None
 }
 
+/// What the control server answers on a port of this machine, each line with its last one.
+fn ask(port: u16, lines: &[&str]) -> Vec<String> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the emulator forwards the port");
+    stream.set_read_timeout(Some(Duration::from_secs(100))).expect("a limit is set");
+    let mut reader = BufReader::new(stream);
+    let mut answers = Vec::new();
+    for line in lines {
+        reader.get_mut().write_all(format!("{line}\n").as_bytes()).expect("the line is sent");
+        let mut text = String::new();
+        while !text.lines().last().is_some_and(|last| last == "ok" || last.starts_with("failed: ")) {
+            if reader.read_line(&mut text).expect("an answer comes") == 0 {
+                break;
+            }
+        }
+        answers.push(text);
+    }
+    answers
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     listener.expect("a port is free").port()
@@ -74,7 +98,8 @@ const DHCP: &str = "n=0; until ip -4 -o address show dev eth0 | grep -q ' 10.0.2
 udhcpc -q -n -t 5 -T 1 -i eth0 -s /sbin/lease >/dev/null 2>&1; n=$((n+1)); done
 ";
 
-/// What both Linux guests' scripts share: addresses of their own beside the one from DHCP, and a wait until the other is there.
+/// What both Linux guests' scripts share: addresses of their own beside the one from DHCP, whose script takes all others away, and a wait
+/// until the other is there.
 fn both(own: u8, other: u8, uplink: bool) -> String {
     let dhcp = if uplink { DHCP } else { "" };
     format!(
@@ -82,6 +107,7 @@ fn both(own: u8, other: u8, uplink: bool) -> String {
 ip link set eth0 mtu 9000
 ip address add 192.168.77.{own}/24 dev eth0
 ip address add fd77::{own}/64 dev eth0
+ip address add fe80::77:{own}/64 dev eth0
 own=192.168.77.{own}; other=192.168.77.{other}; six=fd77::{other}
 n=0; until ping -c 1 -w 1 $other >/dev/null || [ $n -gt 90 ]; do n=$((n+1)); done
 n=0; until ping6 -c 1 -w 1 $six >/dev/null 2>&1 || [ $n -gt 30 ]; do n=$((n+1)); done
@@ -89,13 +115,30 @@ n=0; until ping6 -c 1 -w 1 $six >/dev/null 2>&1 || [ $n -gt 30 ]; do n=$((n+1));
     )
 }
 
-/// Known bytes both ways at once: over IPv4 and IPv6, then with every offload that Linux can switch off switched off.
-fn exchange(mib: u32) -> String {
-    let both_ways = |port: u16, mib: u32| {
+/// Known bytes both ways at once, to `$to`.
+fn both_ways(port: u16, mib: u32) -> String {
+    format!(
+        "/run/probe take {port} {mib} {port} & /run/probe give $to:{port} {mib} {port} && wait && echo tcp{port}=good\n"
+    )
+}
+
+/// What Linux can switch off, one by one.
+const OFFLOADS: [&str; 6] = ["tso", "gso", "gro", "sg", "tx", "rx"];
+
+/// Known bytes with each offload switched off alone.
+fn each_off(mib: u32) -> String {
+    let one = |(port, offload): (u16, &&str)| {
+        let bytes = both_ways(port, mib);
         format!(
-            "/run/probe take {port} {mib} {port} & /run/probe give $to:{port} {mib} {port} && wait && echo tcp{port}=good\n"
+            "ethtool -K eth0 {offload} off 2>/dev/null\n{bytes}for on in tx sg gso tso gro rx; do ethtool -K eth0 $on on 2>/dev/null; done\n"
         )
     };
+    let all: String = (5011..).zip(&OFFLOADS).map(one).collect();
+    format!("to=$other\n{all}")
+}
+
+/// Known bytes over IPv4 and IPv6, then with every offload that Linux can switch off switched off.
+fn exchange(mib: u32) -> String {
     format!(
         "to=$other\n{}to=[$six]\n{}ethtool -K eth0 tso off gso off gro off sg off tx off rx off 2>/dev/null\nto=$other\n{}to=[$six]\n{}",
         both_ways(5001, mib),
@@ -115,7 +158,7 @@ fn assert_exchanged(ended: &Ended, name: &str) {
 #[test]
 fn two_linux_guests_a_rust_guest_dom0_and_the_host() {
     let content: Vec<u8> = (0..3_000_000u32).map(|n| ((n * 31) >> 7) as u8).collect();
-    let (server, port) = (host_server(content.clone()), free_port());
+    let (server, port, control) = (host_server(content.clone()), free_port(), free_port());
     let mib = 8;
     let first = format!(
         "{}iperf3 -s -1 >/dev/null 2>&1 &
@@ -143,6 +186,7 @@ ping -c 2 -w 10 {DOM0} >/dev/null && echo dom0=answers
 ping -c 2 -w 10 -s 20000 $other >/dev/null && echo fragments=answered
 echo pieces=$(($(pieces) - before))
 ping6 -c 2 -w 10 -s 9000 $six >/dev/null && echo six=answered
+ping6 -c 2 -w 10 {DOM0_SIX}%eth0 >/dev/null && echo local=answered
 n=0; until iperf3 -c $other -t 1 >/run/iperf 2>&1 || [ $n -gt 10 ]; do sleep 1; n=$((n+1)); done
 echo iperf=$(grep -c receiver /run/iperf)
 {}touch /run/done; httpd -p 80 -h /run
@@ -155,12 +199,18 @@ sleep 1
     );
     let reader = thread::spawn(move || {
         let first = fetch(port, Duration::from_secs(200));
-        (first, fetch(port, Duration::from_mins(1)))
+        let stranger = ask(control, &["not the token of this run\nlist"]);
+        let owner = ask(control, &[TOKEN, "list", "frobnicate", "xenstore read /local/domain/0/name"]);
+        (first, fetch(port, Duration::from_mins(1)), stranger, owner)
     });
-    let rule = format!("tcp:{port}:{WEB}:80");
+    let rules = [format!("tcp:{port}:{WEB}:80"), format!("tcp:{control}:{DOM0}:7070")];
     let address = format!("{DOM0}/24");
-    let run =
-        Run::new(DRIVER, QEMU_SVM).option(&["--net", "user", "--forward", &rule, "--dom0-ip", &address]);
+    let run = Run::new(DRIVER, QEMU_SVM);
+    let token = run.path().join("token");
+    std::fs::write(&token, format!("{TOKEN}\n")).expect("the token can be written");
+    let run = run
+        .option(&["--net", "user", "--forward", &rules[0], "--forward", &rules[1], "--dom0-ip", &address])
+        .option(&["--control-token", &token.display().to_string()]);
     let run = web(run, 3).linux("first", 160, &first, "vcpus = 2\nvif = [ \"bridge=xenbr0\" ]").linux(
         "second",
         160,
@@ -168,12 +218,19 @@ sleep 1
         "vif = [ \"bridge=xenbr0\" ]",
     );
     let ended = run.go(400);
-    let (page, again) = reader.join().expect("the reader ends");
+    let (page, again, stranger, owner) = reader.join().expect("the reader ends");
     let report = || format!("{}\n{}", ended.console("web"), ended.report());
     let page = page.unwrap_or_else(|| panic!("no page came\n{}", report()));
     assert!(page.contains("<h1>web</h1>") && page.contains("page number"), "{page}");
     let again = again.unwrap_or_else(|| panic!("no second page came\n{}", report()));
     assert!(again.contains("page number"), "{again}");
+    assert_eq!(stranger, ["failed: this is not the token\n"], "{}", ended.report());
+    assert!(
+        owner[1].contains("web") && owner[1].contains("running") && owner[1].ends_with("\nok\n"),
+        "{owner:?}"
+    );
+    assert_eq!(owner[2], "failed: there is no verb `frobnicate`; `help` lists them\n");
+    assert_eq!([&owner[0], &owner[3]], ["ok\n", "Domain-0\nok\n"]);
 
     for name in ["first", "second"] {
         assert_eq!(ended.said(name, "address"), "1", "DHCP gives an address\n{}", ended.report());
@@ -194,7 +251,7 @@ sleep 1
     assert_eq!(ended.said("second", "jumbos"), "0");
     let pieces: u32 = ended.said("second", "pieces").parse().expect("a number");
     assert!(pieces >= 28, "{pieces} fragments");
-    for key in ["ping", "jumbo", "fragments", "six"] {
+    for key in ["ping", "jumbo", "fragments", "six", "local"] {
         assert_eq!(ended.said("second", key), "answered");
     }
     assert_ne!(ended.said("second", "iperf"), "0");
@@ -204,19 +261,42 @@ sleep 1
     ended.assert_no_leaks();
 }
 
-#[test]
-#[cfg_attr(not(full_tier), ignore = "minutes: a GiB each way, three times; TRUNNION_TIER=full runs it")]
-fn a_gibibyte_each_way() {
+/// Two Linux guests exchange known bytes as a script says, and each finds those of these ports good.
+fn exchange_for_minutes(script: &str, ports: Range<u16>) {
     let run = Run::new(DRIVER, QEMU_SVM).option(&["--net", "none"]);
-    let script = |own, other| format!("{}{}", both(own, other, false), exchange(1024));
+    let whole = |own, other| format!("{}{script}", both(own, other, false));
     let ended = run
-        .linux("first", 160, &script(1, 2), "vif = [ \"\" ]")
-        .linux("second", 160, &script(2, 1), "vif = [ \"\" ]")
+        .linux("first", 160, &whole(1, 2), "vif = [ \"\" ]")
+        .linux("second", 160, &whole(2, 1), "vif = [ \"\" ]")
         .go(3600);
-    assert_exchanged(&ended, "first");
-    assert_exchanged(&ended, "second");
+    for port in ports {
+        for name in ["first", "second"] {
+            assert_eq!(ended.said(name, &format!("tcp{port}")), "good", "{}", ended.console(name));
+        }
+    }
     assert_eq!(ended.status, 0, "{}", ended.report());
     ended.assert_no_leaks();
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "ten minutes: a GiB each way; TRUNNION_TIER=full runs it")]
+fn a_gibibyte_each_way() {
+    exchange_for_minutes(&format!("to=$other\n{}", both_ways(5001, 1024)), 5001..5002);
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "ten minutes: a GiB each way over IPv6; TRUNNION_TIER=full runs it")]
+fn a_gibibyte_each_way_over_ipv6() {
+    exchange_for_minutes(&format!("to=[$six]\n{}", both_ways(5002, 1024)), 5002..5003);
+}
+
+#[test]
+#[cfg_attr(
+    not(full_tier),
+    ignore = "minutes: a GiB each way without one offload or another; TRUNNION_TIER=full runs it"
+)]
+fn a_gibibyte_each_way_without_each_offload() {
+    exchange_for_minutes(&each_off(171), 5011..5017);
 }
 
 /// Ports are attached and detached, and a domain is destroyed and made again, while two others move so many MiB.
