@@ -1,5 +1,5 @@
 //! The control server on the network, for whoever has the token: the first line of a connection is the token, each further one
-//! is carried out as dom0's [shell](crate::shell) has it. The answer is text, and its last line is `ok` or says what failed.
+//! is carried out as dom0's [shell] has it. The answer is text, and its last line is `ok` or says what failed.
 //!
 //! Here is what a connection is without the network under it; [`Remote`] carries lines to the toolstack.
 
