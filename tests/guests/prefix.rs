@@ -1,7 +1,7 @@
 //! Cases that come from outside, each executed twice: by the processor, and behind the forced-emulation prefix by the emulator of
 //! the device model. Registers, flags, memory and faults are compared.
 //!
-//! It is the firmware of an emulated PC. The cases lie at [`CASES`], and have the form of `devices/tests/native/cases.rs`; each runs
+//! It is the firmware of an emulated PC. The cases lie at `CASES`, and have the form of `devices/tests/native/cases.rs`; each runs
 //! under page tables that have nothing but its code, the window, and the page of this guest that leads there and back.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
