@@ -42,7 +42,7 @@ fn wrong_words_are_status_2_with_the_message_last() {
         (&["xl", "migrate", "a", "b"], "not there yet"),
         (&["xl", "create", "nowhere.cfg"], "nowhere.cfg"),
         (&["xenstore", "write", "/a", "1", "/b"], "no value"),
-        (&["bench", "exits"], "not there yet"),
+        (&["run", "--control-token", "/nowhere/token"], "/nowhere/token"),
         (&["image", "out.iso"], "not there yet"),
     ] {
         let (status, line) = refusal(arguments);
