@@ -331,8 +331,11 @@ impl<M: GuestMemory> Board<M> {
     /// The next moment at which something happens by itself. [`Self::advance`] is to be called then.
     pub fn deadline(&self) -> Option<Time> {
         let hpet = self.hpet.as_ref().and_then(Hpet::deadline);
+        // Nothing comes of the old timer while the new one has its place: its edges are not taken, and the next stays in the past.
+        let is_legacy = self.hpet.as_ref().is_some_and(Hpet::is_legacy);
+        let pit = if is_legacy { None } else { self.pit.deadline() };
         let nics = self.nics.iter().fold(None, |first, nic| earlier(first, nic.deadline()));
-        [self.pit.deadline(), self.rtc.deadline(), self.pm.deadline(), hpet].into_iter().fold(nics, earlier)
+        [pit, self.rtc.deadline(), self.pm.deadline(), hpet].into_iter().fold(nics, earlier)
     }
 }
 

@@ -175,7 +175,9 @@ fn walk(device: &Device, world: &mut World, random: &mut Random, accesses: u64, 
             while world.board.take_event().is_some() {
                 reached.events += 1;
             }
-            let _ = (world.board.take_log(), world.board.take_messages(), world.board.deadline());
+            let _ = (world.board.take_log(), world.board.take_messages());
+            // Whoever waits for a moment that is past looks at the board for ever.
+            assert!(world.board.deadline().is_none_or(|deadline| deadline > world.now));
             world.wire.0.borrow_mut().clear();
             if world.board.wants() && random.below(4) == 0 {
                 world.board.acknowledge();
@@ -217,4 +219,20 @@ fn each_device_takes_every_access_from_every_beginning() {
             assert!(reached.ports.len() as u64 >= least, "every port is read and written in a long walk");
         }
     }
+}
+
+#[test]
+fn the_interval_timer_wakes_nobody_while_the_event_timer_has_its_place() {
+    let mut world = Beginning::Reset.world();
+    for (port, value) in [(0x43, 0x34), (0x40, 0), (0x40, 0x10)] {
+        world.out(port, Width::Byte, value);
+    }
+    assert!(world.board.memory_write(0xfed0_0010, &3u32.to_le_bytes(), world.now));
+    world.now = world.now.after(1_000_000_000);
+    world.poll();
+    assert_eq!(world.board.deadline(), None);
+    assert!(world.board.memory_write(0xfed0_0010, &1u32.to_le_bytes(), world.now));
+    world.poll();
+    let deadline = world.board.deadline().expect("the interval timer's next edge");
+    assert!(deadline > world.now && deadline < world.now.after(10_000_000), "{deadline:?}");
 }
