@@ -23,6 +23,8 @@ use crate::address::PAGE_SIZE;
 
 const WORDS: usize = PAGE_SIZE / size_of::<u32>();
 const ENTRIES: usize = PAGE_SIZE / size_of::<u64>();
+/// A cache line, in bytes.
+const LINE: usize = 64;
 /// Up to this many bytes, aligned copies go word by word: starting a string instruction costs more.
 const SMALL: usize = 64;
 
@@ -193,7 +195,7 @@ impl SharedPage {
 
     /// Whether the page holds nothing but zeroes, as far as one look tells.
     pub fn is_zero(&self) -> bool {
-        (0..PAGE_SIZE / 8).all(|index| self.entry(index) == 0)
+        (0..PAGE_SIZE / LINE).all(|line| bulk::line(&self.0, line) == 0)
     }
 
     fn words(&self, offset: usize) -> impl Iterator<Item = &AtomicU32> {
@@ -215,7 +217,7 @@ const fn check(offset: usize, length: usize) -> Result<(), OutOfPage> {
 /// page at the same time changes which bytes are copied, never what else happens.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod bulk {
-    use super::{AtomicU32, PAGE_SIZE, WORDS};
+    use super::{AtomicU32, LINE, PAGE_SIZE, WORDS};
     use core::arch::asm;
 
     /// An aligned load of eight bytes is one access (SDM 3, 8.1.1).
@@ -238,6 +240,20 @@ mod bulk {
             asm!("mov [{} + 8*{}], {}", in(reg) page.as_ptr(), in(reg) index, in(reg) value,
                 options(nostack, preserves_flags));
         }
+    }
+
+    /// All bits of a cache line's eight words together.
+    #[inline]
+    pub(super) fn line(page: &[AtomicU32; WORDS], line: usize) -> u64 {
+        let bits;
+        // SAFETY: the caller has cut the line to those of a page, which is readable memory.
+        unsafe {
+            asm!("mov {bits}, [{at}]", "or {bits}, [{at} + 8]", "or {bits}, [{at} + 16]", "or {bits}, [{at} + 24]",
+                "or {bits}, [{at} + 32]", "or {bits}, [{at} + 40]", "or {bits}, [{at} + 48]", "or {bits}, [{at} + 56]",
+                bits = out(reg) bits, at = in(reg) page.as_ptr().byte_add(line * LINE),
+                options(nostack, readonly));
+        }
+        bits
     }
 
     /// # Safety
@@ -322,7 +338,7 @@ mod bulk {
 /// The same by atomic words, for the interpreter and for other processors.
 #[cfg(any(not(target_arch = "x86_64"), miri))]
 mod bulk {
-    use super::{AtomicU32, Ordering, WORDS};
+    use super::{AtomicU32, LINE, Ordering, WORDS};
 
     fn get(page: &[AtomicU32; WORDS], offset: usize) -> u8 {
         page[offset / 4].load(Ordering::Relaxed).to_ne_bytes()[offset % 4]
@@ -344,6 +360,11 @@ mod bulk {
     pub(super) fn set_entry(page: &[AtomicU32; WORDS], index: usize, value: u64) {
         page[index * 2 + 1].store((value >> 32) as u32, Ordering::Release);
         page[index * 2].store(value as u32, Ordering::Release);
+    }
+
+    pub(super) fn line(page: &[AtomicU32; WORDS], line: usize) -> u64 {
+        let words = page.iter().skip(line * LINE / 4).take(LINE / 4);
+        words.fold(0, |bits, word| bits | u64::from(word.load(Ordering::Relaxed)))
     }
 
     pub(super) unsafe fn four(page: &[AtomicU32; WORDS], offset: usize) -> [u8; 4] {
@@ -418,6 +439,17 @@ mod tests {
         other.copy_out(0, &mut all).unwrap();
         assert_eq!(all[5..82], model[1001..1078]);
         assert_eq!(all[82], 0);
+    }
+
+    #[test]
+    fn one_byte_makes_a_page_not_zero() {
+        let page = SharedPage::zeroed();
+        for offset in 0..PAGE_SIZE {
+            page.store(offset, &1u8).unwrap();
+            assert!(!page.is_zero(), "{offset}");
+            page.store(offset, &0u8).unwrap();
+            assert!(page.is_zero(), "{offset}");
+        }
     }
 
     #[test]

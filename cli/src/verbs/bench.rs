@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Measure the platform: a table, JSON, or a page with charts
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   trunnion bench micro --icount
   trunnion bench micro --icount --json micro.json
