@@ -16,13 +16,14 @@ const EDITION: &str = "1";
 /// The meta-package of the kernel.
 const KERNEL: &str = "linux-image-amd64";
 /// The drivers of the emulated devices, of their split kin, and of the root; what a driver asks for by an alias comes first.
-const DRIVERS: [&str; 8] = [
+const DRIVERS: [&str; 9] = [
     "crc32c_generic",
     "crct10dif_common",
     "ata_piix",
     "sd_mod",
     "ext4",
     "e1000",
+    "ne2k-pci",
     "xen-blkfront",
     "xen-netfront",
 ];

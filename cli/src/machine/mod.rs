@@ -20,6 +20,7 @@ pub(crate) use strip::stripped;
 pub use boot::{Boot, End, Outcome, boot};
 
 use std::fmt;
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 /// An outer machine: an emulator and the virtualisation it offers to the hypervisor.
@@ -59,6 +60,21 @@ impl Machine {
             Machine::BochsVmx => "corei7_haswell_4770",
             Machine::BochsSvm => "ryzen",
         }
+    }
+
+    /// The emulator and its version, as far as it can be asked.
+    pub(crate) fn version(self) -> Option<String> {
+        let said = |command: &mut Command| {
+            let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            text.lines().next().map(str::to_string).filter(|line| !line.is_empty())
+        };
+        if self.is_bochs() {
+            // Bochs itself tells it only in its log.
+            let version = said(Command::new("dpkg-query").args(["-W", "-f", "${Version}", "bochs"]))?;
+            return Some(format!("Bochs {version}"));
+        }
+        said(Command::new(qemu::PROGRAM).arg("--version"))
     }
 
     /// Whether it is Bochs: no virtio devices, and an image comes from a CD.

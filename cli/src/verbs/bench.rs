@@ -1,6 +1,7 @@
 //! `trunnion bench`: the measurements, each a run of its own, and their forms: a table, JSON, and a page with charts.
 
 mod exits;
+mod fence;
 mod io;
 mod linux;
 mod micro;
@@ -10,6 +11,7 @@ mod pc;
 mod startup;
 
 use crate::failure::{Failure, Result, Status};
+use crate::machine::Machine;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
@@ -59,10 +61,43 @@ pub(crate) enum What {
     Boot,
     /// Network paths: Linux guests with dom0 and with each other
     Net,
-    /// Disks and network of a Linux guest: split, emulated, and split on an emulated PC
+    /// Disks and network of a Linux guest: split, emulated with DMA and word by word, and split on an emulated PC
     Io,
     /// Entries, exits and the instructions around them, on the machine without a hypervisor
     Exits,
+}
+
+/// Where the time of one operation goes.
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// The guest, with its entries and the switch to it.
+    pub guest: u64,
+    /// The hypervisor's work for the guest's exits.
+    pub core: u64,
+    /// dom0, with the hypervisor at its exits.
+    pub dom0: u64,
+}
+
+impl Share {
+    /// The parts in percent, the largest first: it is what limits.
+    pub(crate) fn in_words(self) -> String {
+        let mut parts =
+            [(self.guest, "the guest"), (self.core, "the hypervisor at its exits"), (self.dom0, "dom0")];
+        parts.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        let all = parts.iter().map(|(time, _)| time).sum::<u64>().max(1);
+        let parts = parts.map(|(time, name)| format!("{} % in {name}", (time * 100 + all / 2) / all));
+        parts.join(", ")
+    }
+}
+
+/// What all domains used for the operations of a row, beside exits.
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub hypercalls: u64,
+    /// Sent.
+    pub events: u64,
+    pub grants_copied: u64,
+    pub grants_mapped: u64,
 }
 
 /// One figure with its spread.
@@ -76,6 +111,14 @@ pub(crate) struct Row {
     pub median: u64,
     pub max: u64,
     pub exits: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<Used>,
+    /// Where the time went, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+    /// Times of single operations: the shortest, 5, 10, 25, 50, 75, 90, 95 and 99 percent from there on, and the longest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<u64>,
     pub per: &'static str,
     /// What the numbers count, where a report mixes units.
     pub unit: &'static str,
@@ -85,6 +128,28 @@ pub(crate) struct Row {
     /// Where the figure is above the limit: what costs how much.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+impl Row {
+    /// How many of something each operation has, when there are so many in all.
+    #[expect(clippy::cast_precision_loss, reason = "two digits behind the point are shown")]
+    pub(crate) fn each(&self, all: u64) -> f64 {
+        all as f64 / self.n.max(1) as f64
+    }
+
+    /// What an operation uses, in words.
+    fn uses(&self) -> Option<String> {
+        let used = self.used?;
+        let exits = self.each(self.exits.values().sum());
+        let rest = [
+            (used.hypercalls, "hypercalls"),
+            (used.events, "events"),
+            (used.grants_copied, "grant copies"),
+            (used.grants_mapped, "grants mapped"),
+        ];
+        let rest: Vec<String> = rest.map(|(count, name)| format!("{:.2} {name}", self.each(count))).to_vec();
+        Some(format!("{exits:.2} exits, {} per {}", rest.join(", "), self.per))
+    }
 }
 
 /// What was measured, and on what.
@@ -147,8 +212,9 @@ pub(crate) fn perform(instance: &str, arguments: &Arguments) -> Result<Status> {
 
 fn table(report: &Report) {
     crate::say::out!(
-        "{:<32} {:>12} {:>12} {:>12} {:>12}  unit",
+        "{:<32} {:<10} {:>12} {:>12} {:>12} {:>12}  unit",
         "operation",
+        "path",
         "min",
         "median",
         "max",
@@ -157,8 +223,9 @@ fn table(report: &Report) {
     for row in &report.rows {
         let limit = row.limit.map_or_else(String::new, |limit| limit.to_string());
         crate::say::out!(
-            "{:<32} {:>12} {:>12} {:>12} {limit:>12}  {}",
+            "{:<32} {:<10} {:>12} {:>12} {:>12} {limit:>12}  {}",
             row.name,
+            row.path,
             row.min,
             row.median,
             row.max,
@@ -169,8 +236,9 @@ fn table(report: &Report) {
         below(beside);
     }
     for row in &report.rows {
-        if let Some(note) = &row.note {
-            crate::say::out!("{}: {note}", row.name);
+        let words: Vec<String> = row.note.clone().into_iter().chain(row.uses()).collect();
+        if !words.is_empty() {
+            crate::say::out!("{} ({}): {}", row.name, row.path, words.join("; "));
         }
     }
 }
@@ -213,10 +281,54 @@ fn summary(folder: &std::path::Path) -> Result<serde_json::Value> {
 
 /// What the figures were taken on.
 fn machine(arguments: &Arguments, summary: &serde_json::Value) -> serde_json::Value {
-    let name = summary["platform"]["machine"].clone();
-    let cpu = arguments
-        .cpu
-        .clone()
-        .or_else(|| Some(name.as_str()?.parse::<crate::machine::Machine>().ok()?.default_cpu().to_string()));
-    json!({"name": name, "cpu": cpu, "icount": arguments.icount, "memory_bytes": summary["platform"]["memory_bytes"]})
+    let platform = &summary["platform"];
+    let found = platform["machine"].as_str().and_then(|name| name.parse().ok());
+    let mut machine = outer(arguments, found);
+    machine["name"] = platform["machine"].clone();
+    machine["memory_bytes"] = platform["memory_bytes"].clone();
+    machine
+}
+
+/// The outer machine and the options.
+fn outer(arguments: &Arguments, machine: Option<Machine>) -> serde_json::Value {
+    let cpu = arguments.cpu.clone().or_else(|| Some(machine?.default_cpu().to_string()));
+    json!({
+        "name": machine.map(Machine::name),
+        "cpu": cpu,
+        "processors": 1,
+        "emulator": machine.and_then(Machine::version),
+        "icount": arguments.icount,
+        "trunnion": env!("CARGO_PKG_VERSION"),
+        "command": command(std::env::args().skip(1)),
+    })
+}
+
+/// The command line, without the files that it writes to and the instance.
+fn command(mut words: impl Iterator<Item = String>) -> String {
+    let mut text = String::from("trunnion");
+    while let Some(word) = words.next() {
+        if ["--json", "--html", "--instance"].contains(&word.as_str()) {
+            words.next();
+        } else if !["--json=", "--html=", "--instance="].iter().any(|start| word.starts_with(start)) {
+            text.push(' ');
+            text.push_str(&word);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_command_is_told_without_its_files() {
+        let words =
+            ["--instance", "x", "bench", "io", "--json", "a", "--icount", "--html=b"].map(String::from);
+        assert_eq!(super::command(words.into_iter()), "trunnion bench io --icount");
+    }
+
+    #[test]
+    fn the_largest_part_of_the_time_is_named_first() {
+        let share = super::Share { guest: 10, core: 70, dom0: 20 };
+        assert_eq!(share.in_words(), "70 % in the hypervisor at its exits, 20 % in dom0, 10 % in the guest");
+    }
 }

@@ -5,24 +5,31 @@
 //! | `udp ADDRESS COUNT SIZE` | round trips to an echo service, windows of COUNT |
 //! | `write ADDRESS KIB` | sends to a TCP sink, windows of so many KiB |
 //! | `read ADDRESS KIB` | reads from a TCP source, windows of so many KiB |
-//! | `disk read|write DEVICE SIZE random|sequential COUNT` | requests of SIZE bytes past the page cache, windows of COUNT |
+//! | `disk read|write DEVICE SIZE random|sequential COUNT [DEPTH]` | requests of SIZE bytes past the page cache, DEPTH at a time, windows of COUNT |
+//! | `mixed DEVICE SIZE COUNT` | the same, random reads, and work on the bytes of each |
+//! | `nothing` | prints a line as the others do: what that costs |
 //! | `drain PORT` | takes one TCP connection and throws away what comes |
 //! | `give ADDRESS MIB SEED` | sends known bytes over TCP and waits until the other side has checked them |
 //! | `take PORT MIB SEED` | takes them, and compares every byte |
 //!
-//! The first four print `PROBE NAME operations min median max dropped`: nanoseconds per round trip or KiB over [`WINDOWS`] windows,
-//! after one that warms up. A window of more than twice the median is dropped: in it the machine had nothing to do, and its clock jumped. An ADDRESS is `10.0.2.1:7` or `[fe80::1%2]:7`.
+//! The first five print `PROBE NAME operations min median max dropped`: nanoseconds per round trip or KiB over [`WINDOWS`] windows,
+//! after one that warms up. A window of more than twice the shortest is dropped: in it the machine had nothing to do, and its clock jumped.
+//! What has single operations has one more window, in which each is timed by itself, and the line goes on with the [`QUANTILES`] of these times. An
+//! ADDRESS is `10.0.2.1:7` or `[fe80::1%2]:7`.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::ExitCode;
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Windows of a measurement.
 const WINDOWS: usize = 15;
+/// Which of the times of single operations are told, in percent of all from the shortest on.
+const QUANTILES: [usize; 10] = [0, 5, 10, 25, 50, 75, 90, 95, 99, 100];
 /// Bytes handed to the kernel at a time.
 const PIECE: usize = 64 << 10;
 /// `O_DIRECT` on x86-64 (Linux, `asm-generic/fcntl.h`).
@@ -42,7 +49,19 @@ fn main() -> ExitCode {
         ["write", to, kib] => write(to, number(kib)),
         ["read", from, kib] => read(from, number(kib)),
         ["disk", way, device, size, order, count] => {
-            disk(way == "write", device, number(size) as usize, order == "random", number(count))
+            disk(device, number(count), 1, &Load::new(way == "write", size, order == "random"))
+        }
+        ["disk", way, device, size, order, count, depth] => {
+            let depth = number(depth).clamp(1, 64);
+            disk(device, number(count), depth, &Load::new(way == "write", size, order == "random"))
+        }
+        ["mixed", device, size, count] => {
+            let load = Load { work: true, ..Load::new(false, size, true) };
+            disk(device, number(count), 1, &load)
+        }
+        ["nothing"] => {
+            report("nothing", 1, vec![Duration::from_micros(30)], vec![Duration::from_micros(30)]);
+            Ok(())
         }
         ["drain", port] => drain(number(port) as u16),
         ["give", to, mib, seed] => give(to, number(mib), number(seed)),
@@ -66,21 +85,26 @@ fn address(text: &str) -> io::Result<SocketAddr> {
     text.parse().map_err(|_| io::Error::other("not an address with a port"))
 }
 
-/// Prints the windows of a measurement, each of so many operations.
-fn report(name: &str, operations: u64, mut windows: Vec<Duration>) {
+/// Prints the windows of a measurement, each of so many operations, and the times of single ones.
+fn report(name: &str, operations: u64, mut windows: Vec<Duration>, mut single: Vec<Duration>) {
     windows.sort_unstable();
     let all = windows.len();
-    let median = windows.get(all / 2).copied().unwrap_or_default();
-    windows.retain(|window| *window <= median * 2);
+    let most = windows.first().copied().unwrap_or_default() * 2;
+    windows.retain(|window| *window <= most);
     let each = |window: Option<&Duration>| {
         window.map_or(0, |window| window.as_nanos() / u128::from(operations.max(1)))
     };
+    single.sort_unstable();
+    let last = single.len().saturating_sub(1);
+    let quantiles = QUANTILES.iter().filter_map(|percent| single.get(last * percent / 100));
+    let quantiles: Vec<String> = quantiles.map(|time| time.as_nanos().to_string()).collect();
     println!(
-        "PROBE {name} {operations} {} {} {} {}",
+        "PROBE {name} {operations} {} {} {} {} {}",
         each(windows.first()),
-        each(Some(&median)),
+        each(windows.get(windows.len() / 2)),
         each(windows.last()),
-        all - windows.len()
+        all - windows.len(),
+        quantiles.join(" ")
     );
 }
 
@@ -90,54 +114,127 @@ fn udp(to: &str, count: u64, size: usize) -> io::Result<()> {
     socket.connect(to)?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let (sent, mut came) = (vec![0x5a; size], vec![0; size.max(1)]);
-    let mut windows = Vec::new();
+    let (mut windows, mut single) = (Vec::new(), Vec::new());
     let mut lost = 0;
+    let mut round = || {
+        socket.send(&sent)?;
+        while socket.recv(&mut came).is_err() {
+            lost += 1;
+            if lost > 100 {
+                return Err(io::Error::other("nobody answers"));
+            }
+            socket.send(&sent)?;
+        }
+        Ok(())
+    };
     for window in 0..=WINDOWS {
         let begin = Instant::now();
         for _ in 0..count {
-            socket.send(&sent)?;
-            while socket.recv(&mut came).is_err() {
-                lost += 1;
-                if lost > 100 {
-                    return Err(io::Error::other("nobody answers"));
-                }
-                socket.send(&sent)?;
-            }
+            round()?;
         }
         if window > 0 {
             windows.push(begin.elapsed());
         }
     }
-    report("udp", count, windows);
+    for _ in 0..count {
+        let begin = Instant::now();
+        round()?;
+        single.push(begin.elapsed());
+    }
+    report("udp", count, windows, single);
     Ok(())
 }
 
-/// Requests to a disk past the page cache, one at a time.
-fn disk(write: bool, device: &str, size: usize, random: bool, count: u64) -> io::Result<()> {
-    let mut file = File::options().read(true).write(write).custom_flags(DIRECT).open(device)?;
-    let pieces = (file.seek(SeekFrom::End(0))? / size.max(1) as u64).max(1);
-    // The kernel wants whole sectors in memory, too.
-    let mut memory = vec![0x5a; size + ALIGNMENT];
-    let start = memory.as_ptr().align_offset(ALIGNMENT);
-    let buffer = &mut memory[start..start + size];
-    let mut windows = Vec::new();
-    let (mut piece, mut seed) = (0, 0x9e37_79b9_7f4a_7c15_u64);
-    for window in 0..=WINDOWS {
-        let begin = Instant::now();
-        for _ in 0..count {
-            let offset = piece % pieces * size as u64;
-            if write {
-                file.write_all_at(buffer, offset)?;
-            } else {
-                file.read_exact_at(buffer, offset)?;
-            }
-            piece = if random { next(&mut seed) } else { piece + 1 };
-        }
-        if window > 0 {
-            windows.push(begin.elapsed());
-        }
+/// What is asked of a disk.
+struct Load {
+    write: bool,
+    size: usize,
+    random: bool,
+    /// The bytes of each request are worked on.
+    work: bool,
+}
+
+impl Load {
+    fn new(write: bool, size: &str, random: bool) -> Self {
+        Self { write, size: number(size) as usize, random, work: false }
     }
-    report("disk", count, windows);
+
+    /// Makes a request.
+    fn make(&self, file: &File, buffer: &mut [u8], place: &mut Place) -> io::Result<()> {
+        let offset = place.piece % place.pieces * self.size as u64;
+        if self.write {
+            file.write_all_at(buffer, offset)?;
+        } else {
+            file.read_exact_at(buffer, offset)?;
+        }
+        if self.work {
+            let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            std::hint::black_box(buffer.iter().fold(0xcbf2_9ce4_8422_2325, hash));
+        }
+        place.piece = if self.random { next(&mut place.seed) } else { place.piece + 1 };
+        Ok(())
+    }
+}
+
+/// Where a stream of requests is.
+struct Place {
+    piece: u64,
+    pieces: u64,
+    seed: u64,
+}
+
+/// Requests to a disk past the page cache, `depth` at a time: each from a thread of its own.
+fn disk(device: &str, count: u64, depth: u64, load: &Load) -> io::Result<()> {
+    let each = (count / depth).max(1);
+    let (begin, end) = (Barrier::new(depth as usize + 1), Barrier::new(depth as usize + 1));
+    let stream = |number: u64| {
+        let opened = File::options().read(true).write(load.write).custom_flags(DIRECT).open(device);
+        let mut opened = opened.and_then(|mut file| {
+            let pieces = (file.seek(SeekFrom::End(0))? / load.size.max(1) as u64).max(1);
+            Ok((file, Place { piece: 0, pieces, seed: 0x9e37_79b9_7f4a_7c15 + number }))
+        });
+        // The kernel wants whole sectors in memory, too.
+        let mut memory = vec![0x5a; load.size + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let buffer = &mut memory[start..start + load.size];
+        let mut request = || match &mut opened {
+            Ok((file, place)) => load.make(file, buffer, place),
+            // It is told once, at the end.
+            Err(_) => Ok(()),
+        };
+        // Whatever happens, every window is taken part in, so that nobody waits for ever.
+        let mut outcome = Ok(());
+        for _ in 0..=WINDOWS {
+            begin.wait();
+            outcome = outcome.and_then(|()| (0..each).try_for_each(|_| request()));
+            end.wait();
+        }
+        let mut single = Vec::new();
+        for _ in 0..each {
+            let begin = Instant::now();
+            outcome = outcome.and_then(|()| request());
+            single.push(begin.elapsed());
+        }
+        opened.and(outcome).map(|()| single)
+    };
+    let (mut windows, mut single) = (Vec::new(), Vec::new());
+    thread::scope(|scope| {
+        let streams: Vec<_> = (0..depth).map(|number| scope.spawn(move || stream(number))).collect();
+        for window in 0..=WINDOWS {
+            // Nobody begins before this thread is there, and it may be long until it runs again.
+            let start = Instant::now();
+            begin.wait();
+            end.wait();
+            if window > 0 {
+                windows.push(start.elapsed());
+            }
+        }
+        streams.into_iter().try_for_each(|stream| {
+            let ended = stream.join().unwrap_or_else(|_| Err(io::Error::other("a stream of requests ended")));
+            ended.map(|times| single.extend(times))
+        })
+    })?;
+    report("disk", each * depth, windows, single);
     Ok(())
 }
 
@@ -182,7 +279,7 @@ fn stream(name: &str, kib: u64, mut step: impl FnMut(usize) -> io::Result<usize>
             windows.push(begin.elapsed());
         }
     }
-    report(name, kib, windows);
+    report(name, kib, windows, Vec::new());
     Ok(())
 }
 

@@ -5,7 +5,6 @@ use super::{Arguments, Beside, Report, Row};
 use crate::failure::{Failure, Result};
 use crate::images;
 use crate::machine::{Boot, Machine};
-use serde_json::json;
 
 /// The program: package and binary.
 const PROGRAM: (&str, &str) = ("trunnion-tests", "bare-exits");
@@ -43,9 +42,7 @@ pub(super) fn measure(arguments: &Arguments) -> Result<Report> {
         return Err(Failure::platform(format!("nothing was measured: {why}")));
     }
     let beside = Some(beside(&rows, counted));
-    let cpu = arguments.cpu.clone().unwrap_or_else(|| machine.default_cpu().to_string());
-    let machine = json!({"name": machine.name(), "cpu": cpu, "icount": arguments.icount});
-    Ok(Report { machine, unit, rows, failed, beside })
+    Ok(Report { machine: super::outer(arguments, Some(machine)), unit, rows, failed, beside })
 }
 
 /// The program's lines `COST name samples min median max`, and what it says of failures.

@@ -1,7 +1,8 @@
 //! A run of Linux guests that measure from inside by `tests/probe`, and what all domains used in it.
 #![expect(clippy::cast_precision_loss, reason = "costs of a packet are shown with two digits")]
 
-use super::{Arguments, Row};
+use super::fence::Fence;
+use super::{Arguments, Row, Share, Used};
 use crate::demo::{self, PROBE};
 use crate::failure::{Failure, Result};
 use crate::{run, workspace};
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Windows of a measurement, of which the first warms up (`tests/probe`).
+/// Windows of a measurement, of which the first warms up, and the one of single operations (`tests/probe`).
 const WINDOWS: u64 = 16;
 
 /// A guest of a run.
@@ -37,7 +38,7 @@ pub(super) fn perform(
 }
 
 /// The same with domain files that `files` makes, perhaps in the folder of the logs.
-pub(super) fn perform_files(
+fn perform_files(
     instance: &str,
     arguments: &Arguments,
     what: &str,
@@ -56,7 +57,30 @@ pub(super) fn perform_files(
     Ok((super::summary(&folder)?, String::from_utf8_lossy(&console).into_owned()))
 }
 
-fn domain(folder: &Path, guest: &Guest<'_>) -> Result<String> {
+/// A run whose guest `measuring` stopped between its measurements.
+pub(super) struct Fenced {
+    pub summary: Value,
+    pub console: String,
+    /// What all domains had used at each stop.
+    pub marks: Vec<Tally>,
+}
+
+/// A run whose guest `measuring` stops between its measurements ([`super::fence`]).
+pub(super) fn perform_fenced(
+    instance: &str,
+    arguments: &Arguments,
+    what: &str,
+    options: &[&str],
+    files: impl FnOnce(&Path) -> Result<Vec<String>>,
+) -> Result<Fenced> {
+    let fence = Fence::start(instance);
+    let ended = perform_files(instance, arguments, what, options, files);
+    let marks = fence.end();
+    ended.map(|(summary, console)| Fenced { summary, console, marks })
+}
+
+/// The domain file of a guest.
+pub(super) fn domain(folder: &Path, guest: &Guest<'_>) -> Result<String> {
     let disks: Vec<&str> = guest.disks.iter().map(String::as_str).collect();
     let script = format!("{PROBE}{}", guest.script);
     let text = demo::scripted(folder, guest.name, 160, &script, &disks, guest.more)?;
@@ -71,15 +95,38 @@ pub(super) fn reason(console: &str) -> &str {
     said.unwrap_or("the guest did not get there")
 }
 
-/// The guest's line `PROBE name operations min median max dropped`.
-pub(super) fn figures(console: &str) -> Option<[u64; 5]> {
+/// What the probe says of a measurement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    /// Of a window.
+    operations: u64,
+    min: u64,
+    median: u64,
+    max: u64,
+    /// Windows in which the machine idled.
+    dropped: u64,
+    /// Quantiles of single operations' times, where it has measured some.
+    times: Vec<u64>,
+}
+
+impl Figures {
+    /// All operations: of each window, and those that were timed by themselves.
+    pub(super) fn all(&self) -> u64 {
+        self.operations * if self.times.is_empty() { WINDOWS } else { WINDOWS + 1 }
+    }
+}
+
+/// The guest's line `PROBE name operations min median max dropped`, with quantiles behind it perhaps.
+pub(super) fn figures(console: &str) -> Option<Figures> {
     let line = console.lines().find_map(|line| line.trim_end().strip_prefix("PROBE "))?;
     let numbers: Vec<u64> = line.split(' ').skip(1).map_while(|word| word.parse().ok()).collect();
-    numbers.try_into().ok()
+    let [operations, min, median, max, dropped, times @ ..] = &numbers[..] else { return None };
+    let [operations, min, median, max, dropped] = [*operations, *min, *median, *max, *dropped];
+    Some(Figures { operations, min, median, max, dropped, times: times.to_vec() })
 }
 
 /// All lines of the probe, in order: figures, or why there are none.
-pub(super) fn all_figures(console: &str) -> Vec<std::result::Result<[u64; 5], String>> {
+pub(super) fn all_figures(console: &str) -> Vec<std::result::Result<Figures, String>> {
     let lines = console.lines().map(str::trim_end).filter(|line| line.starts_with("PROBE "));
     lines.map(|line| figures(line).ok_or_else(|| reason(line).to_string())).collect()
 }
@@ -94,14 +141,15 @@ pub(super) struct Title {
     pub limit: Option<u64>,
 }
 
-/// A row of the report: the guest's figures, what all domains used for them, and the cost of one packet or request in words.
+/// A row of the report: the guest's figures, what all domains used for them, and the cost of one packet in words.
 pub(super) fn row(
     title: &Title,
-    [operations, min, median, max, dropped]: [u64; 5],
+    figures: &Figures,
     used: &Tally,
-    cost: String,
+    packet: Option<String>,
     unit: &'static str,
 ) -> Row {
+    let Figures { min, median, max, dropped, .. } = *figures;
     let limit = title.limit.filter(|_| unit == "instructions");
     let mut notes = Vec::new();
     if let Some(limit) = limit.filter(|limit| median > *limit) {
@@ -110,15 +158,27 @@ pub(super) fn row(
     if dropped > 0 {
         notes.push(format!("{dropped} windows in which the machine idled were dropped"));
     }
-    notes.extend(Some(cost).filter(|cost| !cost.is_empty()));
+    // Ticks and nanoseconds are the same only where the clock counts instructions.
+    let share = used.share(figures.all()).filter(|_| unit == "instructions");
+    notes.extend(share.map(super::Share::in_words));
+    let used_by_all = packet.is_none().then_some(Used {
+        hypercalls: used.hypercalls,
+        events: used.events,
+        grants_copied: used.copies,
+        grants_mapped: used.maps,
+    });
+    notes.extend(packet);
     Row {
         name: title.name.into(),
         path: title.path,
-        n: operations * WINDOWS,
+        n: figures.all(),
         min,
         median,
         max,
         exits: used.exits.clone(),
+        used: used_by_all,
+        share,
+        times: figures.times.clone(),
         per: title.per,
         unit,
         limit,
@@ -127,7 +187,7 @@ pub(super) fn row(
 }
 
 /// What all domains did in a run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Tally {
     pub exits: BTreeMap<String, u64>,
     hypercalls: u64,
@@ -135,7 +195,10 @@ pub(super) struct Tally {
     copies: u64,
     maps: u64,
     packets: u64,
-    requests: u64,
+    /// Time of the guests, of the hypervisor at their exits, and of dom0.
+    guest: u64,
+    core: u64,
+    dom0: u64,
 }
 
 impl Tally {
@@ -152,13 +215,15 @@ impl Tally {
             tally.events += number(&domain["events"]["sent"]);
             tally.copies += number(&domain["grants"]["copied"]);
             tally.maps += number(&domain["grants"]["mapped"]);
-            for disk in domain["disks"].as_array().into_iter().flatten() {
-                tally.requests += number(&disk["reads"]) + number(&disk["writes"]);
-            }
+            let cycles = domain["exit_cycles"].as_object().into_iter().flatten();
+            tally.core += cycles.filter_map(|(_, count)| count.as_u64()).sum::<u64>();
+            tally.guest += number(&domain["cpu_ns"]);
             for nic in domain["nics"].as_array().into_iter().flatten() {
                 tally.packets += number(&nic["rx_packets"]) + number(&nic["tx_packets"]);
             }
         }
+        tally.dom0 = summary["dom0"]["cpu_ns"].as_u64().unwrap_or_default();
+        tally.guest = tally.guest.saturating_sub(tally.dom0);
         tally
     }
 
@@ -172,45 +237,32 @@ impl Tally {
         self.copies = self.copies.saturating_sub(before.copies);
         self.maps = self.maps.saturating_sub(before.maps);
         self.packets = self.packets.saturating_sub(before.packets);
-        self.requests = self.requests.saturating_sub(before.requests);
+        self.guest = self.guest.saturating_sub(before.guest);
+        self.core = self.core.saturating_sub(before.core);
+        self.dom0 = self.dom0.saturating_sub(before.dom0);
         self
-    }
-
-    /// All of a run, in words.
-    pub(super) fn of_run(&self) -> String {
-        let mut kinds: Vec<_> = self.exits.iter().filter(|(_, count)| **count > 0).collect();
-        kinds.sort_unstable_by(|one, other| other.1.cmp(one.1));
-        let kinds: Vec<String> =
-            kinds.iter().take(5).map(|(kind, count)| format!("{count} of {kind}")).collect();
-        format!(
-            "the whole run, from power-on, took {} exits ({}), {} hypercalls and {} events",
-            self.exits.values().sum::<u64>(),
-            kinds.join(", "),
-            self.hypercalls,
-            self.events,
-        )
     }
 
     /// What one packet costs, in words.
     pub(super) fn each_packet(&self) -> String {
-        self.each("packet", self.packets)
-    }
-
-    /// What one request to a disk costs.
-    pub(super) fn each_request(&self) -> String {
-        self.each("request", self.requests)
-    }
-
-    fn each(&self, what: &str, all: u64) -> String {
-        let per = |count: u64| count as f64 / all.max(1) as f64;
+        let per = |count: u64| count as f64 / self.packets.max(1) as f64;
         format!(
-            "a {what} costs {:.2} exits, {:.2} hypercalls, {:.2} events, {:.2} grant copies and {:.2} grants mapped, over {all} {what}s",
+            "a packet costs {:.2} exits, {:.2} hypercalls, {:.2} events, {:.2} grant copies and {:.2} grants mapped, over {} packets",
             per(self.exits.values().sum()),
             per(self.hypercalls),
             per(self.events),
             per(self.copies),
             per(self.maps),
+            self.packets,
         )
+    }
+
+    /// Where the time went of one in `n` operations.
+    fn share(&self, n: u64) -> Option<Share> {
+        let each = |time: u64| time / n.max(1);
+        // A domain's time includes what the hypervisor did for it.
+        let guest = self.guest.saturating_sub(self.core);
+        (self.guest > 0).then(|| Share { guest: each(guest), core: each(self.core), dom0: each(self.dom0) })
     }
 }
 
@@ -221,7 +273,10 @@ mod tests {
 
     #[test]
     fn a_guests_line_becomes_figures() {
-        assert_eq!(figures("x\r\nPROBE udp 200 5 6 9 1\r\n"), Some([200, 5, 6, 9, 1]));
+        let line = "x\r\nPROBE udp 200 5 6 9 1 4 8\r\n";
+        let said = Figures { operations: 200, min: 5, median: 6, max: 9, dropped: 1, times: vec![4, 8] };
+        assert_eq!(figures(line), Some(said.clone()));
+        assert_eq!((said.all(), Figures { times: Vec::new(), ..said }.all()), (3400, 3200));
         assert_eq!(figures("PROBE failed: udp: nobody answers"), None);
     }
 

@@ -60,7 +60,7 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
             continue;
         };
         let used = Tally::of(&summary).since(alone.get(&two).unwrap_or(&Tally::default()));
-        rows.push(row(&path.title, figures, &used, used.each_packet(), unit));
+        rows.push(row(&path.title, &figures, &used, Some(used.each_packet()), unit));
     }
     Ok(Report { machine, unit, rows, failed, beside: None })
 }

@@ -1,27 +1,21 @@
-//! A report as one page of HTML that stands alone: a table, and charts as SVG. It has no scripts and fetches nothing.
+//! A report as one page of HTML that stands alone: tables, and charts as SVG ([`charts`]). It has no scripts and fetches nothing.
+
+mod charts;
 
 use super::{Report, Row, What};
 use crate::failure::{Failure, Result};
+use charts::{Drawn, Part};
 use clap::ValueEnum;
-use plotters::coord::ranged1d::{AsRangedCoord, Ranged, SegmentedCoord, ValueFormatter};
-use plotters::coord::types::RangedCoordu32;
-use plotters::prelude::*;
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write};
-
-const WIDTH: u32 = 900;
-/// Height of a bar with its gap, and of what is around the bars.
-const BAR: u32 = 26;
-const AROUND: u32 = 90;
-/// Room for the names left of the bars.
-const NAMES: u32 = 230;
-const FONT: (&str, u32) = ("sans-serif", 14);
 
 const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
 h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
 th,td{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}\
-.n{text-align:right}.over{color:#b00020;font-weight:bold}.wide{overflow-x:auto}svg{max-width:100%;height:auto}";
+.n{text-align:right}.over{color:#b00020;font-weight:bold}.wide{overflow-x:auto}svg{max-width:100%;height:auto}\
+h3{font-size:1em;margin:1em 0 0}.part{display:inline-block;margin-right:1em}\
+.key{display:inline-block;width:.9em;height:.9em;margin-right:.3em;vertical-align:-.1em}";
 
 /// The page.
 pub(super) fn of(what: What, report: &Report) -> Result<String> {
@@ -31,8 +25,6 @@ pub(super) fn of(what: What, report: &Report) -> Result<String> {
     Ok(page)
 }
 
-type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
-
 fn write_page(page: &mut String, name: &str, report: &Report) -> Drawn {
     write!(
         page,
@@ -41,23 +33,6 @@ fn write_page(page: &mut String, name: &str, report: &Report) -> Drawn {
          <h1>trunnion bench {name}</h1>"
     )?;
     facts(page, report)?;
-    write_table(page, report)?;
-    let kinds: BTreeSet<(&str, &str)> = report.rows.iter().map(|row| (row.unit, row.per)).collect();
-    for (unit, per) in kinds {
-        let rows: Vec<&Row> = report.rows.iter().filter(|row| (row.unit, row.per) == (unit, per)).collect();
-        write!(page, "<h2>{} per {}</h2><div class=\"wide\">", Text(unit), Text(per))?;
-        page.push_str(&bars(&rows, &format!("{unit} per {per}, logarithmic"))?);
-        page.push_str(
-            "</div><p>A bar ends at the median; the line over it goes from the least to the most, the mark is the limit.</p>",
-        );
-    }
-    let with_exits: Vec<&Row> = report.rows.iter().filter(|row| !row.exits.is_empty()).collect();
-    if !with_exits.is_empty() {
-        page.push_str("<h2>Exits by reason</h2><div class=\"wide\">");
-        page.push_str(&stacks(&with_exits)?);
-        page.push_str("</div><p>Of all domains, over the whole measurement of a row.</p>");
-    }
-    write_beside(page, report)?;
     if !report.failed.is_empty() {
         page.push_str("<h2>Not measured</h2><ul>");
         for line in &report.failed {
@@ -65,6 +40,9 @@ fn write_page(page: &mut String, name: &str, report: &Report) -> Drawn {
         }
         page.push_str("</ul>");
     }
+    write_table(page, report)?;
+    write_charts(page, report)?;
+    write_beside(page, report)?;
     page.push_str("</body></html>\n");
     Ok(())
 }
@@ -85,16 +63,181 @@ fn write_beside(page: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
+/// Rows that are drawn together: their heading, and each row's name beside its bar.
+struct Group<'a> {
+    heading: String,
+    rows: Vec<&'a Row>,
+    names: Vec<String>,
+}
+
+impl<'a> Group<'a> {
+    /// Those of the rows that `has` chooses, with their names.
+    fn with(&self, has: impl Fn(&Row) -> bool) -> (Vec<&'a Row>, Vec<String>) {
+        let all = self.rows.iter().copied().zip(self.names.iter().cloned());
+        all.filter(|(row, _)| has(row)).unzip()
+    }
+}
+
+/// The paths of each operation, or, when no operation has several paths, what is counted alike.
+fn groups(rows: &[Row]) -> Vec<Group<'_>> {
+    let names: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    let several = names.len() < rows.len();
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for row in rows {
+        let (heading, name) = if several {
+            (row.name.clone(), row.path.to_string())
+        } else {
+            (format!("{} per {}", row.unit, row.per), title(row))
+        };
+        if let Some(group) = groups.iter_mut().find(|group| group.heading == heading) {
+            group.rows.push(row);
+            group.names.push(name);
+        } else {
+            groups.push(Group { heading, rows: vec![row], names: vec![name] });
+        }
+    }
+    groups
+}
+
+/// The charts of each group.
+fn write_charts(page: &mut String, report: &Report) -> Drawn {
+    let groups = groups(&report.rows);
+    let has = |chosen: fn(&Row) -> bool| report.rows.iter().any(chosen);
+    page.push_str(
+        "<h2>Charts</h2><ul><li>Cost: a bar ends at the median, whose number stands behind it; the line goes from the least to the most, the \
+         triangle is the limit, and a bar above its limit is red.</li>",
+    );
+    if has(|row| !row.exits.is_empty()) {
+        page.push_str(
+            "<li>Exits by reason: of all domains, on average over the whole measurement of a row.</li>",
+        );
+    }
+    if has(|row| row.share.is_some()) {
+        page.push_str(
+            "<li>Where the time goes: on average, too. The hypervisor's part is its work for the guest's exits. Entering a domain and \
+             switching to it count as that domain's, and dom0's part has the hypervisor's work for it.</li>",
+        );
+    }
+    if has(|row| !row.times.is_empty()) {
+        page.push_str(
+            "<li>Times of single operations: how many of a hundred took no longer. They are taken one by one, in a part of their own.</li>",
+        );
+    }
+    page.push_str("</ul>");
+    let reasons: BTreeSet<&String> = report.rows.iter().flat_map(|row| row.exits.keys()).collect();
+    let reasons: Vec<String> = reasons.into_iter().map(|reason| reason.replace('_', " ")).collect();
+    let mut paths: Vec<String> = Vec::new();
+    for name in groups.iter().flat_map(|group| &group.names) {
+        if !paths.contains(name) {
+            paths.push(name.clone());
+        }
+    }
+    for group in &groups {
+        write!(page, "<h2>{}</h2>", Text(&group.heading))?;
+        write_group(page, group, &reasons, &paths)?;
+    }
+    Ok(())
+}
+
+/// The parts of a row's time.
+const PARTS: [&str; 3] = ["guest", "hypervisor", "dom0"];
+
+fn write_group(page: &mut String, group: &Group<'_>, reasons: &[String], paths: &[String]) -> Drawn {
+    let Some(first) = group.rows.first() else { return Ok(()) };
+    let (unit, per) = (first.unit, first.per);
+    write_notes(page, group)?;
+    let mut chart =
+        |heading: &str, chart: &str| write!(page, "<h3>{heading}</h3><div class=\"wide\">{chart}</div>");
+    chart("Cost", &charts::bars(&group.rows, &group.names, &format!("{unit} per {per}"))?)?;
+    let (rows, names) = group.with(|row| !row.exits.is_empty());
+    if !rows.is_empty() {
+        let parts: Vec<Vec<Part>> = rows.iter().map(|row| exits(row)).collect();
+        let axis = format!("exits per {per}");
+        chart("Exits by reason", &charts::stacks(&parts, &names, &axis, reasons)?)?;
+    }
+    let (rows, names) = group.with(|row| row.share.is_some());
+    if !rows.is_empty() {
+        let parts: Vec<Vec<Part>> = rows.iter().map(|row| shares(row)).collect();
+        let axis = format!("{unit} per {per}");
+        chart("Where the time goes", &charts::stacks(&parts, &names, &axis, &PARTS.map(String::from))?)?;
+    }
+    let (rows, names) = group.with(|row| !row.times.is_empty());
+    if !rows.is_empty() {
+        let axis = format!("{unit} that one {per} took");
+        chart("Times of single operations", &charts::curves(&rows, &names, &axis, paths)?)?;
+    }
+    Ok(())
+}
+
+/// What is to be said of the rows, and what an operation of each uses.
+fn write_notes(page: &mut String, group: &Group<'_>) -> std::fmt::Result {
+    let (rows, names) = group.with(|row| row.note.is_some());
+    if !rows.is_empty() {
+        page.push_str("<ul>");
+        for (row, name) in rows.iter().zip(names) {
+            write!(page, "<li>{}: {}</li>", Text(&name), Text(row.note.as_deref().unwrap_or_default()))?;
+        }
+        page.push_str("</ul>");
+    }
+    let (rows, names) = group.with(|row| row.used.is_some());
+    let Some(first) = rows.first() else { return Ok(()) };
+    write!(page, "<div class=\"wide\"><table><tr><th>per {}</th>", Text(first.per))?;
+    for name in ["exits", "hypercalls", "events", "grant copies", "grants mapped"] {
+        write!(page, "<th class=\"n\">{name}</th>")?;
+    }
+    page.push_str("</tr>");
+    for (row, name) in rows.iter().zip(names) {
+        write!(page, "<tr><td>{}</td>", Text(&name))?;
+        let used = row.used.unwrap_or_default();
+        let exits = row.exits.values().sum();
+        for count in [exits, used.hypercalls, used.events, used.grants_copied, used.grants_mapped] {
+            write!(page, "<td class=\"n\">{:.2}</td>", row.each(count))?;
+        }
+        page.push_str("</tr>");
+    }
+    page.push_str("</table></div>");
+    Ok(())
+}
+
+/// A row's exits for one operation.
+fn exits(row: &Row) -> Vec<Part> {
+    row.exits.iter().map(|(reason, count)| (reason.replace('_', " "), row.each(*count))).collect()
+}
+
+/// Where a row's time goes.
+#[expect(clippy::cast_precision_loss, reason = "pixels are coarser")]
+fn shares(row: &Row) -> Vec<Part> {
+    let share = row.share.unwrap_or_default();
+    let times = PARTS.into_iter().zip([share.guest, share.core, share.dom0]);
+    times.map(|(name, time)| (name.to_string(), time as f64)).collect()
+}
+
+/// What is said of the machine, in this order; the rest comes behind it.
+const FACTS: [(&str, &str); 8] = [
+    ("command", "command"),
+    ("name", "machine"),
+    ("emulator", "emulator"),
+    ("cpu", "processor model"),
+    ("processors", "processors"),
+    ("memory_bytes", "memory, bytes"),
+    ("icount", "instructions counted (icount)"),
+    ("trunnion", "version of trunnion"),
+];
+
 /// On what it was measured.
 fn facts(page: &mut String, report: &Report) -> std::fmt::Result {
     page.push_str("<table>");
-    let machine = report.machine.as_object().into_iter().flatten();
-    let machine = machine.map(|(name, value)| {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        (name.replace('_', " "), value)
-    });
-    let version = ("trunnion".to_string(), env!("CARGO_PKG_VERSION").to_string());
-    for (name, value) in machine.chain([version]) {
+    let all = report.machine.as_object().cloned().unwrap_or_default();
+    let known = FACTS.iter().filter_map(|(key, name)| Some(((*name).to_string(), all.get(*key)?)));
+    let others = all.iter().filter(|(key, _)| !FACTS.iter().any(|(known, _)| known == key));
+    let others = others.map(|(key, value)| (key.replace('_', " "), value));
+    for (name, value) in known.chain(others) {
+        let value = match value {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Bool(true) => "yes".into(),
+            serde_json::Value::Bool(false) => "no".into(),
+            other => other.to_string(),
+        };
         write!(page, "<tr><th>{}</th><td>{}</td></tr>", Text(&name), Text(&value))?;
     }
     page.push_str("</table>");
@@ -127,144 +270,12 @@ fn write_table(page: &mut String, report: &Report) -> std::fmt::Result {
         )?;
     }
     page.push_str("</table></div>");
-    let notes: Vec<_> = report.rows.iter().filter_map(|row| Some((row, row.note.as_ref()?))).collect();
-    if !notes.is_empty() {
-        page.push_str("<ul>");
-        for (row, note) in notes {
-            write!(page, "<li>{}: {}</li>", Text(&title(row)), Text(note))?;
-        }
-        page.push_str("</ul>");
-    }
     Ok(())
 }
 
 /// A row's name beside its bar.
 fn title(row: &Row) -> String {
     format!("{} ({})", row.name, row.path)
-}
-
-/// A figure on an axis that has no zero.
-#[expect(clippy::cast_precision_loss, reason = "pixels are coarser")]
-fn place(value: u64) -> f64 {
-    value.max(1) as f64
-}
-
-/// A chart's numbers: `12.5k` rather than many zeroes.
-fn short(value: f64) -> String {
-    match value {
-        value if value >= 1e9 => format!("{}G", value / 1e9),
-        value if value >= 1e6 => format!("{}M", value / 1e6),
-        value if value >= 1e3 => format!("{}k", value / 1e3),
-        value => format!("{value}"),
-    }
-}
-
-/// A bar for each row, first row on top.
-fn bars(rows: &[&Row], axis: &str) -> std::result::Result<String, Box<dyn std::error::Error>> {
-    let most = rows.iter().map(|row| row.max.max(row.limit.unwrap_or(0))).max().unwrap_or(1);
-    let least = rows.iter().map(|row| row.min).min().unwrap_or(1);
-    let (low, high) = (place(least) / 2.0, place(most) * 1.3);
-    draw(rows, axis, (low..high).log_scale(), |area, at, row| {
-        let (bottom, top) = (SegmentValue::Exact(at), SegmentValue::Exact(at + 1));
-        let middle = |value: u64| (place(value), SegmentValue::CenterOf(at));
-        let color = if row.limit.is_some_and(|limit| row.median > limit) {
-            RGBColor(0xb0, 0x00, 0x20)
-        } else {
-            RGBColor(0x5b, 0x7d, 0xb1)
-        };
-        let mut bar = Rectangle::new([(low, bottom), (place(row.median), top)], color.filled());
-        bar.set_margin(4, 4, 0, 0);
-        area.draw_series([bar])?;
-        let spread = vec![middle(row.min), middle(row.max)];
-        area.draw_series([PathElement::new(spread, BLACK.stroke_width(2))])?;
-        if let Some(limit) = row.limit {
-            area.draw_series([TriangleMarker::new(middle(limit), 6, RGBColor(0x1a, 0x7f, 0x37).filled())])?;
-        }
-        Ok(())
-    })
-}
-
-/// A bar for each row, of parts for the exits' reasons.
-fn stacks(rows: &[&Row]) -> std::result::Result<String, Box<dyn std::error::Error>> {
-    let reasons: BTreeSet<&String> = rows.iter().flat_map(|row| row.exits.keys()).collect();
-    let all = rows.iter().map(|row| row.exits.values().sum::<u64>()).max().unwrap_or(1);
-    let mut chart = draw(rows, "exits", 0.0..place(all) * 1.05, |area, at, row| {
-        let mut from = 0;
-        for (number, reason) in reasons.iter().enumerate() {
-            let to = from + row.exits.get(*reason).copied().unwrap_or(0);
-            let ends = [(place(from), SegmentValue::Exact(at)), (place(to), SegmentValue::Exact(at + 1))];
-            let mut bar = Rectangle::new(ends, color(number).filled());
-            bar.set_margin(4, 4, 0, 0);
-            area.draw_series([bar])?;
-            from = to;
-        }
-        Ok(())
-    })?;
-    chart.push_str("<p>");
-    for (number, reason) in reasons.iter().enumerate() {
-        let RGBColor(red, green, blue) = color(number);
-        write!(
-            chart,
-            "<span style=\"display:inline-block;width:.9em;height:.9em;margin:0 .3em 0 1em;background:rgb({red},{green},{blue})\"></span>{}",
-            Text(&reason.replace('_', " "))
-        )?;
-    }
-    chart.push_str("</p>");
-    Ok(chart)
-}
-
-/// A color for the part of a stack with a number.
-fn color(number: usize) -> RGBColor {
-    let (red, green, blue) = Palette99::COLORS[number % Palette99::COLORS.len()];
-    RGBColor(red, green, blue)
-}
-
-type Area<'a, 'b, X> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, SegmentedCoord<RangedCoordu32>>>;
-
-/// A chart with the rows' names on the left; `bar` draws a row at its place.
-fn draw<X>(
-    rows: &[&Row],
-    axis: &str,
-    values: X,
-    bar: impl Fn(&mut Area<'_, '_, X::CoordDescType>, u32, &Row) -> Drawn,
-) -> std::result::Result<String, Box<dyn std::error::Error>>
-where
-    X: AsRangedCoord<Value = f64>,
-    X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
-{
-    let count = u32::try_from(rows.len())?;
-    let mut chart = String::new();
-    {
-        let root = SVGBackend::with_string(&mut chart, (WIDTH, AROUND + BAR * count)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let mut area = ChartBuilder::on(&root)
-            .margin(12)
-            .x_label_area_size(48)
-            .y_label_area_size(NAMES)
-            .build_cartesian_2d(values, (0..count.saturating_sub(1)).into_segmented())?;
-        // The first row is on top, and places count from below.
-        let name = |at: &SegmentValue<u32>| match at {
-            SegmentValue::CenterOf(at) | SegmentValue::Exact(at) => count
-                .checked_sub(at + 1)
-                .and_then(|row| rows.get(row as usize))
-                .map_or_else(String::new, |row| title(row)),
-            SegmentValue::Last => String::new(),
-        };
-        area.configure_mesh()
-            .disable_y_mesh()
-            .y_labels(rows.len() + 1)
-            .y_label_formatter(&name)
-            .x_label_formatter(&|value| short(*value))
-            .x_desc(axis)
-            .label_style(FONT)
-            .axis_desc_style(FONT)
-            .draw()?;
-        for (row, at) in rows.iter().zip((0..count).rev()) {
-            bar(&mut area, at, row)?;
-        }
-        root.present()?;
-    }
-    Ok(chart)
 }
 
 /// Text of a page: what would be markup is not.
@@ -284,8 +295,8 @@ impl Display for Text<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Beside;
     use super::*;
+    use crate::verbs::bench::{Beside, Share, Used};
     use serde_json::json;
     use std::collections::BTreeMap;
 
@@ -298,6 +309,9 @@ mod tests {
             median,
             max: median * 2,
             exits: BTreeMap::from([("hypercall".into(), median), ("port".into(), 7)]),
+            used: Some(Used { hypercalls: 30, ..Used::default() }),
+            share: Some(Share { guest: median / 2, core: median / 4, dom0: median / 4 }),
+            times: vec![median, median + 1, median * 2],
             per: "operation",
             unit: "instructions",
             limit: Some(300),
@@ -320,14 +334,16 @@ mod tests {
             "null-hypercall (pv)",
             "a &lt; b",
             "not cycles",
-            "instructions per operation, logarithmic",
+            "instructions per operation",
             "class=\"n over\">4000",
             "yield: no reason",
+            "<td class=\"n\">2.00</td>",
             "<td>Merom</td>",
         ] {
             assert!(page.contains(part), "{part} is missing");
         }
-        assert_eq!(page.matches("<svg").count(), 2, "bars, and exits by reason");
+        assert_eq!(page.matches("<svg").count(), 4, "cost, exits by reason, shares, and times");
+        assert!(page.contains("exits per operation"));
         assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("href="));
     }
 
