@@ -172,6 +172,8 @@ pub struct Board<M: GuestMemory> {
     /// Port 0xb3, beside the command port.
     smi_status: u8,
     told: lines::Told,
+    /// An access may have given a device something to do.
+    touched: bool,
 }
 
 impl<M: GuestMemory> Board<M> {
@@ -231,7 +233,14 @@ impl<M: GuestMemory> Board<M> {
             events: VecDeque::new(),
             smi_status: 0,
             told: lines::Told::default(),
+            touched: true,
         }
+    }
+
+    /// Whether the accesses since this was asked last may have given a device something to do, or moved the deadline up: [`Self::poll`] is
+    /// due. Most only look at a register, or set one that counts at a later command.
+    pub fn take_touched(&mut self) -> bool {
+        core::mem::take(&mut self.touched)
     }
 
     /// Whether the interrupt controllers' output to the processor is high.

@@ -316,8 +316,7 @@ impl E1000 {
     /// Goes on with what is to be sent, and takes frames that have arrived.
     pub fn poll<M: GuestMemory>(&mut self, memory: &M, waker: &Waker) {
         self.send(memory);
-        self.receive(memory);
-        if self.has_to_send() {
+        if self.receive(memory) || self.has_to_send() {
             waker.wake_by_ref();
         }
         self.inbox.wake(waker);

@@ -288,11 +288,11 @@ impl Ne2000 {
     pub fn poll(&mut self, waker: &Waker) {
         if self.state.command & STOP != 0 {
             // A card that is stopped hears nothing.
-            while self.inbox.take().is_some() {}
+            self.inbox.clear();
         }
         while self.pages() >= 7 {
-            let Some(frame) = self.inbox.take() else { break };
-            self.receive(frame.bytes);
+            let Some(frame) = self.inbox.next(|parts, _| parts.concat()) else { break };
+            self.receive(frame);
         }
         self.inbox.wake(waker);
     }

@@ -9,13 +9,13 @@ use core::task::Waker;
 
 use trunnion_backends::device::GuestPage;
 use trunnion_backends::frame::{Checksum, Frame, HEAD, MAX_FRAME, NetPort, Piece, Place};
-use trunnion_backends::net::offload;
+use trunnion_backends::net::offload::{self, Cut};
 use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::netif::Gso;
 
 use crate::memory::GuestMemory;
 
-/// Frames, and bytes, that wait for a card at most; further ones are dropped, as on a wire.
+/// Packets, and bytes, that wait for a card at most; further ones are dropped, as on a wire.
 const FRAMES: usize = 256;
 const BYTES: usize = 1 << 20;
 /// Bytes of the longest frame that a card takes, with a VLAN tag.
@@ -23,21 +23,26 @@ pub const LONGEST: usize = 16_128;
 /// Bytes of the shortest frame on a wire, without its check sequence.
 pub const SHORTEST: usize = 60;
 
-/// A frame that has come.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Arrived {
-    /// From its Ethernet header on, without the check sequence.
-    pub bytes: Vec<u8>,
+/// Buffers of large packets that are kept to be used again.
+const SPARE: usize = 4;
+
+/// A packet that has come: a frame, or one that becomes several.
+struct Packet {
+    bytes: Vec<u8>,
     /// Its checksums are known to be right: whoever sent it left them to others, or somebody has looked.
-    pub good: bool,
+    good: bool,
+    cut: Option<Cut>,
 }
 
 #[derive(Default)]
 struct Waiting {
-    frames: VecDeque<Arrived>,
+    packets: VecDeque<Packet>,
     bytes: usize,
     dropped: u64,
     waker: Option<Waker>,
+    /// Headers of a frame that is cut from a packet.
+    front: Vec<u8>,
+    spare: Vec<Vec<u8>>,
 }
 
 /// The end of a wire at which a card listens. The bridge delivers to it, the card takes from it when it is polled.
@@ -45,74 +50,105 @@ struct Waiting {
 pub struct Inbox(RefCell<Waiting>);
 
 impl Inbox {
-    /// The next frame.
-    pub fn take(&self) -> Option<Arrived> {
-        let mut waiting = self.0.borrow_mut();
-        let frame = waiting.frames.pop_front()?;
-        waiting.bytes = waiting.bytes.saturating_sub(frame.bytes.len());
-        Some(frame)
+    /// Hands over the next frame, as it is on a wire without the check sequence: its bytes in two parts, of which the second may be
+    /// empty, and whether its checksums are known to be right. `None` when there is none.
+    pub fn next<R>(&self, take: impl FnOnce([&[u8]; 2], bool) -> R) -> Option<R> {
+        let waiting = &mut *self.0.borrow_mut();
+        let Packet { bytes, good, cut } = waiting.packets.front_mut()?;
+        let result = match cut {
+            None => Some(take([bytes, &[]], *good)),
+            Some(cut) => {
+                let data = cut.next(bytes, &mut waiting.front).and_then(|data| bytes.get(data));
+                let result = data.map(|data| take([&waiting.front, data], *good));
+                if result.is_some() && !cut.is_over() {
+                    return result;
+                }
+                result
+            }
+        };
+        waiting.pop();
+        result
     }
 
-    /// Frames that found no room.
+    /// Forgets all frames.
+    pub fn clear(&self) {
+        let mut waiting = self.0.borrow_mut();
+        waiting.packets.clear();
+        waiting.bytes = 0;
+    }
+
+    /// Whether no frame waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().packets.is_empty()
+    }
+
+    /// Packets that found no room.
     pub fn dropped(&self) -> u64 {
         self.0.borrow().dropped
     }
 
     /// Who is woken at the next frame.
     pub fn wake(&self, waker: &Waker) {
-        self.0.borrow_mut().waker = Some(waker.clone());
-    }
-}
-
-impl Inbox {
-    /// Whether a frame of so many bytes fits; one that does not is counted as lost.
-    fn fits(&self, length: usize) -> bool {
-        let mut waiting = self.0.borrow_mut();
-        let fits = length <= LONGEST
-            && waiting.frames.len() < FRAMES
-            && waiting.bytes.saturating_add(length) <= BYTES;
-        if !fits {
-            waiting.dropped = waiting.dropped.wrapping_add(1);
-        }
-        fits
-    }
-
-    /// Queues a frame if it fits.
-    fn put(&self, bytes: Vec<u8>, good: bool) {
-        if self.fits(bytes.len()) {
-            let mut waiting = self.0.borrow_mut();
-            waiting.bytes = waiting.bytes.saturating_add(bytes.len());
-            waiting.frames.push_back(Arrived { bytes, good });
+        match &mut self.0.borrow_mut().waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
         }
     }
 }
 
-/// Hands a frame over as it is on a wire: large packets cut, and with their checksums. False when it is not what it claims to be.
-pub fn on_a_wire(frame: &Frame<'_>, mut each: impl FnMut(&mut Vec<u8>)) -> bool {
-    let mut bytes = Vec::new();
-    if frame.length > MAX_FRAME || !frame.append_to(&mut bytes) {
-        return false;
+impl Waiting {
+    /// Takes a packet, if there is room for it and it is what it claims to be.
+    fn push(&mut self, frame: &Frame<'_>) -> Option<()> {
+        let length = frame.length;
+        let longest = if frame.gso.is_some() { MAX_FRAME } else { LONGEST };
+        let parts: usize = frame.pieces.iter().map(|piece| usize::from(piece.length)).sum();
+        if length > longest
+            || length != parts
+            || self.packets.len() >= FRAMES
+            || self.bytes.saturating_add(length) > BYTES
+        {
+            return None;
+        }
+        // What is in a buffer already is not filled with zeroes first: all of it is written.
+        let mut bytes = if frame.gso.is_some() { self.spare.pop().unwrap_or_default() } else { Vec::new() };
+        bytes.resize(length, 0);
+        if !frame.copy_to(&mut bytes) {
+            return None;
+        }
+        let cut = match frame.gso {
+            Some(gso) => Some(Cut::new(&bytes, gso)?),
+            None => None,
+        };
+        if cut.is_none() && frame.checksum == Checksum::Blank {
+            offload::complete(&mut bytes);
+        }
+        self.bytes = self.bytes.saturating_add(length);
+        self.packets.push_back(Packet { bytes, good: frame.checksum != Checksum::Unknown, cut });
+        Some(())
     }
-    if let Some(gso) = frame.gso {
-        return offload::segment(&bytes, gso, &mut Vec::new(), |piece| each(&mut piece.to_vec())).is_some();
+
+    fn pop(&mut self) {
+        let Some(Packet { bytes, cut, .. }) = self.packets.pop_front() else { return };
+        self.bytes = self.bytes.saturating_sub(bytes.len());
+        if cut.is_some() && self.spare.len() < SPARE {
+            self.spare.push(bytes);
+        }
     }
-    if frame.checksum == Checksum::Blank {
-        offload::complete(&mut bytes);
-    }
-    each(&mut bytes);
-    true
 }
 
 impl NetPort for Inbox {
     fn deliver(&self, frame: &Frame<'_>) {
-        let good = frame.checksum != Checksum::Unknown;
-        if !on_a_wire(frame, |bytes| self.put(core::mem::take(bytes), good)) {
-            let mut waiting = self.0.borrow_mut();
+        let mut waiting = self.0.borrow_mut();
+        if waiting.push(frame).is_none() {
             waiting.dropped = waiting.dropped.wrapping_add(1);
         }
     }
     fn flush(&self) {
-        if let Some(waker) = self.0.borrow_mut().waker.take() {
+        // Only at a frame: a run may have had none for this card.
+        let mut waiting = self.0.borrow_mut();
+        let waker = if waiting.packets.is_empty() { None } else { waiting.waker.take() };
+        drop(waiting);
+        if let Some(waker) = waker {
             waker.wake();
         }
     }

@@ -78,8 +78,8 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
         busy
     }
 
-    /// Takes what storage, networks and lines have brought, and lets time pass. To be called after requests too: they may have given
-    /// storage something to do. The context's waker is woken when there is more.
+    /// Takes what storage, networks and lines have brought, and lets time pass. To be called after requests too that may have given a
+    /// device something to do ([`Board::take_touched`]). The context's waker is woken when there is more.
     pub fn poll(&mut self, context: &mut Context<'_>, now: Time) {
         self.board.poll(context, now);
         self.tell();

@@ -70,7 +70,7 @@ impl<M: Machine> CpuLoop<M> {
             arm(host, cpu, &mut self.armed);
             return Step::Idle;
         };
-        if self.load(host, &at) {
+        if self.load(&at) {
             let activity = self.run(host, cpu, &at);
             self.put_back(host, &at, activity);
         } else {
@@ -97,7 +97,7 @@ impl<M: Machine> CpuLoop<M> {
     }
 
     /// Makes `at` the vCPU whose registers this CPU has.
-    fn load(&mut self, host: &Host<M>, at: &VcpuRef<M>) -> bool {
+    fn load(&mut self, at: &VcpuRef<M>) -> bool {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.at.is(at)) {
             return true;
         }
@@ -106,10 +106,6 @@ impl<M: Machine> CpuLoop<M> {
         body.context.switch_in();
         body.context.set_tsc_offset(at.domain.tsc_offset);
         self.loaded = Some(Loaded { at: at.clone(), body });
-        // With a TSC that never changes, what was written last stays true.
-        if !host.machine.tsc_is_stable() {
-            time::update(host, at);
-        }
         true
     }
 

@@ -84,7 +84,8 @@ pub fn write_wall_clock<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
     }
 }
 
-/// Writes a vCPU's clock.
+/// Writes a vCPU's clock. The host's own clock is the TSC at a rate that is measured once, so this stays true as long as the vCPU has its
+/// clock there: another writing would only be another point of the same line.
 pub fn update<M: Machine>(host: &Host<M>, at: &VcpuRef<M>) {
     let tsc_timestamp = host.machine.tsc().wrapping_add(at.domain.tsc_offset);
     let time = TimeInfo { tsc_timestamp, system_time: host.now().0, ..host.clock };

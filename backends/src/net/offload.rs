@@ -3,6 +3,7 @@
 //! Works on private copies only. A packet that is not what it claims to be is refused, never repaired.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use trunnion_protocol::netif::{Gso, GsoKind};
 
@@ -136,21 +137,23 @@ impl Headers {
 }
 
 /// The sum of big-endian words, folded; an odd last byte is followed by a zero. Words are added in memory order and swapped at
-/// the end (RFC 1071, 2B), eight bytes at a time, a carry going round.
+/// the end (RFC 1071, 2B), eight bytes at a time, a carry going on to the next word and at last round.
 pub fn sum(bytes: &[u8]) -> u64 {
-    let add = |total: u64, word: [u8; 8]| {
-        let (sum, carry) = total.overflowing_add(u64::from_le_bytes(word));
-        sum + u64::from(carry)
-    };
+    let add =
+        |(total, carry): (u64, bool), word: &[u8; 8]| total.carrying_add(u64::from_le_bytes(*word), carry);
     let (words, rest) = bytes.as_chunks::<8>();
-    let (fours, words) = words.as_chunks::<4>();
-    let total = fours.iter().fold(0, |total, &[a, b, c, d]| add(add(add(add(total, a), b), c), d));
+    let (eights, words) = words.as_chunks::<8>();
+    let mut total = (0, false);
+    for [a, b, c, d, e, f, g, h] in eights {
+        let half = add(add(add(add(total, a), b), c), d);
+        total = add(add(add(add(half, e), f), g), h);
+    }
     let mut last = [0; 8];
     for (to, from) in last.iter_mut().zip(rest) {
         *to = *from;
     }
-    let total = add(words.iter().fold(total, |total, word| add(total, *word)), last);
-    u64::from(fold(total).swap_bytes())
+    let (total, carry) = add(words.iter().fold(total, add), &last);
+    u64::from(fold(u64::from(fold(total)) + u64::from(carry)).swap_bytes())
 }
 
 /// Folds a sum into 16 bits.
@@ -216,6 +219,95 @@ pub fn is_good(bytes: &[u8]) -> bool {
 const LAST_ONLY: u8 = 0x09;
 const FIRST_ONLY: u8 = 0x80;
 
+/// A large TCP packet on its way to become frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    headers: Headers,
+    /// Where the data begin and end.
+    start: usize,
+    end: usize,
+    /// Bytes of data in a frame.
+    size: usize,
+    /// Where the next frame's data begin, and which frame it is.
+    at: usize,
+    index: u16,
+}
+
+impl Cut {
+    /// `None` when the packet is not what `gso` says.
+    pub fn new(bytes: &[u8], gso: Gso) -> Option<Self> {
+        let headers = headers(bytes)?;
+        let version = match gso.kind {
+            GsoKind::TcpV4 => Version::V4,
+            GsoKind::TcpV6 => Version::V6,
+        };
+        if headers.version != version || headers.protocol != TCP || headers.fragment {
+            return None;
+        }
+        let offset = usize::from(byte(bytes, headers.transport + 12)? >> 4) * 4;
+        let start = headers.transport + offset;
+        let size = usize::from(gso.size);
+        (offset >= 20 && start <= bytes.len() && size > 0).then_some(Self {
+            headers,
+            start,
+            end: bytes.len(),
+            size,
+            at: start,
+            index: 0,
+        })
+    }
+
+    /// Frames in all; a packet without data is one.
+    pub fn count(&self) -> usize {
+        self.end.saturating_sub(self.start).div_ceil(self.size).max(1)
+    }
+
+    /// Whether there is no frame any more.
+    pub fn is_over(&self) -> bool {
+        usize::from(self.index) >= self.count()
+    }
+
+    /// The next frame: its headers, with complete checksums, go to `front`, its data are where the range says in the packet.
+    pub fn next(&mut self, bytes: &[u8], front: &mut Vec<u8>) -> Option<Range<usize>> {
+        if self.is_over() {
+            return None;
+        }
+        let Headers { version, network, transport, .. } = self.headers;
+        let range = self.at..self.at.saturating_add(self.size).min(self.end);
+        let data = bytes.get(range.clone())?;
+        front.clear();
+        front.extend_from_slice(bytes.get(..self.start)?);
+        let length = self.start + data.len();
+        match version {
+            Version::V4 => {
+                put(front, network + 2, (length - network) as u16)?;
+                put(front, network + 4, word(bytes, network + 4)?.wrapping_add(self.index))?;
+                put(front, network + 10, 0)?;
+                let check = !fold(sum(front.get(network..transport)?));
+                put(front, network + 10, check)?;
+            }
+            Version::V6 => put(front, network + 4, (length - network - 40) as u16)?,
+        }
+        let sequence: &mut [u8; 4] = front.get_mut(transport + 4..)?.first_chunk_mut()?;
+        *sequence = u32::from_be_bytes(*sequence).wrapping_add((self.at - self.start) as u32).to_be_bytes();
+        let flags = front.get_mut(transport + 13)?;
+        if range.end < self.end {
+            *flags &= !LAST_ONLY;
+        }
+        if self.index > 0 {
+            *flags &= !FIRST_ONLY;
+        }
+        put(front, transport + 16, 0)?;
+        // The data begin at a multiple of four bytes behind the header's beginning, so the two sums add up.
+        let total =
+            self.headers.pseudo(front, length - transport)? + sum(front.get(transport..)?) + sum(data);
+        put(front, transport + 16, !fold(total))?;
+        self.at = range.end;
+        self.index = self.index.saturating_add(1);
+        Some(range)
+    }
+}
+
 /// Cuts a large TCP packet into frames, each with its own headers and complete checksums. `each` gets them in order, in a
 /// buffer that is used again. `None` when the packet is not what `gso` says.
 pub fn segment(
@@ -224,75 +316,12 @@ pub fn segment(
     buffer: &mut Vec<u8>,
     mut each: impl FnMut(&mut [u8]),
 ) -> Option<usize> {
-    let headers = headers(bytes)?;
-    let version = match gso.kind {
-        GsoKind::TcpV4 => Version::V4,
-        GsoKind::TcpV6 => Version::V6,
-    };
-    if headers.version != version || headers.protocol != TCP || headers.fragment {
-        return None;
-    }
-    let offset = usize::from(byte(bytes, headers.transport + 12)? >> 4) * 4;
-    let start = headers.transport + offset;
-    if offset < 20 || start > bytes.len() || gso.size == 0 {
-        return None;
-    }
-    let (front, data) = bytes.split_at_checked(start)?;
-    let sequence = u32::from_be_bytes(*bytes.get(headers.transport + 4..)?.first_chunk()?);
-    let identity = word(bytes, headers.network + 4)?;
-    let flags = byte(bytes, headers.transport + 13)?;
-    let count = data.len().div_ceil(usize::from(gso.size)).max(1);
-    let mut at = 0usize;
-    for (index, data) in (Chunks { data, size: usize::from(gso.size), first: true }).enumerate() {
-        buffer.clear();
-        buffer.extend_from_slice(front);
-        buffer.extend_from_slice(data);
-        let length = buffer.len();
-        match version {
-            Version::V4 => {
-                put(buffer, headers.network + 2, (length - headers.network) as u16)?;
-                put(buffer, headers.network + 4, identity.wrapping_add(index as u16))?;
-                put(buffer, headers.network + 10, 0)?;
-                let check = !fold(sum(buffer.get(headers.network..headers.transport)?));
-                put(buffer, headers.network + 10, check)?;
-            }
-            Version::V6 => put(buffer, headers.network + 4, (length - headers.network - 40) as u16)?,
-        }
-        let here = sequence.wrapping_add(at as u32).to_be_bytes();
-        *buffer.get_mut(headers.transport + 4..)?.first_chunk_mut()? = here;
-        let mut mine = flags;
-        if index + 1 < count {
-            mine &= !LAST_ONLY;
-        }
-        if index > 0 {
-            mine &= !FIRST_ONLY;
-        }
-        *buffer.get_mut(headers.transport + 13)? = mine;
-        fill(buffer)?;
+    let mut cut = Cut::new(bytes, gso)?;
+    while let Some(data) = cut.next(bytes, buffer) {
+        buffer.extend_from_slice(bytes.get(data)?);
         each(buffer);
-        at += data.len();
     }
-    Some(count)
-}
-
-/// Pieces of the data; one empty piece when there is none.
-struct Chunks<'a> {
-    data: &'a [u8],
-    size: usize,
-    first: bool,
-}
-
-impl<'a> Iterator for Chunks<'a> {
-    type Item = &'a [u8];
-    fn next(&mut self) -> Option<&'a [u8]> {
-        if self.data.is_empty() && !core::mem::take(&mut self.first) {
-            return None;
-        }
-        self.first = false;
-        let (piece, rest) = self.data.split_at(self.size.min(self.data.len()));
-        self.data = rest;
-        Some(piece)
-    }
+    Some(cut.count())
 }
 
 /// A number that is the same for all packets of a flow, for choosing a queue.

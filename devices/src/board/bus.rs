@@ -1,7 +1,7 @@
 //! Memory-mapped devices, and the functions of the PCI bus.
 
 use super::{Board, Nic};
-use crate::e1000;
+use crate::e1000::{self, E1000};
 use crate::hpet;
 use crate::ioapic;
 use crate::memory::GuestMemory;
@@ -28,6 +28,15 @@ enum Place {
     Hpet(u64),
     Nic(usize, u32),
     Space,
+}
+
+/// The card at a place.
+fn place_nic(nics: &[Nic], place: Place) -> Option<&E1000> {
+    let Place::Nic(index, _) = place else { return None };
+    match nics.get(index) {
+        Some(Nic::E1000(card)) => Some(card),
+        _ => None,
+    }
 }
 
 impl<M: GuestMemory> Board<M> {
@@ -182,6 +191,12 @@ impl<M: GuestMemory> Board<M> {
             Place::Rom(_) | Place::Space => {}
         }
         self.update_lines(now);
+        let quiet = match (place, place_nic(&self.nics, place)) {
+            (Place::Nic(_, offset), Some(card)) => card.is_quiet(offset),
+            (Place::IoApic(_), _) => true,
+            _ => false,
+        };
+        self.touched |= !quiet;
         true
     }
 

@@ -15,9 +15,40 @@ use crate::width::Width;
 const SERIAL: [u16; 2] = [0x3f8, 0x2f8];
 const IDE: [(u16, u16); 2] = [(0x1f0, 0x3f6), (0x170, 0x376)];
 
+/// Registers of the IDE channels' windows that are only kept, to be looked at by a command: all but data and command.
+const KEPT: core::ops::RangeInclusive<u16> = 1..=6;
+
 impl<M: GuestMemory> Board<M> {
+    /// Whether an access gives no device anything to do: registers of the interrupt controllers and of the interval timer, of the drives,
+    /// and of their bus master but for its command.
+    fn is_quiet(&self, port: u16, width: Width, read: bool) -> bool {
+        if width != Width::Byte {
+            // The address of a bus master's table.
+            return width == Width::Double && self.master_offset(port).is_some_and(|offset| offset & 7 == 4);
+        }
+        for (base, control) in IDE {
+            let register = port.wrapping_sub(base);
+            if register < 8 {
+                return KEPT.contains(&register) || read && register == 7;
+            }
+            if port == control {
+                return read;
+            }
+        }
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 => true,
+            0x40..=0x43 | 0x61 => read,
+            _ => self.master_offset(port).is_some_and(|offset| read || offset & 7 != 0),
+        }
+    }
+
+    fn touch(&mut self, port: u16, width: Width, read: bool) {
+        self.touched = self.touched || !self.is_quiet(port, width, read);
+    }
+
     /// Reads a port.
     pub fn port_read(&mut self, port: u16, width: Width, now: Time) -> u32 {
+        self.touch(port, width, true);
         let value = match self.wide_read(port, width, now) {
             Some(value) => value,
             None => (0..width.bytes() as u16)
@@ -30,6 +61,7 @@ impl<M: GuestMemory> Board<M> {
     /// Reads a port again and again, into accesses of `width` one behind the other. Interrupt lines are looked at once where only a
     /// drive's data are read.
     pub fn port_read_string(&mut self, port: u16, width: Width, into: &mut [u8], now: Time) {
+        self.touched = true;
         let drive = IDE.iter().position(|(base, _)| *base == port);
         for piece in into.chunks_mut(width.bytes()) {
             let value = match drive {
@@ -43,6 +75,7 @@ impl<M: GuestMemory> Board<M> {
 
     /// Writes a port again and again, from accesses of `width` one behind the other.
     pub fn port_write_string(&mut self, port: u16, width: Width, from: &[u8], now: Time) {
+        self.touched = true;
         let drive = IDE.iter().position(|(base, _)| *base == port);
         for piece in from.chunks(width.bytes()) {
             let mut value = [0; 4];
@@ -58,6 +91,7 @@ impl<M: GuestMemory> Board<M> {
 
     /// Writes a port.
     pub fn port_write(&mut self, port: u16, width: Width, value: u32, now: Time) {
+        self.touch(port, width, false);
         let value = value & width.mask();
         if !self.wide_write(port, width, value, now) {
             for (n, byte) in (0..).zip(value.to_le_bytes()).take(width.bytes()) {

@@ -121,6 +121,13 @@ impl E1000 {
         self.state.moderation = moderation;
     }
 
+    /// Whether a write to a register, with the line settled since, has left nothing to be done and no deadline: one to the interrupt mask
+    /// that lets no cause through, or one that the line shows already.
+    pub(crate) fn is_quiet(&self, offset: u32) -> bool {
+        matches!(offset & !3, reg::IMS | reg::IMC)
+            && (self.state.cause & self.state.mask == 0 || self.state.moderation.line)
+    }
+
     /// Whether its interrupt line is high, as of the last [`Self::settle`].
     #[must_use]
     pub const fn line(&self) -> bool {

@@ -1,10 +1,12 @@
 //! Receiving: filters and descriptors (317453, 3.2 and 13.4.22).
 
+use alloc::rc::Rc;
+
 use trunnion_protocol::address::Gpa;
 
 use super::{E1000, cause, reg};
 use crate::memory::GuestMemory;
-use crate::nic::{Arrived, SHORTEST};
+use crate::nic::SHORTEST;
 
 /// Frames that one poll takes at most.
 const BUDGET: usize = 128;
@@ -54,10 +56,11 @@ impl E1000 {
         if tail >= head { tail - head } else { count.saturating_sub(head).saturating_add(tail) }
     }
 
-    fn accepts(&self, frame: &[u8]) -> bool {
+    /// Whether a frame of so many bytes that begins like this is for the card.
+    fn accepts(&self, frame: &[u8], length: usize) -> bool {
         let control = self.get(reg::RCTL);
         let Some(&[a, b, c, d, e, f]) = frame.first_chunk::<6>() else { return false };
-        if frame.len() > 1522 && control & LONG == 0 {
+        if length > 1522 && control & LONG == 0 {
             return false;
         }
         if control & VLAN != 0
@@ -94,27 +97,30 @@ impl E1000 {
         self.get(reg::MTA + (index >> 5) * 4) >> (index & 31) & 1 != 0
     }
 
-    /// Takes frames that have arrived, as many as there are descriptors for.
-    pub(super) fn receive<M: GuestMemory>(&mut self, memory: &M) {
+    /// Takes frames that have arrived, as many as there are descriptors for. True when it could go on.
+    pub(super) fn receive<M: GuestMemory>(&mut self, memory: &M) -> bool {
+        if self.inbox.is_empty() {
+            return false;
+        }
+        let inbox = Rc::clone(&self.inbox);
         for _ in 0..BUDGET {
             let Some((_, count)) = self.receive_ring() else {
                 // A card that does not listen hears nothing.
                 if self.get(reg::RCTL) & ENABLE == 0 {
-                    while self.inbox.take().is_some() {}
+                    inbox.clear();
                 }
-                return;
+                return false;
             };
-            if self.free(count) == 0 {
-                return;
+            if self.free(count) == 0 || inbox.next(|parts, good| self.take(memory, parts, good)).is_none() {
+                return false;
             }
-            let Some(frame) = self.inbox.take() else { return };
-            self.take(memory, frame);
         }
+        true
     }
 
     /// A frame that the card itself has sent.
-    pub(super) fn loop_back<M: GuestMemory>(&mut self, memory: &M, frame: Arrived) {
-        self.take(memory, frame);
+    pub(super) fn loop_back<M: GuestMemory>(&mut self, memory: &M, frame: &[u8]) {
+        self.take(memory, [frame, &[]], false);
     }
 
     /// What the card says of a frame's checksums. It has looked at them when somebody before it has, or has made them.
@@ -126,34 +132,39 @@ impl E1000 {
         TRANSPORT | if control & CHECK_INTERNET != 0 { INTERNET } else { 0 }
     }
 
-    fn take<M: GuestMemory>(&mut self, memory: &M, Arrived { bytes: mut frame, good }: Arrived) {
-        if !self.accepts(&frame) {
+    /// Takes a frame, in two parts.
+    fn take<M: GuestMemory>(&mut self, memory: &M, [front, rest]: [&[u8]; 2], good: bool) {
+        let length = front.len().saturating_add(rest.len());
+        if !self.accepts(front, length) {
             return;
         }
         let Some((base, count)) = self.receive_ring() else { return };
-        if frame.len() < SHORTEST {
-            frame.resize(SHORTEST, 0);
-        }
-        if self.get(reg::RCTL) & STRIP == 0 {
-            frame.extend_from_slice(&[0; 4]);
-        }
+        // The check sequence is zeroes: drivers look at its place, not at what it says.
+        let checked_by = if self.get(reg::RCTL) & STRIP == 0 { 4 } else { 0 };
+        let padding = SHORTEST.saturating_sub(length) + checked_by;
+        let total = length.saturating_add(padding);
         let size = self.buffer_size();
-        let needed = frame.len().div_ceil(size) as u32;
+        let needed = total.div_ceil(size) as u32;
         if needed > self.free(count) {
             self.count(reg::MPC);
             return self.raise(cause::OVERRUN);
         }
         let checked = self.checked(good);
-        let last = frame.len().div_ceil(size).saturating_sub(1);
-        for (index, piece) in frame.chunks(size).enumerate() {
+        let mut parts = Parts([front, rest, PADDING.get(..padding).unwrap_or_default()]);
+        let mut left = total;
+        while left > 0 {
+            let piece = left.min(size);
+            left -= piece;
             let head = self.get(reg::RDH);
             let at = base.wrapping_add(u64::from(head) * 16);
             let mut address = [0; 8];
             if memory.read(Gpa(at), &mut address).is_ok() {
-                let _ = memory.write(Gpa(u64::from_le_bytes(address)), piece);
-                let [low, high] = (piece.len() as u16).to_le_bytes();
-                let status = DONE | checked | if index == last { END } else { 0 };
+                parts.write(memory, u64::from_le_bytes(address), piece);
+                let [low, high] = (piece as u16).to_le_bytes();
+                let status = DONE | checked | if left == 0 { END } else { 0 };
                 let _ = memory.write(Gpa(at.wrapping_add(8)), &[low, high, 0, 0, status, 0, 0, 0]);
+            } else {
+                parts.skip(piece);
             }
             self.set(reg::RDH, if head + 1 >= count { 0 } else { head + 1 });
         }
@@ -162,6 +173,42 @@ impl E1000 {
         // RCTL.RDMTS: a half, a quarter, an eighth of the ring is left.
         if self.free(count) <= count >> (1 + (self.get(reg::RCTL) >> 8 & 3)) {
             self.raise(cause::FEW_DESCRIPTORS);
+        }
+    }
+}
+
+/// What is behind a frame at most: padding to the shortest, and the check sequence.
+const PADDING: [u8; SHORTEST + 4] = [0; SHORTEST + 4];
+
+/// A frame's parts that are not written yet.
+struct Parts<'a>([&'a [u8]; 3]);
+
+impl<'a> Parts<'a> {
+    /// The next bytes of one part, at most so many.
+    fn next(&mut self, most: usize) -> Option<&'a [u8]> {
+        let part = self.0.iter_mut().find(|part| !part.is_empty())?;
+        let (now, later) = part.split_at(most.min(part.len()));
+        *part = later;
+        Some(now)
+    }
+
+    /// Writes the next bytes to a buffer. What is not in RAM is lost.
+    fn write<M: GuestMemory>(&mut self, memory: &M, at: u64, length: usize) {
+        let mut done = 0;
+        while done < length
+            && let Some(bytes) = self.next(length - done)
+        {
+            let _ = memory.write(Gpa(at.wrapping_add(done as u64)), bytes);
+            done += bytes.len();
+        }
+    }
+
+    fn skip(&mut self, length: usize) {
+        let mut left = length;
+        while left > 0
+            && let Some(bytes) = self.next(left)
+        {
+            left -= bytes.len();
         }
     }
 }

@@ -10,7 +10,7 @@ use trunnion_protocol::netif::{Gso, GsoKind};
 
 use super::{E1000, cause, reg};
 use crate::memory::GuestMemory;
-use crate::nic::{Arrived, LONGEST, SHORTEST, fold, send, sum};
+use crate::nic::{LONGEST, SHORTEST, fold, send, sum};
 
 /// Descriptors that one call works off at most; the rest follow at the next poll.
 const BUDGET: usize = 256;
@@ -319,7 +319,7 @@ impl E1000 {
         // RCTL.LBM: loop-back.
         if self.get(reg::RCTL) >> 6 & 3 != 0 {
             self.count(reg::GPTC);
-            self.loop_back(memory, Arrived { bytes: frame, good: false });
+            self.loop_back(memory, &frame);
         } else {
             self.lend(memory, &frame, Checksum::Unknown, None);
         }

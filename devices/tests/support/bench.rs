@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use trunnion_backends::frame::{Frame, NetPort};
+use trunnion_backends::frame::{Checksum, Frame, NetPort};
+use trunnion_backends::net::offload;
 use trunnion_devices::board::{Board, Nic, Parts};
 use trunnion_devices::e1000::E1000;
 use trunnion_devices::ide::Kind;
 use trunnion_devices::ne2000::Ne2000;
-use trunnion_devices::nic::on_a_wire;
 use trunnion_devices::time::Time;
 use trunnion_devices::width::Width;
 
@@ -19,10 +19,28 @@ pub struct Echo(pub std::cell::RefCell<Vec<Vec<u8>>>);
 
 impl NetPort for Echo {
     fn deliver(&self, frame: &Frame<'_>) {
-        let whole = on_a_wire(frame, |bytes| self.0.borrow_mut().push(std::mem::take(bytes)));
-        assert!(whole, "a card sends from its own pages, and what it promises");
+        assert!(
+            on_a_wire(frame, &mut self.0.borrow_mut()),
+            "a card sends from its own pages, and what it promises"
+        );
     }
     fn flush(&self) {}
+}
+
+/// Adds a frame as it is on a wire: large packets cut, and with their checksums. False when it is not what it claims to be.
+fn on_a_wire(frame: &Frame<'_>, wire: &mut Vec<Vec<u8>>) -> bool {
+    let mut bytes = Vec::new();
+    if !frame.append_to(&mut bytes) {
+        return false;
+    }
+    if let Some(gso) = frame.gso {
+        return offload::segment(&bytes, gso, &mut Vec::new(), |piece| wire.push(piece.to_vec())).is_some();
+    }
+    if frame.checksum == Checksum::Blank {
+        offload::complete(&mut bytes);
+    }
+    wire.push(bytes);
+    true
 }
 
 pub struct World {

@@ -105,41 +105,46 @@ pub(crate) const VALUES: &[u64] = &[
     0x7fff_ffff,
 ];
 
-fn walk(world: &mut World, random: &mut Random, accesses: u64) {
-    for count in 0..accesses {
-        let width = random.pick(&[Width::Byte, Width::Word, Width::Double]);
-        let port = if random.below(8) == 0 {
-            random.next() as u16
-        } else {
-            let (first, length) = random.pick(BUSY);
-            first + random.below(u64::from(length)) as u16
-        };
-        let value = if random.below(2) == 0 { random.pick(VALUES) } else { random.next() };
-        match random.below(6) {
-            0 | 1 => {
-                let read = world.board.port_read(port, width, world.now);
-                assert_eq!(read & !width.mask(), 0, "port {port:#x}");
-            }
-            2 | 3 => world.out(port, width, value as u32),
-            what => {
-                let base = random.pick(&[
-                    0xa_0000,
-                    0xfec0_0000,
-                    0xfed0_0000,
-                    0xf000_0000,
-                    0xf100_0000,
-                    0xf200_0000,
-                    0xf300_0000,
-                ]);
-                let at = base + random.below(if base == 0xf100_0000 { 0x6000 } else { 0x400 });
-                let length = random.pick(&[1, 2, 4, 8]);
-                if what == 4 {
-                    world.board.memory_read(at, &mut [0; 8][..length], world.now);
-                } else {
-                    world.board.memory_write(at, &value.to_le_bytes()[..length], world.now);
-                }
+/// One access, anywhere.
+fn access(world: &mut World, random: &mut Random) {
+    let width = random.pick(&[Width::Byte, Width::Word, Width::Double]);
+    let port = if random.below(8) == 0 {
+        random.next() as u16
+    } else {
+        let (first, length) = random.pick(BUSY);
+        first + random.below(u64::from(length)) as u16
+    };
+    let value = if random.below(2) == 0 { random.pick(VALUES) } else { random.next() };
+    match random.below(6) {
+        0 | 1 => {
+            let read = world.board.port_read(port, width, world.now);
+            assert_eq!(read & !width.mask(), 0, "port {port:#x}");
+        }
+        2 | 3 => world.out(port, width, value as u32),
+        what => {
+            let base = random.pick(&[
+                0xa_0000,
+                0xfec0_0000,
+                0xfed0_0000,
+                0xf000_0000,
+                0xf100_0000,
+                0xf200_0000,
+                0xf300_0000,
+            ]);
+            let at = base + random.below(if base == 0xf100_0000 { 0x6000 } else { 0x400 });
+            let length = random.pick(&[1, 2, 4, 8]);
+            if what == 4 {
+                world.board.memory_read(at, &mut [0; 8][..length], world.now);
+            } else {
+                world.board.memory_write(at, &value.to_le_bytes()[..length], world.now);
             }
         }
+    }
+}
+
+fn walk(world: &mut World, random: &mut Random, accesses: u64) {
+    for count in 0..accesses {
+        access(world, random);
         if random.below(16) == 0 {
             // Descriptors and tables appear where devices are told to look.
             let at = random.below(RAM - 16) & !7;
@@ -267,4 +272,55 @@ fn a_board_in_the_middle_of_a_transfer_takes_every_access() {
         world.out(0xc000, Width::Byte, 9);
         walk(&mut world, &mut Random(seed(of)), ACCESSES / 10);
     }
+}
+
+/// What storage, networks and lines may change.
+fn changing(world: &World) -> impl PartialEq + use<> {
+    let board = &world.board;
+    let cards: Vec<_> = board
+        .nics
+        .iter()
+        .map(|nic| match nic {
+            Nic::E1000(card) => (Some(card.save()), None),
+            Nic::Ne2000(card) => (None, Some(card.save())),
+        })
+        .collect();
+    (board.ide.save(), board.floppy.save(), cards, board.wants())
+}
+
+#[test]
+fn after_an_access_that_touches_nothing_there_is_nothing_to_do() {
+    let mut world = world(true);
+    world.place();
+    let mut random = Random(seed(8));
+    let (mut quiet, mut still) = (0, false);
+    for count in 0..8_000 {
+        if count % 64 == 0 {
+            world.now = world.now.after(random.below(3_000_000));
+            still = false;
+        }
+        if !still {
+            world.poll();
+            let before = changing(&world);
+            world.poll();
+            world.board.take_touched();
+            still = changing(&world) == before;
+            world.wire.0.borrow_mut().clear();
+        }
+        let deadline = world.board.deadline();
+        access(&mut world, &mut random);
+        if world.board.take_touched() {
+            still = false;
+        } else if still {
+            quiet += 1;
+            let (before, next) = (changing(&world), world.board.deadline());
+            assert!(
+                next.is_none_or(|next| deadline.is_some_and(|deadline| deadline <= next)),
+                "access {count}"
+            );
+            world.poll();
+            assert!(changing(&world) == before && world.board.deadline() == next, "access {count}");
+        }
+    }
+    assert!(quiet > 1_000, "{quiet}");
 }

@@ -18,6 +18,9 @@ const PIECE: u64 = 32;
 /// Pieces that are kept: 128 MiB of a guest.
 const KEPT: usize = 1024;
 
+/// Pieces that were used last, found by their number's low bits without a search.
+const RECENT: usize = 16;
+
 /// Pages for what passes through that are kept: a packet of 64 KiB.
 const SCRATCH: usize = 17;
 
@@ -26,9 +29,13 @@ pub(super) struct Ram {
     domain: DomainId,
     ranges: [Range<u64>; 4],
     pieces: RefCell<Pieces>,
+    /// Whole pieces, with their first frames.
+    recent: RefCell<Recent>,
     /// Pages for what passes through; those that only this holds are free.
     scratch: RefCell<VecDeque<Rc<Pages>>>,
 }
+
+type Recent = [Option<(u64, Rc<Foreign>)>; RECENT];
 
 #[derive(Default)]
 struct Pieces {
@@ -40,7 +47,13 @@ struct Pieces {
 
 impl Ram {
     pub(super) fn new(domain: DomainId, ranges: [Range<u64>; 4]) -> Self {
-        Self { domain, ranges, pieces: RefCell::default(), scratch: RefCell::default() }
+        Self {
+            domain,
+            ranges,
+            pieces: RefCell::default(),
+            recent: RefCell::default(),
+            scratch: RefCell::default(),
+        }
     }
 
     fn is_ram(&self, gfn: Gfn) -> bool {
@@ -71,13 +84,21 @@ impl GuestMemory for Ram {
     type Page = Held;
 
     fn page(&self, gfn: Gfn) -> Option<Held> {
+        let (first, index) = (gfn.0 - gfn.0 % PIECE, (gfn.0 % PIECE) as usize);
+        let mut recent = self.recent.borrow_mut();
+        let place = recent.get_mut((gfn.0 / PIECE) as usize % RECENT)?;
+        if let Some((known, piece)) = place
+            && *known == first
+        {
+            return Held::foreign(Rc::clone(piece), index);
+        }
         if !self.is_ram(gfn) {
             return None;
         }
         let mut pieces = self.pieces.borrow_mut();
-        let first = gfn.0 - gfn.0 % PIECE;
         if let Some(piece) = pieces.get(self.domain, first, PIECE as u32) {
-            return Held::foreign(piece, (gfn.0 - first) as usize);
+            *place = Some((first, Rc::clone(&piece)));
+            return Held::foreign(piece, index);
         }
         // The guest has given a page of the piece back.
         let piece = pieces.get(self.domain, gfn.0, 1)?;

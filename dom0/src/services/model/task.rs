@@ -5,13 +5,17 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::task::Wake;
 use core::cell::Cell;
 use core::future::poll_fn;
 use core::ops::Range;
 use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
+use spin::Mutex;
 use trunnion_devices::board::{Board, Event};
 use trunnion_devices::time::Time;
 use trunnion_guest::answers;
@@ -79,6 +83,36 @@ pub(super) struct Stop {
     pub(super) hands: Hands,
 }
 
+/// Notes that storage, a network or a line has something for the board, and wakes the task. A wake-up of the task itself says as little as
+/// that a request came.
+#[derive(Default)]
+struct Poke {
+    poked: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Poke {
+    /// Whom to wake.
+    fn reach(&self, waker: &Waker) {
+        match &mut *self.task.lock() {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+}
+
+impl Wake for Poke {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.poked.store(true, Ordering::Relaxed);
+        if let Some(waker) = &*self.task.lock() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
 /// A model that runs.
 pub(super) struct Task {
     domain: DomainId,
@@ -86,6 +120,9 @@ pub(super) struct Task {
     start: Duration,
     listener: Listener,
     sleep: Option<(Duration, Pin<Box<Sleep>>)>,
+    poke: Arc<Poke>,
+    /// The waker of `poke`, which the board gets.
+    poker: Waker,
     /// The line that the firmware is writing.
     log: String,
     /// How many there were.
@@ -101,8 +138,11 @@ impl Task {
         memory: [Range<u64>; 4],
         port: Port,
     ) -> Self {
+        let poke = Arc::<Poke>::default();
         Self {
             domain,
+            poker: Waker::from(Arc::clone(&poke)),
+            poke,
             model: Model::new(board, Hypervisor(domain), Shared(Rc::clone(pages)), memory),
             start: clock::now(),
             listener: Listener::new(port),
@@ -136,12 +176,20 @@ impl Task {
             }
             now = self.now();
         }
+        // Most requests only look at a register, and then nothing has changed since the last time unless something else says so.
+        let late = self.sleep.as_ref().is_some_and(|(moment, _)| *moment <= self.start + at(now));
+        let poked = self.poke.poked.swap(false, Ordering::Relaxed);
+        let touched = self.model.board.take_touched();
+        if turns > 0 && !touched && !late && !poked && !stop.hands.busy.get() {
+            return Poll::Pending;
+        }
         if stop.hands.busy.get() {
             while let Some(press) = stop.hands.work(&mut self.model.board, now) {
                 self.press(&press);
             }
         }
-        self.model.poll(context, now);
+        self.poke.reach(context.waker());
+        self.model.poll(&mut Context::from_waker(&self.poker), now);
         self.report();
         self.rest(context, now, stop.hands.deadline(now));
         Poll::Pending
@@ -168,8 +216,8 @@ impl Task {
             self.sleep = None;
             return;
         };
-        let now = self.start + Duration::from_nanos(now.0);
-        let moment = self.start + Duration::from_nanos(deadline.0);
+        let now = self.start + at(now);
+        let moment = self.start + at(deadline);
         let sleep = match &mut self.sleep {
             // It is known to the clock already.
             Some((known, _)) if *known == moment && now < moment => return,
@@ -217,6 +265,11 @@ impl Task {
             _ => {}
         }
     }
+}
+
+/// A moment of the guest's time as a duration.
+const fn at(now: Time) -> Duration {
+    Duration::from_nanos(now.0)
 }
 
 /// Ends a guest as it wants it.
