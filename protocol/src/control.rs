@@ -83,6 +83,10 @@ closed! {
         ModelAnswer = 21,
         /// [`ModelSignal`]: an interrupt from an emulated device.
         ModelSignal = 22,
+        /// [`VcpuInfo`]: what one vCPU does; `ENOENT` when the domain has no such vCPU.
+        VcpuInfo = 23,
+        /// [`DebugKey`]: writes part of the hypervisor's state to its log; `EINVAL` for an unknown key.
+        DebugKey = 24,
     }
 }
 
@@ -311,6 +315,52 @@ pub struct Scheduling {
     pub cap: u32,
     /// Zero.
     pub pad2: u32,
+}
+
+/// Input and output of [`Operation::VcpuInfo`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VcpuInfo {
+    /// The domain.
+    pub domain: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Which vCPU.
+    pub vcpu: u32,
+    /// Output: what it does, one of [`activity`].
+    pub activity: u32,
+    /// Output: the processor it runs on, or would.
+    pub cpu: u32,
+    /// Output: nanoseconds it ran.
+    pub cpu_ns: u64,
+    /// Output: the domain's weight, as in [`Scheduling`].
+    pub weight: u32,
+    /// Output: the domain's cap.
+    pub cap: u32,
+}
+
+/// What a vCPU does: [`VcpuInfo::activity`].
+pub mod activity {
+    /// Not started, or stopped.
+    pub const DOWN: u32 = 0;
+    /// Waits for an event.
+    pub const BLOCKED: u32 = 1;
+    /// Waits for a processor.
+    pub const READY: u32 = 2;
+    /// Runs.
+    pub const RUNNING: u32 = 3;
+    /// Would be ready, but its domain may not run.
+    pub const PARKED: u32 = 4;
+}
+
+/// Input of [`Operation::DebugKey`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DebugKey {
+    /// The key, in ASCII; `h` writes what there is.
+    pub key: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Input of [`Operation::Charge`].

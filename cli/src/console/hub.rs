@@ -44,6 +44,17 @@ impl Hub {
         Ok(Self { log, path, damaged: false, socket, readers })
     }
 
+    /// Moves the files to another name. What cannot be moved keeps its own.
+    pub(crate) fn rename(&mut self, folder: &Path, name: &str) {
+        for (place, kind) in [(&mut self.path, "log"), (&mut self.socket, "sock")] {
+            let new = folder.join(format!("{name}.console.{kind}"));
+            match fs::rename(&*place, &new) {
+                Ok(()) => *place = new,
+                Err(e) => say::warning(Failure::file("rename", place, &e).message()),
+            }
+        }
+    }
+
     /// Adds a reader; `typed` is called with what it sends, from a thread of its own.
     pub(crate) fn attach(&self, client: UnixStream, typed: impl Fn(Vec<u8>) + Send + 'static) {
         join(&self.readers, client, typed);

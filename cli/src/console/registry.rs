@@ -26,6 +26,8 @@ pub(crate) struct Consoles {
 #[derive(Default)]
 struct Open {
     next: Channel,
+    /// Number of the next console.
+    number: u32,
     consoles: BTreeMap<String, Console>,
 }
 
@@ -37,6 +39,8 @@ impl Open {
 }
 
 struct Console {
+    /// By which those who type find it: names change.
+    number: u32,
     hub: Hub,
     /// dom0's channel while the domain lives.
     channel: Option<(Channel, u16)>,
@@ -57,9 +61,11 @@ impl Consoles {
             if let Some(console) = open.consoles.get_mut(name) {
                 console.channel = Some((channel, domid));
             } else {
-                let (consoles, typist) = (self.clone(), name.to_string());
-                let hub = Hub::open(&self.folder, name, move |bytes| consoles.typed(&typist, &bytes))?;
-                open.consoles.insert(name.to_string(), Console { hub, channel: Some((channel, domid)) });
+                open.number += 1;
+                let (consoles, number) = (self.clone(), open.number);
+                let hub = Hub::open(&self.folder, name, move |bytes| consoles.typed_on(number, &bytes))?;
+                let console = Console { number, hub, channel: Some((channel, domid)) };
+                open.consoles.insert(name.to_string(), console);
             }
             channel
         };
@@ -94,6 +100,28 @@ impl Consoles {
         let channel = self.lock().consoles.get(name).and_then(|console| console.channel);
         if let Some((channel, _)) = channel {
             self.dom0.type_on(channel, bytes);
+        }
+    }
+
+    fn typed_on(&self, number: u32, bytes: &[u8]) {
+        let channel = {
+            let open = self.lock();
+            open.consoles
+                .values()
+                .find(|console| console.number == number)
+                .and_then(|console| console.channel)
+        };
+        if let Some((channel, _)) = channel {
+            self.dom0.type_on(channel, bytes);
+        }
+    }
+
+    /// A domain has another name, and so have its files.
+    pub(crate) fn rename(&self, before: &str, name: &str) {
+        let mut open = self.lock();
+        if let Some(mut console) = open.consoles.remove(before) {
+            console.hub.rename(&self.folder, name);
+            open.consoles.insert(name.to_string(), console);
         }
     }
 
@@ -133,8 +161,8 @@ impl Consoles {
             let mut out = &client;
             let _ = out.write_all(&bytes);
         }
-        let (consoles, name) = (self.clone(), name.clone());
-        console.hub.attach(client, move |bytes| consoles.typed(&name, &bytes));
+        let (consoles, number) = (self.clone(), console.number);
+        console.hub.attach(client, move |bytes| consoles.typed_on(number, &bytes));
         Ok(())
     }
 

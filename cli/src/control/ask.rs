@@ -39,6 +39,26 @@ pub(crate) enum Ask {
     NicAttach { domain: String, specification: String },
     /// Take one away, by number or address.
     NicDetach { domain: String, nic: String },
+    /// vCPUs of a domain or of all, as a list.
+    Vcpus { domain: Option<String> },
+    /// Give a domain another name.
+    Rename { domain: String, name: String },
+    /// Press a key of the guest's system request.
+    Sysrq { domain: String, key: char },
+    /// Ask a domain to do with so much memory.
+    Memory { domain: String, kib: u64 },
+    /// Ask a domain to use so many vCPUs.
+    VcpuCount { domain: String, count: u32 },
+    /// Set weight and cap of a domain, as far as they are given; the shares of that or of all, as a list.
+    Schedule { domain: Option<String>, weight: Option<u32>, cap: Option<u32> },
+    /// Have the hypervisor write parts of its state to its log.
+    DebugKeys { keys: String },
+    /// The disks of a domain, as a list.
+    Blocks { domain: String },
+    /// Give a domain a disk, as `disk` has it; a relative path begins at `folder`.
+    BlockAttach { domain: String, specification: String, folder: PathBuf },
+    /// Take one away, by name or number.
+    BlockDetach { domain: String, disk: String, force: bool },
     /// Press a button of an emulated PC: `power`, `reset`, `nmi`, `sleep`.
     Trigger { domain: String, button: String },
     /// Type keys: the scan codes of each.
@@ -94,6 +114,8 @@ pub(crate) struct Row {
     pub state: String,
     /// Processor time in ns.
     pub cpu_ns: u64,
+    /// Time since it ran first, in ns.
+    pub up_ns: u64,
 }
 
 /// A node of the store.

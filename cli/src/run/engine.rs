@@ -288,6 +288,14 @@ impl Engine {
                     Failure::new(failure.status(), format!("domain {name} could not be started: {failure}"));
                 seen.refused.get_or_insert(words);
             }
+            Event::DomainRenamed { domid, before, name } => {
+                seen.living.iter_mut().filter(|(id, _)| *id == domid).for_each(|one| one.1.clone_from(&name));
+                if self.course.foreground.as_deref() == Some(before.as_str()) {
+                    self.course.foreground = Some(name.clone());
+                }
+                say::progress(&format!("domain {before} ({domid}) is called {name} now"));
+                self.consoles.rename(&before, &name);
+            }
             Event::AllEnded => seen.all_ended = true,
             Event::Log { at_ns, level, subsystem, message } => {
                 self.record.log(at_ns, level, &subsystem, &message);

@@ -132,20 +132,37 @@ fn contents(
         if let Some(name) = &config.hvm.floppy {
             let found =
                 disks::check(&config.name, &place(name), true).map_err(|failure| within(file, &failure))?;
-            files.push((name.clone(), kept(found, machine.is_bochs())));
+            files.push((name.clone(), stored(found, machine.is_bochs())));
         }
     }
     for disk in &config.disks {
         let Some(name) = &disk.target else { continue };
         let found = disks::check(&config.name, &place(name), disk.access == Access::ReadWrite)
             .map_err(|failure| within(file, &failure))?;
-        files.push((name.clone(), kept(found, disk.storage == Storage::Memory || machine.is_bochs())));
+        files.push((name.clone(), kept(found, disk, machine)));
     }
     Ok(files)
 }
 
+/// Reads a disk's specification; it, and the path of its image.
+pub(crate) fn disk(specification: &str) -> Result<(config::Disk, String)> {
+    let disk = config::disk(specification).map_err(|found| {
+        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        Failure::usage(format!("disk \"{specification}\": {}", lines.join("\n")))
+    })?;
+    let target = disk.target.clone().ok_or_else(|| {
+        Failure::usage(format!("disk \"{specification}\" has no image; name one with target=FILE"))
+    })?;
+    Ok((disk, target))
+}
+
+/// What a disk is on a machine, which has virtio devices or not.
+pub(crate) fn kept(found: Disk, disk: &config::Disk, machine: Machine) -> Content {
+    stored(found, disk.storage == Storage::Memory || machine.is_bochs())
+}
+
 /// A disk in dom0's memory, or as a device.
-fn kept(disk: Disk, in_memory: bool) -> Content {
+fn stored(disk: Disk, in_memory: bool) -> Content {
     if in_memory { Content::Memory(disk) } else { Content::Device(disk) }
 }
 

@@ -119,6 +119,44 @@ impl Server {
             Ask::NicDetach { domain, nic } => {
                 self.done(Request::NicDetach { domain: DomainName::parse(&domain), nic })
             }
+            Ask::Vcpus { domain } => {
+                match self.dom0.call(Request::VcpuList(domain.as_deref().map(DomainName::parse)))? {
+                    Reply::Vcpus(vcpus) => Ok(json!(vcpus)),
+                    _ => Err(strange()),
+                }
+            }
+            Ask::Rename { domain, name } => {
+                self.creator.rename(&self.dom0, &DomainName::parse(&domain), &name).map(|()| Value::Null)
+            }
+            Ask::Sysrq { domain, key } => {
+                self.done(Request::Sysrq { domain: DomainName::parse(&domain), key })
+            }
+            Ask::Memory { domain, kib } => {
+                self.done(Request::SetMemory { domain: DomainName::parse(&domain), kib })
+            }
+            Ask::VcpuCount { domain, count } => {
+                self.done(Request::SetVcpus { domain: DomainName::parse(&domain), count })
+            }
+            Ask::Schedule { domain, weight, cap } => {
+                let domain = domain.as_deref().map(DomainName::parse);
+                match self.dom0.call(Request::Schedule { domain, weight, cap })? {
+                    Reply::Scheduling(shares) => Ok(json!(shares)),
+                    _ => Err(strange()),
+                }
+            }
+            Ask::DebugKeys { keys } => self.done(Request::DebugKeys(keys)),
+            Ask::Blocks { domain } => match self.dom0.call(Request::DiskList(DomainName::parse(&domain)))? {
+                Reply::Disks(disks) => Ok(json!(disks)),
+                _ => Err(strange()),
+            },
+            Ask::BlockAttach { domain, specification, folder } => self
+                .creator
+                .attach(&self.dom0, &DomainName::parse(&domain), &specification, &folder)
+                .map(|disks| json!(disks)),
+            Ask::BlockDetach { domain, disk, force } => self
+                .creator
+                .detach(&self.dom0, &DomainName::parse(&domain), disk, force)
+                .map(|disks| json!(disks)),
             Ask::Trigger { domain, button } => {
                 let press = match button.as_str() {
                     "power" => Press::Power,
@@ -201,6 +239,7 @@ impl Server {
             }
             .to_string(),
             cpu_ns: domain.cpu_ns,
+            up_ns: domain.up_ns,
         };
         Ok(domains.into_iter().map(row).collect())
     }

@@ -1,12 +1,14 @@
 //! The verbs that talk to a running instance, and the ones that are not there yet.
 
 pub(crate) mod bench;
+pub(crate) mod block;
 pub(crate) mod console;
 pub(crate) mod device;
 pub(crate) mod keys;
 pub(crate) mod network;
 pub(crate) mod picture;
 pub(crate) mod top;
+pub(crate) mod tune;
 pub(crate) mod xenstore;
 pub(crate) mod xl;
 

@@ -15,10 +15,13 @@ use std::time::Duration;
   trunnion xl list
   trunnion xl create linux.cfg
   trunnion xl shutdown --wait debian
+  trunnion xl block-attach debian target=data.img,vdev=xvdb,access=rw
+  trunnion xl block-detach debian xvdb
   trunnion --instance ci xl list --json
+  trunnion xl sched-credit debian -w 512
+  trunnion xl mem-set debian 128m
 
-Not there yet (they say so and exit 2): vcpu-list, vcpu-set, mem-set, sched-credit, sysrq, block-attach, block-detach,
-block-list, rename, uptime, save, restore, migrate, debug-keys")]
+Not there yet (they say so and exit 2): save, restore, migrate")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -129,6 +132,33 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Give a running domain a disk: target=FILE,vdev=xvdb,access=rw, or FILE,raw,xvdb,rw
+    BlockAttach {
+        /// Name or id
+        domain: String,
+        /// As in the configuration's `disk`
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        options: Vec<String>,
+    },
+    /// Take a disk away, once the guest has let go of it
+    BlockDetach {
+        /// Name or id
+        domain: String,
+        /// Name or number of the disk
+        #[arg(value_name = "VDEV")]
+        disk: String,
+        /// Do not wait for the guest
+        #[arg(long)]
+        force: bool,
+    },
+    /// List a domain's disks with what passed through them
+    BlockList {
+        /// Name or id
+        domain: String,
+        /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// Press a button of an emulated PC
     Trigger {
         /// Name or id
@@ -156,6 +186,16 @@ pub(crate) enum Verb {
         #[arg(long, conflicts_with = "file")]
         text: bool,
     },
+    /// List vCPUs: where they are, what they do, time
+    VcpuList {
+        /// Only those of this one: name or id
+        domain: Option<String>,
+        /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    #[command(flatten)]
+    Tune(super::tune::Verb),
     /// Show what the domains do: processor, exits by kind, disks, networks
     Top(super::top::Arguments),
     #[command(external_subcommand)]
@@ -163,22 +203,7 @@ pub(crate) enum Verb {
 }
 
 /// The verbs of xl that will be there.
-const LATER: [&str; 14] = [
-    "vcpu-list",
-    "vcpu-set",
-    "mem-set",
-    "sched-credit",
-    "sysrq",
-    "block-attach",
-    "block-detach",
-    "block-list",
-    "rename",
-    "uptime",
-    "save",
-    "restore",
-    "migrate",
-    "debug-keys",
-];
+const LATER: [&str; 3] = ["save", "restore", "migrate"];
 
 /// Does it on the instance `instance`.
 pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
@@ -232,12 +257,24 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
         }
         Verb::NetworkDetach { domain, nic } => drop(client.ask(&Ask::NicDetach { domain, nic })?),
         Verb::NetworkList { domain, json } => super::network::list(&client.ask(&Ask::Nics { domain })?, json),
+        Verb::BlockAttach { domain, options } => {
+            let folder = std::env::current_dir()
+                .map_err(|e| Failure::file("find the folder that paths begin at,", Path::new("."), &e))?;
+            let specification = options.join(",");
+            client.ask(&Ask::BlockAttach { domain, specification, folder })?;
+        }
+        Verb::BlockDetach { domain, disk, force } => {
+            client.ask(&Ask::BlockDetach { domain, disk, force })?;
+        }
+        Verb::BlockList { domain, json } => super::block::list(&client.ask(&Ask::Blocks { domain })?, json),
         Verb::Trigger { domain, button } => drop(client.ask(&Ask::Trigger { domain, button })?),
         Verb::Sendkeys { domain, keys } => {
             let keys = keys.iter().map(|word| super::keys::codes(word)).collect::<Result<_>>()?;
             client.ask(&Ask::Keys { domain, keys })?;
         }
         Verb::Screenshot { domain, file, .. } => screenshot(&mut client, domain, file)?,
+        Verb::VcpuList { domain, json } => super::tune::vcpus(&client.ask(&Ask::Vcpus { domain })?, json),
+        Verb::Tune(verb) => super::tune::perform(&mut client, verb)?,
         Verb::Top(arguments) => super::top::perform(&mut client, &arguments)?,
         Verb::Other(_) => {}
     }
@@ -259,12 +296,12 @@ fn screenshot(client: &mut Client, domain: String, file: Option<PathBuf>) -> Res
     Ok(())
 }
 
-fn rows(client: &mut Client) -> Result<Vec<Row>> {
+pub(super) fn rows(client: &mut Client) -> Result<Vec<Row>> {
     client.ask_for(&Ask::List)
 }
 
 /// The rows of one domain, by name or id, or all of them.
-fn select(rows: &[Row], domain: Option<&str>) -> Result<Vec<Row>> {
+pub(super) fn select(rows: &[Row], domain: Option<&str>) -> Result<Vec<Row>> {
     let Some(domain) = domain else { return Ok(rows.to_vec()) };
     let found: Vec<Row> =
         rows.iter().filter(|row| row.name == domain || row.domid.to_string() == domain).cloned().collect();

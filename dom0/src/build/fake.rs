@@ -28,6 +28,8 @@ pub(crate) struct Guest {
     pub(crate) state: Option<VcpuState>,
     pub(crate) pauses: u32,
     pub(crate) name: String,
+    /// Weight and cap.
+    pub(crate) scheduling: (u32, u32),
 }
 
 /// The host. Everything a build takes is in one of these tables.
@@ -113,9 +115,9 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn set_scheduling(&self, domain: DomainId, _: u32, _: u32) -> Result<(), Errno> {
+    fn set_scheduling(&self, domain: DomainId, weight: u32, cap: u32) -> Result<(), Errno> {
         self.may()?;
-        self.guest(domain, |_| ())
+        self.guest(domain, |guest| guest.scheduling = (weight, cap))
     }
 
     fn populate(&self, domain: DomainId, order: u32, frames: &[Gfn]) -> Result<usize, Errno> {

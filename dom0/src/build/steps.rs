@@ -69,7 +69,7 @@ pub(super) async fn all<H: Host>(domain: &mut Domain, files: &Files<'_>, host: &
             .await
             .map_err(Cause::Disk)
             .at(Step::Disk(disk.vdev.name.clone()))?;
-        domain.disks = index + 1;
+        domain.disks.push(disk.clone());
     }
     for (number, nic) in (0..).zip(&domain.plan.nics) {
         host.attach_nic(id, number, nic).await.at(Step::Nic(alloc::format!("{}", nic.mac)))?;

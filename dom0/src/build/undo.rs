@@ -2,7 +2,7 @@
 
 use super::Host;
 use crate::config::Nic;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, PlannedDisk};
 use alloc::vec::Vec;
 use trunnion_protocol::id::DomainId;
 
@@ -16,8 +16,8 @@ pub struct Domain {
     pub(super) nodes: bool,
     pub(super) introduced: bool,
     pub(super) model: bool,
-    /// How many of the plan's disks have a back end.
-    pub(super) disks: usize,
+    /// The disks that have a back end: the plan's, and those attached later.
+    pub disks: Vec<PlannedDisk>,
     /// The network ports that have a back end, by number: the plan's, and those attached later.
     pub nics: Vec<(u32, Nic)>,
 }
@@ -31,7 +31,7 @@ impl Domain {
             nodes: false,
             introduced: false,
             model: false,
-            disks: 0,
+            disks: Vec::new(),
             nics: Vec::new(),
         }
     }
@@ -63,8 +63,7 @@ impl Domain {
         for (number, _) in self.nics.iter().rev() {
             host.detach_nic(id, *number).await;
         }
-        let disks = self.plan.disks.get(..self.disks).unwrap_or_default();
-        for disk in disks.iter().rev() {
+        for disk in self.disks.iter().rev() {
             host.detach_disk(id, disk).await;
         }
         if self.introduced {

@@ -19,6 +19,7 @@ mod tests;
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use disk::{Access, Disk, DiskKind, Storage, VirtualDevice};
 pub use domain::{Action, BIOS, DomainConfig, Hvm, Kind, VGA_BIOS};
+pub use read::wrong_name;
 pub use vif::{FIRST_BRIDGE, Mac, Model, Nic};
 
 use alloc::vec::Vec;
@@ -37,6 +38,14 @@ pub fn nic(text: &str, name: &str, number: usize) -> Result<Nic, Vec<Diagnostic>
     let mut diagnostics = diagnostic::Log::new(text);
     let nic = vif::read(text, diagnostic::Span::new(0, text.len()), name, number, &mut diagnostics);
     nic.ok_or_else(|| diagnostics.finish())
+}
+
+/// Reads one disk specification, as `disk` has them.
+pub fn disk(text: &str) -> Result<Disk, Vec<Diagnostic>> {
+    let mut diagnostics = diagnostic::Log::new(text);
+    let disk = disk::read(text, diagnostic::Span::new(0, text.len()), &mut diagnostics);
+    let found = diagnostics.finish();
+    disk.filter(|_| found.iter().all(|d| d.severity == Severity::Warning)).ok_or(found)
 }
 
 /// Reads a configuration. On failure the list has at least one error, and the warnings too, in the order of the text.

@@ -75,6 +75,24 @@ pub(super) fn domain(settings: &[Setting<'_>], log: &mut Log<'_>) -> Option<Doma
     Some(config)
 }
 
+/// What is wrong with the name of a domain, if something is.
+pub fn wrong_name(name: &str) -> Option<&'static str> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    if name.is_empty() {
+        Some("a name has at least one character")
+    } else if name.len() > NAME_MAX {
+        Some("a name has at most 63 characters")
+    } else if !name.chars().all(good) || name.starts_with('.') {
+        Some("a name has letters, digits and `-`, `_`, `.`, `+`, and does not begin with `.`")
+    } else if name.bytes().all(|b| b.is_ascii_digit()) {
+        Some("a name is not a number: domains are also named by number")
+    } else if name == "Domain-0" {
+        Some("this is the name of dom0")
+    } else {
+        None
+    }
+}
+
 struct Entry {
     key_span: Span,
     value: Value,
@@ -214,22 +232,13 @@ impl Keys {
             return None;
         }
         let (name, span) = self.text("name", log)?;
-        let good = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
-        let wrong = if name.is_empty() {
-            "a name has at least one character"
-        } else if name.len() > NAME_MAX {
-            "a name has at most 63 characters"
-        } else if !name.chars().all(good) || name.starts_with('.') {
-            "a name has letters, digits and `-`, `_`, `.`, `+`, and does not begin with `.`"
-        } else if name.bytes().all(|b| b.is_ascii_digit()) {
-            "a name is not a number: domains are also named by number"
-        } else if name == "Domain-0" {
-            "this is the name of dom0"
-        } else {
-            return Some(name.into());
-        };
-        log.error(span, wrong, None);
-        None
+        match wrong_name(name) {
+            None => Some(name.into()),
+            Some(wrong) => {
+                log.error(span, wrong, None);
+                None
+            }
+        }
     }
 
     fn kind(&self, log: &mut Log<'_>) -> Kind {

@@ -105,4 +105,13 @@ pub enum Event {
     },
     /// A piece of text that dom0's shell prints on the control connection.
     Text(Vec<u8>),
+    /// A domain has another name from now on.
+    DomainRenamed {
+        /// Number.
+        domid: u16,
+        /// Name before.
+        before: String,
+        /// Name now.
+        name: String,
+    },
 }

@@ -30,7 +30,7 @@ pub use summary::Summary;
 pub use wire::{Down, Up};
 
 /// Number of this set of messages; [`Request::Hello`] compares it.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Most requests of one tool without a reply.
 pub const WINDOW: usize = 16;

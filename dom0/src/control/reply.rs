@@ -76,6 +76,10 @@ pub enum Reply {
         /// From the top; none in a graphics mode.
         lines: Vec<String>,
     },
+    /// Disks of a domain.
+    Disks(Vec<DiskInfo>),
+    /// How domains share the processors.
+    Scheduling(Vec<SchedulingInfo>),
 }
 
 /// What a domain does.
@@ -113,6 +117,21 @@ pub struct DomainInfo {
     pub state: DomainState,
     /// Time on a CPU, in nanoseconds.
     pub cpu_ns: u64,
+    /// Time since it ran first, in nanoseconds; 0 before.
+    pub up_ns: u64,
+}
+
+/// A domain's share of the processors, as `xl sched-credit` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulingInfo {
+    /// Domain number.
+    pub domid: u16,
+    /// Domain name.
+    pub name: String,
+    /// Share of the processor against others; 256 is the default.
+    pub weight: u32,
+    /// Most per cent of one processor; 0 is no limit.
+    pub cap: u32,
 }
 
 /// A vCPU, as `xl vcpu-list` shows it.
@@ -126,7 +145,7 @@ pub struct VcpuInfo {
     pub vcpu: u32,
     /// Where it runs or ran last; none when it is offline.
     pub cpu: Option<u32>,
-    /// `running`, `runnable`, `blocked`, `offline`.
+    /// `running`, `runnable`, `blocked`, `paused`, `offline`.
     pub state: String,
     /// Time on a CPU, in nanoseconds.
     pub cpu_ns: u64,
@@ -200,6 +219,37 @@ pub struct NicInfo {
     pub tx_bytes: u64,
     /// Packets that were dropped, both ways.
     pub dropped: u64,
+}
+
+/// A disk of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskInfo {
+    /// Its number, as the guest and the store have it.
+    pub number: u32,
+    /// Its name.
+    pub vdev: String,
+    /// The image's path, as it was given; empty for a drive without a disc.
+    pub target: String,
+    /// The virtio disk that holds the content, by serial number; none when it is in dom0's memory.
+    pub device: Option<String>,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The guest may not write.
+    pub read_only: bool,
+    /// The guest sees a CD-ROM.
+    pub cdrom: bool,
+    /// Whether the guest uses it.
+    pub connected: bool,
+    /// Reads that succeeded.
+    pub reads: u64,
+    /// Bytes that they moved.
+    pub read_bytes: u64,
+    /// Writes that succeeded.
+    pub writes: u64,
+    /// Bytes that they moved.
+    pub write_bytes: u64,
+    /// Requests that failed.
+    pub errors: u64,
 }
 
 /// A refusal: a stable code for programs, a sentence for people.

@@ -1,7 +1,7 @@
 //! What a tool may ask of dom0.
 
 use super::Channel;
-use super::manifest::Create;
+use super::manifest::{Create, Source};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -149,6 +149,66 @@ pub enum Request {
         /// Number of the channel, not in use.
         channel: Channel,
     },
+    /// The disks of a domain; answered by [`super::Reply::Disks`].
+    DiskList(DomainName),
+    /// Gives a running domain a disk; answered by [`super::Reply::Disks`] with that one.
+    DiskAttach {
+        /// Which.
+        domain: DomainName,
+        /// As in a configuration's `disk`.
+        specification: String,
+        /// Where its content is. A file that was left with the tool is given up before the reply.
+        source: Source,
+    },
+    /// Takes a disk away, when the guest has let go of it; answered by [`super::Reply::Disks`] with it as it was.
+    DiskDetach {
+        /// Which.
+        domain: DomainName,
+        /// Name or number of the disk.
+        disk: String,
+        /// Takes it at once.
+        force: bool,
+    },
+    /// Gives a domain another name.
+    Rename {
+        /// Which.
+        domain: DomainName,
+        /// The new name.
+        name: String,
+    },
+    /// Presses a key of Linux's system request, through the store.
+    Sysrq {
+        /// Whose.
+        domain: DomainName,
+        /// The key.
+        key: char,
+    },
+    /// Asks a domain's balloon driver for another amount of memory, through the store.
+    SetMemory {
+        /// Which.
+        domain: DomainName,
+        /// How much it is to have, in KiB.
+        kib: u64,
+    },
+    /// Asks a domain to use so many vCPUs, through the store.
+    SetVcpus {
+        /// Which.
+        domain: DomainName,
+        /// How many.
+        count: u32,
+    },
+    /// Sets a domain's weight and cap, or those that are given; answered by [`super::Reply::Scheduling`], for all domains when none is
+    /// named.
+    Schedule {
+        /// Which.
+        domain: Option<DomainName>,
+        /// Share of the processor against others.
+        weight: Option<u32>,
+        /// Most per cent of one processor; 0 is no limit.
+        cap: Option<u32>,
+    },
+    /// Writes parts of the hypervisor's state to its log, one a character.
+    DebugKeys(String),
 }
 
 /// What is seen of a screen.

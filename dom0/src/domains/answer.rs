@@ -13,7 +13,6 @@ use trunnion_protocol::control::{self, domain_state};
 use trunnion_protocol::hypercall::sched::ShutdownReason;
 use trunnion_protocol::id::DomainId;
 use trunnion_protocol::planted::{self, Bug};
-use trunnion_protocol::store::Kind;
 
 impl<P: Platform> Toolstack<P> {
     /// Answers a request. Requests may be answered side by side.
@@ -55,15 +54,7 @@ impl<P: Platform> Toolstack<P> {
                     self.platform.read_log(from).map_err(|errno| hypervisor("reading the log", errno))?;
                 Ok(Reply::Dmesg { text, next })
             }
-            Request::VcpuList(which) => {
-                if let Some(name) = which {
-                    self.find(&name)?;
-                }
-                Err(Failure::new(
-                    Code::Unsupported,
-                    "single vCPUs cannot be looked at yet; `list` shows a domain's together",
-                ))
-            }
+            Request::VcpuList(which) => self.vcpus(which.as_ref()).map(Reply::Vcpus),
             Request::ConsoleAttach { domain, channel, replay, hold } => {
                 let id = self.find_console(&domain)?;
                 self.platform.attach_channel(id, channel, replay, hold)?;
@@ -88,6 +79,19 @@ impl<P: Platform> Toolstack<P> {
             Request::NicList(name) => self.nics(&name).map(Reply::Nics),
             Request::NicAttach { domain, specification } => self.attach_nic(&domain, &specification).await,
             Request::NicDetach { domain, nic } => self.detach_nic(&domain, &nic).await,
+            Request::DiskList(name) => self.disks(&name).map(Reply::Disks),
+            Request::DiskAttach { domain, specification, source } => {
+                self.attach_disk(&domain, &specification, source).await
+            }
+            Request::DiskDetach { domain, disk, force } => self.detach_disk(&domain, &disk, force).await,
+            Request::Rename { domain, name } => self.rename(&domain, &name),
+            Request::Sysrq { domain, key } => self.sysrq(&domain, key),
+            Request::SetMemory { domain, kib } => self.set_memory(&domain, kib),
+            Request::SetVcpus { domain, count } => self.set_vcpus(&domain, count),
+            Request::Schedule { domain, weight, cap } => {
+                self.schedule(domain.as_ref(), weight, cap).map(Reply::Scheduling)
+            }
+            Request::DebugKeys(keys) => self.debug_keys(&keys),
             Request::NicCapture { domain, nic, channel } => {
                 let id = self.find_guest(&domain)?;
                 self.platform.capture_nic(id, nic, channel)?;
@@ -116,11 +120,18 @@ impl<P: Platform> Toolstack<P> {
             ShutdownKind::Poweroff => "poweroff",
             ShutdownKind::Reboot => "reboot",
         };
-        let payload = format!("/local/domain/{id}/control/shutdown\0{word}");
-        self.platform.store(Kind::Write, payload.as_bytes()).map_err(|errno| {
-            Failure::new(Code::Store, format!("{}: control/shutdown of domain {id}", errno.name()))
-        })?;
-        Ok(Reply::Done)
+        self.tell(id, "control/shutdown", word)
+    }
+
+    /// The name of a domain: the hypervisor keeps the one that it began with.
+    pub(super) fn name_of(&self, info: &control::DomainInfo) -> String {
+        let state = self.state.borrow();
+        let entry = state.entries.get(&DomainId(info.domain));
+        match entry.map(|entry| state.figures.get(entry.figure).map_or("", |figure| figure.name.as_str())) {
+            Some(name) if !name.is_empty() => name.into(),
+            _ if info.domain == 0 => "Domain-0".into(),
+            _ => padded(&info.name),
+        }
     }
 
     /// The domain whose console a name means; one that has ended too, while its log is kept.
@@ -138,6 +149,12 @@ impl<P: Platform> Toolstack<P> {
     fn list(&self, which: Option<&DomainName>) -> Result<Vec<DomainInfo>, Failure> {
         let only = which.map(|name| self.find(name)).transpose()?;
         let all = self.domains()?;
+        let now = self.platform.now_ns();
+        let described = |info: &control::DomainInfo| DomainInfo {
+            name: self.name_of(info),
+            up_ns: if info.first_run_ns == 0 { 0 } else { now.saturating_sub(info.first_run_ns) },
+            ..described(info)
+        };
         Ok(all.iter().filter(|info| only.is_none_or(|id| id.0 == info.domain)).map(described).collect())
     }
 
@@ -166,6 +183,7 @@ impl<P: Platform> Toolstack<P> {
     }
 }
 
+/// What the hypervisor knows of a domain.
 fn described(info: &control::DomainInfo) -> DomainInfo {
     let has = |bit| info.state & bit != 0;
     let state = if has(domain_state::DYING) {
@@ -180,17 +198,14 @@ fn described(info: &control::DomainInfo) -> DomainInfo {
     } else {
         DomainState::Blocked
     };
-    let name = match padded(&info.name) {
-        name if name.is_empty() && info.domain == 0 => "Domain-0".into(),
-        name => name,
-    };
     DomainInfo {
         domid: info.domain,
-        name,
+        name: String::new(),
         uuid: uuid_text(&info.uuid),
         memory_bytes: info.pages * 4096,
         vcpus: info.online_vcpus,
         state,
         cpu_ns: info.cpu_ns,
+        up_ns: 0,
     }
 }

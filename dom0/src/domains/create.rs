@@ -25,7 +25,7 @@ pub(super) struct Built {
 impl<P: Platform> Toolstack<P> {
     /// Builds a domain that a tool asks for. Files that it left with the tool are needed until the domain has ended for good.
     pub(super) async fn create(&self, create: Create, paused: bool) -> Result<Built, Failure> {
-        let wish = Rc::new(Wish { create, listed: false });
+        let wish = Rc::new(Wish::new(create, false));
         let result = self.build(&wish, paused).await.map_err(|(_, failure)| failure);
         if result.is_err() {
             self.forget_files(&wish);
@@ -49,7 +49,10 @@ impl<P: Platform> Toolstack<P> {
         paused: bool,
     ) -> Result<Built, (Option<String>, Failure)> {
         let begin = self.platform.now_ns();
-        let (config, warnings) = configuration(&wish.create).map_err(|failure| (None, failure))?;
+        let (mut config, warnings) = configuration(&wish.create).map_err(|failure| (None, failure))?;
+        if let Some(name) = &*wish.renamed.borrow() {
+            config.name.clone_from(name);
+        }
         let name = config.name.clone();
         let named = |failure| (Some(name.clone()), failure);
         self.reserve_name(&name).map_err(named)?;
@@ -70,14 +73,20 @@ impl<P: Platform> Toolstack<P> {
         Ok(Built { id, name, warnings })
     }
 
-    fn reserve_name(&self, name: &str) -> Result<(), Failure> {
-        let mut state = self.state.borrow_mut();
+    /// Fails when a domain has a name, or will have it.
+    pub(super) fn check_free(&self, name: &str) -> Result<(), Failure> {
+        let state = self.state.borrow();
         let taken = state.entries.values().any(|entry| entry.name() == name)
             || state.building.iter().any(|other| other == name);
         if taken {
             return Err(Failure::new(Code::NameTaken, format!("a domain `{name}` exists")));
         }
-        state.building.push(name.to_string());
+        Ok(())
+    }
+
+    fn reserve_name(&self, name: &str) -> Result<(), Failure> {
+        self.check_free(name)?;
+        self.state.borrow_mut().building.push(name.to_string());
         Ok(())
     }
 
@@ -205,7 +214,13 @@ impl<P: Platform> Toolstack<P> {
         plan.disks.iter().map(source).collect()
     }
 
-    fn source<'a>(&self, wish: &'a Wish, key: &str, path: &str) -> Result<DiskSource<'a>, Failure> {
+    /// Where a disk's content is.
+    pub(super) fn source<'a>(
+        &self,
+        wish: &'a Wish,
+        key: &str,
+        path: &str,
+    ) -> Result<DiskSource<'a>, Failure> {
         match wish.create.source(path) {
             Some(Source::Disk(serial)) => Ok(DiskSource::Device(serial)),
             _ => self.content(wish, key, path).map(DiskSource::Memory),
@@ -234,12 +249,19 @@ fn refused(config: &DomainConfig, refusal: Refusal) -> Failure {
     Failure::new(code, format!("{}: {refusal}", config.name))
 }
 
+/// The kind of a disk's refusal.
+pub(super) fn disk_code(refusal: &DiskRefusal) -> Code {
+    match refusal {
+        DiskRefusal::NoMemory { .. } => Code::NoMemory,
+        _ => Code::Disk,
+    }
+}
+
 fn failed(config: &DomainConfig, error: &build::Error) -> Failure {
     use trunnion_protocol::errno::Errno;
     let code = match (&error.step, &error.cause) {
-        (Step::Create | Step::Populate, Cause::Errno(Errno::NoMem))
-        | (_, Cause::Disk(DiskRefusal::NoMemory { .. })) => Code::NoMemory,
-        (_, Cause::Disk(_)) => Code::Disk,
+        (Step::Create | Step::Populate, Cause::Errno(Errno::NoMem)) => Code::NoMemory,
+        (_, Cause::Disk(refusal)) => disk_code(refusal),
         _ => Code::Build,
     };
     Failure::new(code, format!("{}: {error}", config.name))

@@ -109,7 +109,7 @@ impl<P: Platform> Toolstack<P> {
             (figure.events, figure.grants) = (events, grants);
         }
         let disk = |disk| self.platform.disk_figures(id, disk);
-        figure.disks = domain.plan.disks.iter().map(disk).collect();
+        figure.disks = domain.disks.iter().map(disk).collect();
         let nic = |(number, nic): &(u32, _)| self.platform.nic_figures(id, *number, nic);
         figure.nics = domain.nics.iter().map(nic).collect();
     }

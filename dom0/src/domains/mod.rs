@@ -6,6 +6,7 @@
 //! All of it runs in dom0's one executor. State is borrowed for moments only, never across an `await`.
 
 mod answer;
+mod blocks;
 mod create;
 mod device;
 mod end;
@@ -13,6 +14,7 @@ mod figures;
 mod nics;
 mod platform;
 mod store;
+mod tune;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +63,14 @@ struct Wish {
     create: Create,
     /// It is one of the manifest's.
     listed: bool,
+    /// The name that it was given later.
+    renamed: RefCell<Option<String>>,
+}
+
+impl Wish {
+    fn new(create: Create, listed: bool) -> Self {
+        Self { create, listed, renamed: RefCell::default() }
+    }
 }
 
 #[derive(Default)]
@@ -71,6 +81,8 @@ struct State {
     /// A build is under way.
     busy: bool,
     figures: Vec<summary::Domain>,
+    /// Disks that are on their way to a domain or away from it.
+    moving: Vec<(DomainId, u32)>,
     /// Devices between guests.
     links: Vec<device::Link>,
     /// Domains of the manifest that wait for the one before.
@@ -148,7 +160,7 @@ impl<P: Platform> Toolstack<P> {
             };
             let Some(create) = next else { return };
             let file = create.file.clone();
-            let wish = Rc::new(Wish { create, listed: true });
+            let wish = Rc::new(Wish::new(create, true));
             let result = self.build(&wish, false).await;
             let failed = result.is_err();
             if let Err((name, failure)) = result {

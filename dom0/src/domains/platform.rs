@@ -9,9 +9,9 @@ use crate::plan::PlannedDisk;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use trunnion_protocol::control::{Audit, DomainCounters, DomainInfo, HostInfo};
+use trunnion_protocol::control::{Audit, DomainCounters, DomainInfo, HostInfo, VcpuInfo};
 use trunnion_protocol::errno::Errno;
-use trunnion_protocol::id::DomainId;
+use trunnion_protocol::id::{DomainId, VcpuId};
 use trunnion_protocol::store::Kind;
 
 /// What is said of a domain that is no emulated PC.
@@ -35,6 +35,10 @@ pub trait Platform: Host {
     fn counters(&self, domain: DomainId) -> Result<DomainCounters, Errno>;
     /// The hypervisor's report on a crashed domain, empty when there is none (`CrashReport`).
     fn crash_report(&self, domain: DomainId) -> String;
+    /// What a vCPU does (`VcpuInfo`).
+    fn vcpu(&self, domain: DomainId, vcpu: VcpuId) -> Result<VcpuInfo, Errno>;
+    /// Has the hypervisor write to its log (`DebugKey`).
+    fn debug_key(&self, key: char) -> Result<(), Errno>;
     /// Facts of the machine (`HostInfo`).
     fn host_info(&self) -> Result<HostInfo, Errno>;
     /// What is in use, recomputed from the tables (`Audit`).
@@ -75,6 +79,16 @@ pub trait Platform: Host {
     fn nic_figures(&self, domain: DomainId, number: u32, nic: &Nic) -> summary::Nic {
         let _ = (domain, number);
         summary::Nic { mac: nic.mac.to_string(), ..summary::Nic::default() }
+    }
+    /// The size of an attached disk in bytes, and the serial number of the virtio disk that it stands on, if it does.
+    fn disk_media(&self, domain: DomainId, number: u32) -> (u64, Option<String>) {
+        let _ = (domain, number);
+        (0, None)
+    }
+    /// Asks a guest to let go of a disk, and waits for that, but not for ever; false when it has not.
+    async fn release_disk(&self, domain: DomainId, disk: &PlannedDisk) -> bool {
+        let _ = (domain, disk);
+        true
     }
     /// What there is to know of a domain's network ports.
     fn nics(&self, domain: DomainId) -> Vec<NicInfo> {

@@ -1,5 +1,7 @@
 //! The toolstack on a host that counts, from the manifest to the last domain's end.
 
+mod verbs;
+
 use super::*;
 use crate::build::fake::{FakeHost, run};
 use crate::control::manifest::{Placed, Source};
@@ -11,8 +13,9 @@ use crate::image;
 use crate::plan::PlannedDisk;
 use alloc::vec;
 use core::task::{Context, Waker};
-use trunnion_protocol::control::{Audit, DomainCounters, HostInfo, domain_state};
+use trunnion_protocol::control::{self, Audit, DomainCounters, HostInfo, domain_state};
 use trunnion_protocol::errno::Errno;
+use trunnion_protocol::id::VcpuId;
 use trunnion_protocol::store::Kind;
 use zerocopy::FromZeros;
 
@@ -30,7 +33,7 @@ impl Platform for FakeHost {
         let mut info = DomainInfo::new_zeroed();
         info.domain = id;
         info.pages = guest.frames.values().map(|order| 1 << order).sum();
-        info.online_vcpus = 1;
+        (info.vcpus, info.online_vcpus) = (1, 1);
         info.first_run_ns = 1;
         info.ended_ns = 5_000_000_000;
         info.name[..guest.name.len()].copy_from_slice(guest.name.as_bytes());
@@ -47,6 +50,18 @@ impl Platform for FakeHost {
         counters.hypercalls[32] = u64::from(domain.0);
         counters.exits[0].count = 9;
         Ok(counters)
+    }
+
+    fn vcpu(&self, domain: DomainId, vcpu: VcpuId) -> Result<control::VcpuInfo, Errno> {
+        let guests = self.guests.borrow();
+        let guest = guests.get(&domain.0).filter(|_| vcpu.0 == 0).ok_or(Errno::NoEnt)?;
+        let (weight, cap) = guest.scheduling;
+        let (activity, cpu_ns) = (control::activity::BLOCKED, 1_500_000_000);
+        Ok(control::VcpuInfo { activity, cpu_ns, weight, cap, ..control::VcpuInfo::default() })
+    }
+
+    fn debug_key(&self, key: char) -> Result<(), Errno> {
+        if key == 'h' { Ok(()) } else { Err(Errno::Inval) }
     }
 
     fn crash_report(&self, _: DomainId) -> String {

@@ -17,7 +17,10 @@ pub use memory::{Extent, extents};
 pub use pc::{Drive, Pc, pc};
 pub use refusal::Refusal;
 pub(crate) use store::uuid_text;
-pub use store::{Group, Node, Ports, Rights, backend_disk, backend_nic, frontend_nic, network, roots, tree};
+pub use store::{
+    Group, Node, Ports, Rights, backend_disk, backend_nic, block, frontend_disk, frontend_nic, network,
+    roots, tree,
+};
 
 use crate::acpi;
 use crate::config::{Access, Action, DiskKind, DomainConfig, Nic, Storage, VirtualDevice};
@@ -325,7 +328,8 @@ impl<'a> StartBlock<'a> {
     }
 }
 
-fn planned_disk(disk: &crate::config::Disk) -> PlannedDisk {
+/// A disk as it will be served, without an emulated drive.
+pub fn planned_disk(disk: &crate::config::Disk) -> PlannedDisk {
     PlannedDisk {
         vdev: disk.vdev.clone(),
         target: disk.target.clone(),

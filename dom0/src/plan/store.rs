@@ -85,6 +85,11 @@ pub fn backend_disk(domain: DomainId, disk: &PlannedDisk) -> String {
     format!("/local/domain/0/backend/vbd/{domain}/{}", disk.vdev.number)
 }
 
+/// The folder of a disk's front end.
+pub fn frontend_disk(domain: DomainId, disk: &PlannedDisk) -> String {
+    format!("/local/domain/{domain}/device/vbd/{}", disk.vdev.number)
+}
+
 /// Topmost nodes of everything that a domain has in the store, also of what its devices added; removing them removes all.
 pub fn roots(domain: DomainId, uuid: &[u8; 16]) -> Vec<String> {
     let backend = |kind: &str| format!("/local/domain/0/backend/{kind}/{domain}");
@@ -101,7 +106,7 @@ pub fn roots(domain: DomainId, uuid: &[u8; 16]) -> Vec<String> {
 /// All groups, in the order in which they are written: the domain itself, then a group for each device.
 pub fn tree(plan: &Plan, domain: DomainId, ports: Ports) -> Vec<Group> {
     let mut groups = vec![basics(plan, domain, ports)];
-    groups.extend(plan.disks.iter().enumerate().map(|(index, disk)| block(domain, index, disk)));
+    groups.extend(plan.disks.iter().enumerate().map(|(index, disk)| block(domain, index == 0, disk)));
     groups.extend((0..).zip(&plan.nics).map(|(number, nic)| network(domain, number, nic)));
     groups
 }
@@ -227,14 +232,13 @@ fn basics(plan: &Plan, domain: DomainId, ports: Ports) -> Group {
     group
 }
 
-fn block(domain: DomainId, index: usize, disk: &PlannedDisk) -> Group {
+/// The nodes of a disk; those of a domain's first are made with the folder above, which belongs to no one device.
+pub fn block(domain: DomainId, first: bool, disk: &PlannedDisk) -> Group {
     let number = disk.vdev.number;
     let mut group = Group::new(format!("disk {}", disk.vdev));
-    let front = format!("/local/domain/{domain}/device/vbd/{number}");
-    let back = backend_disk(domain, disk);
+    let (front, back) = (frontend_disk(domain, disk), backend_disk(domain, disk));
     let kind = if disk.cdrom { "cdrom" } else { "disk" };
-    // The folder above belongs to no one device; it is made by whichever comes first.
-    if index == 0 {
+    if first {
         group.node(format!("/local/domain/{domain}/device/vbd"), "", Rights::GuestReads);
     }
     group.folder(
@@ -257,7 +261,7 @@ fn block(domain: DomainId, index: usize, disk: &PlannedDisk) -> Group {
             ("frontend-id", &domain),
             ("online", &1),
             ("removable", &u8::from(disk.cdrom)),
-            ("bootable", &u8::from(index == 0)),
+            ("bootable", &u8::from(first)),
             ("state", &1),
             ("dev", &disk.vdev),
             ("type", &"phy"),

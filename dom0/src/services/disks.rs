@@ -36,10 +36,13 @@ use crate::control::reply::DeviceInfo;
 use crate::devices::bus::{Found, Pci, Unusable};
 use crate::devices::disk::Disk;
 use crate::devices::interrupt::Signal;
-use crate::plan::{PlannedDisk, backend_disk};
+use crate::plan::{PlannedDisk, backend_disk, frontend_disk};
 
 /// How long a back end may take to become ready for its guest; it waits for nobody but the store.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a guest may take to let go of a device that is to be removed.
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// A disk as its users see it.
 pub type Device = Box<dyn BlockDevice<Held>>;
@@ -184,6 +187,24 @@ impl Disks {
         self.vbds.borrow().get(&(domain, number)).map(|vbd| vbd.statistics.snapshot()).unwrap_or_default()
     }
 
+    /// The size of a virtual disk in bytes, and the name of the virtio disk that it stands on.
+    pub fn media(&self, domain: DomainId, number: u32) -> (u64, Option<String>) {
+        let bytes = self.vbds.borrow().get(&(domain, number)).map_or(0, |vbd| vbd.bytes);
+        let stock = self.stock.borrow();
+        let uses =
+            |stock: &&Stock| stock.users.iter().any(|user| (user.domain, user.number) == (domain, number));
+        (bytes, stock.iter().find(uses).map(|stock| stock.name.clone()))
+    }
+
+    /// Asks the guest to let go of a disk, and waits for that, but not for ever.
+    pub async fn release(&self, domain: DomainId, disk: &PlannedDisk) -> bool {
+        let ended = self.vbds.borrow().get(&(domain, disk.vdev.number)).map(|vbd| Rc::clone(&vbd.ended));
+        match ended {
+            Some(ended) => goodbye(&self.store, &backend_disk(domain, disk), || ended.done.get()).await,
+            None => true,
+        }
+    }
+
     /// Starts the back end of a disk whose nodes are written, and returns when it waits for its guest.
     pub async fn attach(
         &self,
@@ -299,10 +320,7 @@ impl Disks {
             emulated,
         };
         self.vbds.borrow_mut().insert((domain, disk.vdev.number), vbd);
-        let place = Place {
-            back: backend_disk(domain, disk),
-            front: format!("/local/domain/{domain}/device/vbd/{}", disk.vdev.number),
-        };
+        let place = Place { back: backend_disk(domain, disk), front: frontend_disk(domain, disk) };
         let client = self.store.client();
         self.spawner.spawn(charged(Meter::new(domain), async move {
             let end = serve(&mut backend, &client, &place).await;
@@ -334,6 +352,20 @@ impl Disks {
             stock.users.retain(|user| (user.domain, user.number) != key);
         }
     }
+}
+
+/// Asks the front end of a back end to let go, and waits until that has ended; false when the guest takes too long.
+pub(super) async fn goodbye(store: &StoreHandle, place: &str, is_done: impl Fn() -> bool) -> bool {
+    let client = store.client();
+    let online = format!("{place}/online");
+    if client.with(|client, store| client.write(store, 0, &online, b"0")).is_err() {
+        return true;
+    }
+    let deadline = clock::now() + GOODBYE;
+    while !is_done() && clock::now() < deadline {
+        clock::sleep(Duration::from_millis(5)).await;
+    }
+    is_done()
 }
 
 /// Waits until a node has a value, for as long as a back end may take.

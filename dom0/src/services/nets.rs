@@ -6,11 +6,9 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::time::Duration;
 
 use trunnion_backends::bridge::Bridge;
 use trunnion_backends::net::{Config, Place, Shared, Snapshot, Vif, serve};
-use trunnion_guest::clock;
 use trunnion_guest::executor::Spawner;
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
@@ -18,7 +16,7 @@ use trunnion_protocol::xenbus::State;
 
 use super::capture::Capture;
 use super::charge::{Meter, charged};
-use super::disks::wait_for;
+use super::disks::{goodbye, wait_for};
 use super::grants::Kernel;
 use super::store::StoreHandle;
 use crate::config::{FIRST_BRIDGE, Nic};
@@ -29,8 +27,6 @@ use crate::plan::{backend_nic, frontend_nic};
 
 /// Queues of a guest's port at most.
 const QUEUES: u32 = 4;
-/// How long a guest may take to let go of a port that is to be removed.
-const GOODBYE: Duration = Duration::from_secs(10);
 
 /// A port that is being served.
 struct Served {
@@ -144,16 +140,7 @@ impl Nets {
     pub async fn release(&self, domain: DomainId, number: u32) {
         let ended = self.vifs.borrow().get(&(domain, number)).map(|served| Rc::clone(&served.ended));
         let Some(ended) = ended else { return };
-        let client = self.store.client();
-        let online = format!("{}/online", backend_nic(domain, number));
-        if client.with(|client, store| client.write(store, 0, &online, b"0")).is_err() {
-            return;
-        }
-        let deadline = clock::now() + GOODBYE;
-        while !ended.done.get() && clock::now() < deadline {
-            clock::sleep(Duration::from_millis(5)).await;
-        }
-        if !ended.done.get() {
+        if !goodbye(&self.store, &backend_nic(domain, number), || ended.done.get()).await {
             log::warn!("a guest does not let go of a network port domain={domain} port={number}");
         }
     }

@@ -13,8 +13,8 @@ use trunnion_guest::executor::{Spawner, yield_now};
 use trunnion_guest::hypercall;
 use trunnion_protocol::address::{Gfn, Gpa, Gva, PAGE_SIZE};
 use trunnion_protocol::control::{
-    Audit, CountersCall, CreateDomain, DomainCounters, DomainInfo, DomainRef, HostInfo, NAME_BYTES,
-    Operation, PowerOff, ReadText, Scheduling, SeedGrant, VcpuState, VcpuStateCall, create_flags,
+    Audit, CountersCall, CreateDomain, DebugKey, DomainCounters, DomainInfo, DomainRef, HostInfo, NAME_BYTES,
+    Operation, PowerOff, ReadText, Scheduling, SeedGrant, VcpuInfo, VcpuState, VcpuStateCall, create_flags,
 };
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall;
@@ -352,6 +352,16 @@ impl Platform for Dom0 {
         Ok(call.counters)
     }
 
+    fn vcpu(&self, domain: DomainId, vcpu: VcpuId) -> Result<VcpuInfo, Errno> {
+        let mut info = VcpuInfo { domain: domain.0, vcpu: vcpu.0, ..VcpuInfo::default() };
+        hypercall::control(Operation::VcpuInfo, &mut info)?;
+        Ok(info)
+    }
+
+    fn debug_key(&self, key: char) -> Result<(), Errno> {
+        hypercall::control(Operation::DebugKey, &mut DebugKey { key: key.into(), pad: 0 }).map(drop)
+    }
+
     fn crash_report(&self, domain: DomainId) -> String {
         let report = read_text(Operation::CrashReport, u64::from(domain.0));
         let report = report.map(|(text, _)| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
@@ -463,6 +473,14 @@ impl Platform for Dom0 {
             flushes: counts.flushes,
             errors: counts.errors,
         }
+    }
+
+    fn disk_media(&self, domain: DomainId, number: u32) -> (u64, Option<String>) {
+        self.disks.media(domain, number)
+    }
+
+    async fn release_disk(&self, domain: DomainId, disk: &PlannedDisk) -> bool {
+        self.disks.release(domain, disk).await
     }
 
     fn nic_figures(&self, domain: DomainId, number: u32, nic: &Nic) -> summary::Nic {

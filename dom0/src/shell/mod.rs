@@ -28,6 +28,15 @@ devices                  dom0's disks and other devices
 network-list DOMAIN      a domain's network ports
 network-attach DOMAIN KEY=VALUE,…  gives it one
 network-detach DOMAIN NUMBER       takes one away
+block-list DOMAIN        a domain's disks
+block-detach DOMAIN DISK takes one away
+vcpu-list [DOMAIN]       vCPUs, and what they do
+rename DOMAIN NAME       gives a domain another name
+sysrq DOMAIN KEY         presses a key of Linux's system request
+mem-set DOMAIN MIB       asks a domain to do with so much memory
+vcpu-set DOMAIN COUNT    asks a domain to use so many vCPUs
+sched-credit [DOMAIN [WEIGHT [CAP]]] shares of the processors
+debug-keys KEYS          writes the hypervisor's state to its log
 xenstore ls [PATH]       the store's tree
 xenstore read PATH       a value
 xenstore write PATH TEXT sets a value
@@ -78,6 +87,26 @@ fn request(words: &[&str]) -> Result<Request, Failure> {
             Request::NicAttach { domain: domain(name), specification: (*text).into() }
         }
         ["network-detach", name, nic] => Request::NicDetach { domain: domain(name), nic: (*nic).into() },
+        ["block-list", name] => Request::DiskList(domain(name)),
+        ["block-detach", name, disk] => {
+            Request::DiskDetach { domain: domain(name), disk: (*disk).into(), force: false }
+        }
+        ["vcpu-list"] => Request::VcpuList(None),
+        ["vcpu-list", name] => Request::VcpuList(Some(domain(name))),
+        ["rename", name, to] => Request::Rename { domain: domain(name), name: (*to).into() },
+        ["sysrq", name, key] if key.chars().count() == 1 => {
+            Request::Sysrq { domain: domain(name), key: key.chars().next().unwrap_or_default() }
+        }
+        ["mem-set", name, mib] => {
+            Request::SetMemory { domain: domain(name), kib: number::<u64>(mib)?.saturating_mul(1024) }
+        }
+        ["vcpu-set", name, count] => Request::SetVcpus { domain: domain(name), count: number(count)? },
+        ["sched-credit", rest @ ..] if rest.len() < 4 => Request::Schedule {
+            domain: rest.first().copied().map(domain),
+            weight: rest.get(1).map(|word| number(word)).transpose()?,
+            cap: rest.get(2).map(|word| number(word)).transpose()?,
+        },
+        ["debug-keys", keys] => Request::DebugKeys((*keys).into()),
         ["summary"] => Request::Summary,
         ["poweroff"] => Request::PowerOff,
         ["xenstore", "read", path] => Request::Xenstore(StoreRequest::Read((*path).into())),
@@ -101,6 +130,11 @@ fn request(words: &[&str]) -> Result<Request, Failure> {
             ));
         }
     })
+}
+
+fn number<T: core::str::FromStr>(word: &str) -> Result<T, Failure> {
+    word.parse()
+        .map_err(|_| Failure::new(Code::Malformed, format!("`{word}` is not a number that fits here")))
 }
 
 fn create<P: Platform>(toolstack: &Toolstack<P>, name: &str) -> Result<Request, Failure> {
@@ -209,6 +243,27 @@ fn printed(reply: Reply) -> String {
             }
             table.text()
         }
+        Reply::Disks(disks) => {
+            let mut table = Table::default();
+            table.row(
+                ["Name", "Number", "Bytes", "Mode", "Connected", "Reads", "Writes", "Errors", "Target"]
+                    .map(String::from),
+            );
+            for disk in disks {
+                table.row([
+                    disk.vdev,
+                    disk.number.to_string(),
+                    disk.bytes.to_string(),
+                    String::from(if disk.read_only { "r" } else { "w" }),
+                    disk.connected.to_string(),
+                    disk.reads.to_string(),
+                    disk.writes.to_string(),
+                    disk.errors.to_string(),
+                    disk.target,
+                ]);
+            }
+            table.text()
+        }
         Reply::Nics(nics) => {
             let mut table = Table::default();
             table.row(["Number", "Address", "Bridge", "Connected", "RX", "TX", "Dropped"].map(String::from));
@@ -222,6 +277,30 @@ fn printed(reply: Reply) -> String {
                     nic.tx_packets.to_string(),
                     nic.dropped.to_string(),
                 ]);
+            }
+            table.text()
+        }
+        Reply::Vcpus(vcpus) => {
+            let mut table = Table::default();
+            table.row(["Name", "ID", "VCPU", "CPU", "State", "Time(s)"].map(String::from));
+            for vcpu in vcpus {
+                table.row([
+                    vcpu.name,
+                    vcpu.domid.to_string(),
+                    vcpu.vcpu.to_string(),
+                    vcpu.cpu.map_or_else(|| String::from("-"), |cpu| cpu.to_string()),
+                    vcpu.state,
+                    seconds(vcpu.cpu_ns),
+                ]);
+            }
+            table.text()
+        }
+        Reply::Scheduling(domains) => {
+            let mut table = Table::default();
+            table.row(["Name", "ID", "Weight", "Cap"].map(String::from));
+            for domain in domains {
+                let (weight, cap) = (domain.weight.to_string(), domain.cap.to_string());
+                table.row([domain.name, domain.domid.to_string(), weight, cap]);
             }
             table.text()
         }
@@ -252,7 +331,6 @@ fn printed(reply: Reply) -> String {
         Reply::Done
         | Reply::Hello { .. }
         | Reply::Dmesg { .. }
-        | Reply::Vcpus(_)
         | Reply::Tree { .. }
         | Reply::Screen { .. }
         | Reply::ScreenText { .. } => String::new(),

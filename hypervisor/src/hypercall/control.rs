@@ -4,6 +4,7 @@
 
 mod domains;
 mod foreign;
+mod look;
 mod model;
 
 use crate::audit::{self, Position};
@@ -56,6 +57,8 @@ pub(super) fn call<M: Machine>(
         Operation::SetModel => running.order(at, |running, call| running.set_model(call)),
         Operation::ModelAnswer => running.order(at, |running, call| running.model_answer(call)),
         Operation::ModelSignal => running.order(at, |running, call| running.model_signal(call)),
+        Operation::VcpuInfo => running.answer(at, |running, call| running.vcpu_info(call)),
+        Operation::DebugKey => running.order(at, |running, call| running.debug_key(call)),
         Operation::PowerOff => {
             running.order(at, |running, call: &PowerOff| running.host.machine.power_off(call.status == 0))
         }

@@ -2,8 +2,8 @@
 
 use trunnion_protocol::address::{Gfn, Gva};
 use trunnion_protocol::control::{
-    Audit, CreateDomain, DomainInfo, DomainRef, HostInfo, MapForeign, MapPirq, Operation, PirqRef, ReadText,
-    UnmapForeign, VcpuState, VcpuStateCall, domain_state,
+    Audit, CreateDomain, DebugKey, DomainInfo, DomainRef, HostInfo, MapForeign, MapPirq, Operation, PirqRef,
+    ReadText, Scheduling, UnmapForeign, VcpuInfo, VcpuState, VcpuStateCall, activity, domain_state,
 };
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall::{Arch0, EventChannelOp, MemoryOp, SchedOp};
@@ -200,5 +200,41 @@ fn running_out_of_anything_leaves_nothing_behind() {
         assert!(gfn > 100);
         world.destroy(domain);
         assert_eq!(world.host.frames.free_frames(), before);
+    }
+}
+
+#[test]
+fn vcpus_are_looked_at_and_keys_write_to_the_log() {
+    let world = World::new();
+    let a = world.guest(2);
+    let share = Scheduling { domain: a.id.0, weight: 77, cap: 5, ..Scheduling::default() };
+    world.control(Operation::SetScheduling, &share).unwrap();
+    let look =
+        |vcpu| world.control(Operation::VcpuInfo, &VcpuInfo { domain: a.id.0, vcpu, ..VcpuInfo::default() });
+    let second = look(1).unwrap();
+    assert_eq!((second.activity, second.cpu_ns, second.weight, second.cap), (activity::DOWN, 0, 77, 5));
+    assert_eq!(look(2), Err(Errno::NoEnt));
+    let nobody = VcpuInfo { domain: 99, ..VcpuInfo::default() };
+    assert_eq!(world.control(Operation::VcpuInfo, &nobody), Err(Errno::Srch));
+
+    let press = |key| world.control(Operation::DebugKey, &DebugKey { key, pad: 0 });
+    for key in b"hqegm" {
+        press(u32::from(*key)).unwrap();
+    }
+    for wrong in [0, u32::from(b'x'), 0x100 + u32::from(b'h')] {
+        assert_eq!(press(wrong), Err(Errno::Inval));
+    }
+    let mut bytes = vec![0; 1 << 16];
+    let (_, count) = world.host.journal.read(0, &mut bytes);
+    let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+    for words in [
+        "key h: this",
+        "weight=77 cap=5",
+        "vcpu=1 activity=Down",
+        "grants: frames=",
+        "frames free=",
+        &format!("domain={} ports=", a.id),
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
     }
 }

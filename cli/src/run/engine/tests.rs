@@ -51,6 +51,7 @@ fn play(mut line: UnixStream, script: &[Event]) {
                             vcpus: 1,
                             state: DomainState::Blocked,
                             cpu_ns: 5,
+                            up_ns: 7,
                         }])),
                         Request::Destroy(_) => {
                             Err(control::Failure::new(Code::NoSuchDomain, "there is no such domain"))
