@@ -5,10 +5,20 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in /modules/*; do insmod "$module" || echo "cannot load $module"; done
+words=$(cat /proc/cmdline)
+for module in /modules/*; do
+    # A word such as libata.dma=0 is an option of that module, as modprobe has it.
+    name=${module#/modules/*-}
+    name=${name%%.*}
+    options=
+    for word in $words; do
+        case $word in "$name".*) options="$options ${word#*.}" ;; esac
+    done
+    insmod "$module" $options || echo "cannot load $module"
+done
 
 root=/dev/xvda
-for word in $(cat /proc/cmdline); do
+for word in $words; do
     case $word in root=*) root=${word#root=} ;; esac
 done
 tries=0

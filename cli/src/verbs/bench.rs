@@ -61,7 +61,7 @@ pub(crate) enum What {
     Boot,
     /// Network paths: Linux guests with dom0 and with each other
     Net,
-    /// Disks and network of a Linux guest: split, emulated with DMA and word by word, and split on an emulated PC
+    /// Disks and network of a Linux guest: split, emulated, disks word by word, and split on an emulated PC
     Io,
     /// Entries, exits and the instructions around them, on the machine without a hypervisor
     Exits,
@@ -254,7 +254,7 @@ fn below(beside: &Beside) {
 
 /// The arguments that all measurements' runs share.
 fn run_arguments(arguments: &Arguments) -> Vec<String> {
-    let mut words: Vec<String> = ["--headless", "--timeout", "600"].map(String::from).to_vec();
+    let mut words: Vec<String> = ["--headless", "--timeout", "1200"].map(String::from).to_vec();
     if arguments.icount {
         words.push("--icount".into());
     }

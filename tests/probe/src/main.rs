@@ -120,7 +120,7 @@ fn udp(to: &str, count: u64, size: usize) -> io::Result<()> {
         socket.send(&sent)?;
         while socket.recv(&mut came).is_err() {
             lost += 1;
-            if lost > 100 {
+            if lost > 10 {
                 return Err(io::Error::other("nobody answers"));
             }
             socket.send(&sent)?;
@@ -183,10 +183,11 @@ struct Place {
     seed: u64,
 }
 
-/// Requests to a disk past the page cache, `depth` at a time: each from a thread of its own.
+/// Requests to a disk past the page cache, `depth` at a time: each from a thread of its own. A window is from the first request to the end of
+/// the last.
 fn disk(device: &str, count: u64, depth: u64, load: &Load) -> io::Result<()> {
     let each = (count / depth).max(1);
-    let (begin, end) = (Barrier::new(depth as usize + 1), Barrier::new(depth as usize + 1));
+    let together = Barrier::new(depth as usize);
     let stream = |number: u64| {
         let opened = File::options().read(true).write(load.write).custom_flags(DIRECT).open(device);
         let mut opened = opened.and_then(|mut file| {
@@ -202,39 +203,39 @@ fn disk(device: &str, count: u64, depth: u64, load: &Load) -> io::Result<()> {
             // It is told once, at the end.
             Err(_) => Ok(()),
         };
+        let (mut windows, mut single) = (Vec::new(), Vec::new());
         // Whatever happens, every window is taken part in, so that nobody waits for ever.
         let mut outcome = Ok(());
         for _ in 0..=WINDOWS {
-            begin.wait();
+            together.wait();
+            let begin = Instant::now();
             outcome = outcome.and_then(|()| (0..each).try_for_each(|_| request()));
-            end.wait();
+            windows.push((begin, Instant::now()));
         }
-        let mut single = Vec::new();
         for _ in 0..each {
             let begin = Instant::now();
             outcome = outcome.and_then(|()| request());
             single.push(begin.elapsed());
         }
-        opened.and(outcome).map(|()| single)
+        opened.and(outcome).map(|()| (windows, single))
     };
     let (mut windows, mut single) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
         let streams: Vec<_> = (0..depth).map(|number| scope.spawn(move || stream(number))).collect();
-        for window in 0..=WINDOWS {
-            // Nobody begins before this thread is there, and it may be long until it runs again.
-            let start = Instant::now();
-            begin.wait();
-            end.wait();
-            if window > 0 {
-                windows.push(start.elapsed());
-            }
-        }
         streams.into_iter().try_for_each(|stream| {
             let ended = stream.join().unwrap_or_else(|_| Err(io::Error::other("a stream of requests ended")));
-            ended.map(|times| single.extend(times))
+            ended.map(|(times, more)| {
+                windows.push(times);
+                single.extend(more);
+            })
         })
     })?;
-    report("disk", each * depth, windows, single);
+    let window = |n: usize| {
+        let begin = windows.iter().filter_map(|times| times.get(n)).map(|(begin, _)| *begin).min()?;
+        let end = windows.iter().filter_map(|times| times.get(n)).map(|(_, end)| *end).max()?;
+        Some(end - begin)
+    };
+    report("disk", each * depth, (1..=WINDOWS).filter_map(window).collect(), single);
     Ok(())
 }
 
