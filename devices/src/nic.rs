@@ -116,7 +116,7 @@ impl Waiting {
             return None;
         }
         let cut = match frame.gso {
-            Some(gso) => Some(Cut::new(&bytes, gso)?),
+            Some(gso) => Some(Cut::new(&bytes, gso).filter(|cut| cut.longest() <= LONGEST)?),
             None => None,
         };
         if cut.is_none() && frame.checksum == Checksum::Blank {

@@ -262,6 +262,11 @@ impl Cut {
         self.end.saturating_sub(self.start).div_ceil(self.size).max(1)
     }
 
+    /// Bytes of the longest frame.
+    pub fn longest(&self) -> usize {
+        self.start.saturating_add(self.size).min(self.end)
+    }
+
     /// Whether there is no frame any more.
     pub fn is_over(&self) -> bool {
         usize::from(self.index) >= self.count()

@@ -1,9 +1,13 @@
 //! DMA descriptors, good ones and bad ones: outside RAM, in device space, at themselves, in loops, too short.
 
 use crate::support::bench::{RAM, World, world};
+use trunnion_backends::frame::{Checksum, Frame, NetPort, Piece, Place};
+use trunnion_devices::board::Nic;
 use trunnion_devices::memory::GuestMemory;
 use trunnion_devices::width::Width;
-use trunnion_protocol::address::Gpa;
+use trunnion_protocol::address::{Gfn, Gpa, PAGE_SIZE};
+use trunnion_protocol::netif::{Gso, GsoKind};
+use trunnion_protocol::shared::SharedPage;
 
 fn placed() -> World {
     let mut world = world(true);
@@ -151,6 +155,51 @@ impl World {
     }
 }
 
+/// A packet comes for the card. How many packets were lost so far.
+fn deliver(world: &World, bytes: &[u8], gso: Option<Gso>) -> u64 {
+    let Nic::E1000(card) = &world.board.nics[0] else { unreachable!() };
+    let inbox = card.inbox();
+    let pages: Vec<SharedPage> = bytes.chunks(PAGE_SIZE).map(|_| SharedPage::zeroed()).collect();
+    let pieces: Vec<Piece<'_>> = pages
+        .iter()
+        .zip(bytes.chunks(PAGE_SIZE))
+        .map(|(page, bytes)| {
+            page.copy_in(0, bytes).expect("a page");
+            let place = Place::Local { page, gfn: Gfn(0), offset: 0 };
+            Piece { place, length: bytes.len() as u16 }
+        })
+        .collect();
+    let head = &bytes[..bytes.len().min(100)];
+    inbox.deliver(&Frame { head, pieces: &pieces, length: bytes.len(), checksum: Checksum::Good, gso });
+    inbox.dropped()
+}
+
+/// Ethernet, IPv4, TCP, and so many bytes.
+fn packet(data: usize) -> Vec<u8> {
+    let mut packet = vec![0u8; 54];
+    packet[12] = 8;
+    packet[14] = 0x45;
+    packet[22..24].copy_from_slice(&[64, 6]);
+    packet[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    packet[46] = 0x50;
+    packet[47] = 0x18;
+    // The pseudo-header without the length: 10.0.0.1, 10.0.0.2, 6.
+    packet[50..52].copy_from_slice(&(0x0a00u16 + 1 + 0x0a00 + 2 + 6).to_be_bytes());
+    packet.extend((0..data).map(|n| n as u8));
+    packet
+}
+
+#[test]
+fn a_packet_that_would_be_cut_into_frames_too_long_for_a_card_is_dropped() {
+    let world = placed();
+    let large = packet(20_000);
+    let size = |size| Some(Gso { kind: GsoKind::TcpV4, size });
+    assert_eq!(deliver(&world, &large, size(1460)), 0);
+    assert_eq!(deliver(&world, &large, size(16_000)), 0);
+    assert_eq!(deliver(&world, &large, size(16_100)), 1);
+    assert_eq!(deliver(&world, &large, size(u16::MAX)), 2);
+}
+
 #[test]
 fn a_card_sends_and_hears() {
     let mut world = placed();
@@ -165,28 +214,7 @@ fn a_card_sends_and_hears() {
     assert_eq!(world.card_read(0xc0) & 1, 1);
     // Back to the card.
     world.receive_ring(0x6_0000);
-    let trunnion_devices::board::Nic::E1000(card) = &world.board.nics[0] else { unreachable!() };
-    let inbox = card.inbox();
-    let page = trunnion_protocol::shared::SharedPage::zeroed();
-    page.copy_in(0, &[0xff; 70]).expect("a page");
-    let piece = trunnion_backends::frame::Piece {
-        place: trunnion_backends::frame::Place::Local {
-            page: &page,
-            gfn: trunnion_protocol::address::Gfn(0),
-            offset: 0,
-        },
-        length: 70,
-    };
-    trunnion_backends::frame::NetPort::deliver(
-        &*inbox,
-        &trunnion_backends::frame::Frame {
-            head: &[0xff; 70],
-            pieces: &[piece],
-            length: 70,
-            checksum: trunnion_backends::frame::Checksum::Good,
-            gso: None,
-        },
-    );
+    deliver(&world, &[0xff; 70], None);
     world.poll();
     assert_eq!(world.ram.bytes(0x6_0000, 71), [[0xff; 70].as_slice(), &[0]].concat());
     assert_eq!(world.ram.bytes(RING + 8, 5), [70, 0, 0, 0, 7]);
@@ -197,17 +225,8 @@ fn a_card_sends_and_hears() {
 fn a_large_packet_is_cut_with_good_checksums() {
     let mut world = placed();
     world.transmit_ring(RING);
-    // Ethernet, IPv4, TCP, 3,000 bytes; the driver leaves the lengths out.
-    let mut packet = vec![0u8; 54];
-    packet[12] = 8;
-    packet[14] = 0x45;
-    packet[22..24].copy_from_slice(&[64, 6]);
-    packet[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-    packet[46] = 0x50;
-    packet[47] = 0x18;
-    // The pseudo-header without the length: 10.0.0.1, 10.0.0.2, 6.
-    packet[50..52].copy_from_slice(&(0x0a00u16 + 1 + 0x0a00 + 2 + 6).to_be_bytes());
-    packet.extend((0..3000).map(|n| n as u8));
+    // The driver leaves the lengths out.
+    let packet = packet(3000);
     let length = packet.len() as u64;
     world.put(0x5_0000, &packet);
     // Context: IP checksum at 24 from 14, TCP's at 50 from 34; header 54, segments of 1460.
