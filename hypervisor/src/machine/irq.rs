@@ -23,6 +23,12 @@ fn slot(vector: u8) -> Option<u8> {
     vector.checked_sub(FIRST_DEVICE).filter(|slot| *slot < DEVICE_SLOTS)
 }
 
+/// Lets the interrupts that wait reach the IDT, whose handlers note them.
+pub fn open() {
+    // SAFETY: the handlers run on this stack and only note the interrupt; nothing here depends on IF.
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
+}
+
 /// An interrupt was taken: quietens its source, ends it at the local APIC, notes it for the core.
 pub fn take(cpu: &PerCpu, vector: u8) {
     if vector == apic::SPURIOUS {

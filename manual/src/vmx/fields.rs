@@ -164,6 +164,8 @@ fields! {
     ACTIVITY = 0x4826;
     /// Guest IA32_SYSENTER_CS.
     GUEST_SYSENTER_CS = 0x482a;
+    /// Ticks of the preemption timer until the guest is left.
+    PREEMPTION_TIMER = 0x482e;
     /// Host IA32_SYSENTER_CS.
     HOST_SYSENTER_CS = 0x4c00;
     /// Bits of CR0 that the host owns.

@@ -174,6 +174,42 @@ fn debians_generic_kernel_boots_from_ide_with_four_processors() {
     linux(4);
 }
 
+/// Restarts the machine at its first boot, and says at its second what it found.
+const AGAIN: &str = "#!/bin/sh
+if [ -e /root/first ]; then echo boot=second; exit; fi
+touch /root/first
+sync
+echo boot=first
+reboot -f
+";
+
+#[test]
+#[cfg_attr(
+    not(full_tier),
+    ignore = "minutes: GRUB and Linux read by port accesses, twice; TRUNNION_TIER=full runs it"
+)]
+fn linux_restarts_its_pc_and_switches_it_off() {
+    setup::ensure(&[Tool::GrubModules, Tool::Grub], Permission::Install)
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    let run = run();
+    trunnion_cli::demo::pc(&run.path().join("disk"), AGAIN, "quiet")
+        .unwrap_or_else(|failure| panic!("{failure:?}"));
+    let text = "name = \"pc\"\ntype = \"hvm\"\nmemory = 192\nserial = \"pty\"\nboot = \"c\"\n\
+                xen_platform_pci = 0\ndisk = [ 'disk,raw,hda,rw' ]\n";
+    let ended = run.option(&["--net", "none"]).domain("pc", text).go(1200);
+    // The machine that was restarted is a new domain of the same name.
+    let outcomes = ended.summary["domains"].as_array().into_iter().flatten().map(|domain| &domain["outcome"]);
+    assert!(outcomes.eq(["reboot", "poweroff"]), "{}", ended.report());
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+    let console = ended.console("pc");
+    assert!(
+        console.contains("boot=first") && console.contains("boot=second"),
+        "{console}\n{}",
+        ended.report()
+    );
+}
+
 /// A disk with one of the boot sectors in `tests/guests`.
 pub(crate) fn sector(folder: &std::path::Path, name: &str) -> Vec<u8> {
     let source = format!("{}/guests/{name}.s", env!("CARGO_MANIFEST_DIR"));

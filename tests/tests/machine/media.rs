@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use trunnion_cli::setup::{self, Permission, Tool};
-use trunnion_tests::system::{Live, QEMU_SVM, Run};
+use trunnion_cli::bundle::cpio::{Archive, Kind};
+use trunnion_cli::setup::{self, Permission, Tool, debian};
+use trunnion_tests::system::{BOCHS_HASWELL, Live, Outer, QEMU_SVM, Run};
 
 use crate::DRIVER;
 
-fn run(tools: &[Tool]) -> Run {
+fn run(outer: Outer, tools: &[Tool]) -> Run {
     setup::ensure(&[&[Tool::SeaBios], tools].concat(), Permission::Install)
         .unwrap_or_else(|failure| panic!("{failure}"));
-    Run::new(DRIVER, QEMU_SVM)
+    Run::new(DRIVER, outer)
 }
 
 fn execute(command: &mut Command) {
@@ -60,7 +61,7 @@ fn destroy(live: Live, name: &str) {
 #[test]
 #[cfg_attr(not(full_tier), ignore = "seconds of two processors; TRUNNION_TIER=full runs it")]
 fn a_person_presses_buttons_types_and_looks() {
-    let run = run(&[]);
+    let run = run(QEMU_SVM, &[]);
     fs::write(run.path().join("disk"), crate::hvm::sector(run.path(), "buttons")).expect("the image");
     let text = "name = \"pc\"\ntype = \"hvm\"\nmemory = 16\nserial = \"pty\"\nboot = \"c\"\non_reboot = \"destroy\"\n\
                 disk = [ 'disk,raw,hda,rw' ]\n";
@@ -97,7 +98,7 @@ fn floppy(folder: &Path) {
     let script = folder.join("syslinux.cfg");
     fs::write(
         &script,
-        "PROMPT 1\nTIMEOUT 0\nSAY SYSLINUX READS ITS SCRIPT\nLABEL mem\nKERNEL memtest\nAPPEND nosmp\n",
+        "PROMPT 1\nTIMEOUT 0\nSAY SYSLINUX READS ITS SCRIPT\nLABEL mem\nKERNEL memtest\nAPPEND nosmp nobench nobigstatus\n",
     )
     .expect("the script can be written");
     execute(Command::new("mformat").args(["-C", "-f", "1440", "-i"]).arg(&path).arg("::"));
@@ -109,12 +110,12 @@ fn floppy(folder: &Path) {
 }
 
 #[test]
-#[cfg_attr(not(full_tier), ignore = "a minute: memtest86+ tests memory; TRUNNION_TIER=full runs it")]
+#[cfg_attr(not(full_tier), ignore = "minutes: memtest86+ tests memory; TRUNNION_TIER=full runs it")]
 fn syslinux_boots_a_floppy_and_memtest_from_it() {
-    let run = run(&[Tool::Syslinux, Tool::Mtools, Tool::Memtest]);
+    let run = run(QEMU_SVM, &[Tool::Syslinux, Tool::Mtools, Tool::Memtest]);
     floppy(run.path());
     let text = "name = \"floppy\"\ntype = \"hvm\"\nmemory = 16\nboot = \"a\"\nfloppy = \"floppy\"\non_reboot = \"destroy\"\n";
-    let mut live = run.domain("floppy", text).start(900);
+    let mut live = run.domain("floppy", text).start(2400);
     live.wait_for_screen("floppy", "SYSLINUX READS ITS SCRIPT");
     live.wait_for_screen("floppy", "boot:");
     line(&mut live, "floppy", "boot: ", "none");
@@ -122,8 +123,8 @@ fn syslinux_boots_a_floppy_and_memtest_from_it() {
     is_pictured(&live, "floppy");
     line(&mut live, "floppy", "boot: ", "mem");
     live.wait_for_screen("floppy", "Memtest86+ v");
-    // The tests before it are done.
-    live.wait_for_screen("floppy", "Test #3");
+    // Each of its tests has been over all of the memory, the last with a minute between writing and reading.
+    live.wait_for_screen("floppy", "Pass:  1");
     let screen = live.tool(&["xl", "screenshot", "floppy", "--text"]);
     let errors = screen.lines().find_map(|line| line.split_once("Errors:")).map(|(_, count)| count.trim());
     assert!(matches!(errors, Some("" | "0")), "{screen}");
@@ -133,7 +134,7 @@ fn syslinux_boots_a_floppy_and_memtest_from_it() {
 #[test]
 #[cfg_attr(not(full_tier), ignore = "a minute of GRUB on an emulated PC; TRUNNION_TIER=full runs it")]
 fn grub_comes_from_a_rescue_cd_to_its_menu_and_shell() {
-    let run = run(&[Tool::GrubModules, Tool::Grub, Tool::Xorriso, Tool::Mtools]);
+    let run = run(QEMU_SVM, &[Tool::GrubModules, Tool::Grub, Tool::Xorriso, Tool::Mtools]);
     let folder = run.path().join("iso/boot/grub");
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("grub.cfg"), "set timeout=-1\nmenuentry \"the only entry\" {\n  halt\n}\n")
@@ -154,4 +155,104 @@ fn grub_comes_from_a_rescue_cd_to_its_menu_and_shell() {
     assert_eq!(ended.outcome("cd"), "poweroff", "{}", ended.report());
     assert_eq!(ended.status, 0, "{}", ended.report());
     ended.assert_no_leaks();
+}
+
+/// The first program of Linux from SYSLINUX's disk.
+const FIRST: &str = "#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+echo processors=$(/bin/busybox grep -c ^processor /proc/cpuinfo)
+/bin/busybox poweroff -f
+";
+
+/// A disk without partitions that SYSLINUX boots, with Debian's generic kernel and one program for it.
+fn linux_disk(folder: &Path) {
+    let kernel = debian::kernel("linux-image-amd64", Permission::Install)
+        .unwrap_or_else(|failure| panic!("{failure:?}"));
+    let busybox = debian::unpacked("busybox-static", Permission::Install)
+        .unwrap_or_else(|failure| panic!("{failure:?}"));
+    let program = fs::read(busybox.join("bin/busybox")).expect("busybox");
+    let mut archive = Archive::new(Vec::new());
+    for (name, kind, data) in [
+        ("bin", Kind::Folder, &b""[..]),
+        ("dev", Kind::Folder, b""),
+        ("proc", Kind::Folder, b""),
+        ("dev/console", Kind::Device(5, 1), b""),
+        ("bin/busybox", Kind::File(0o755), &program),
+        ("init", Kind::File(0o755), FIRST.as_bytes()),
+    ] {
+        archive.add(name, kind, data).expect("the archive takes it");
+    }
+    let (ramdisk, script) = (folder.join("ramdisk"), folder.join("syslinux.cfg"));
+    fs::write(&ramdisk, archive.finish().expect("an archive")).expect("the RAM disk can be written");
+    fs::write(&script, "SAY SYSLINUX READS ITS SCRIPT\nDEFAULT linux\nLABEL linux\nKERNEL linux\nINITRD ramdisk\nAPPEND console=ttyS0 quiet\n")
+        .expect("the script can be written");
+    let disk = folder.join("disk");
+    execute(
+        Command::new("mformat")
+            .args(["-C", "-T", "32256", "-h", "16", "-s", "63", "-i"])
+            .arg(&disk)
+            .arg("::"),
+    );
+    execute(Command::new("syslinux").arg("--install").arg(&disk));
+    for (file, name) in [(&script, "syslinux.cfg"), (&kernel.image, "linux"), (&ramdisk, "ramdisk")] {
+        execute(Command::new("mcopy").arg("-i").arg(&disk).arg(file).arg(format!("::{name}")));
+    }
+}
+
+/// SYSLINUX from a disk, and Linux by it.
+fn linux(outer: Outer, limit: u32) {
+    let run = run(outer, &[Tool::Syslinux, Tool::Mtools]);
+    linux_disk(run.path());
+    let text = "name = \"pc\"\ntype = \"hvm\"\nmemory = 128\nserial = \"pty\"\nboot = \"c\"\n\
+                xen_platform_pci = 0\ndisk = [ 'disk,raw,hda,rw' ]\n";
+    let ended = run.domain("pc", text).go(limit);
+    assert_eq!(ended.outcome("pc"), "poweroff", "{}\n{}", ended.console("pc"), ended.report());
+    assert_eq!(ended.said("pc", "processors"), "1");
+    assert_eq!(ended.status, 0, "{}", ended.report());
+    ended.assert_no_leaks();
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "a minute of Linux on an emulated PC; TRUNNION_TIER=full runs it")]
+fn syslinux_boots_linux_from_a_disk() {
+    linux(QEMU_SVM, 900);
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "a minute of SYSLINUX under Bochs; TRUNNION_TIER=full runs it")]
+fn syslinux_boots_a_floppy_on_vmx() {
+    let run = run(BOCHS_HASWELL, &[Tool::Syslinux, Tool::Mtools, Tool::Memtest]);
+    floppy(run.path());
+    let text = "name = \"floppy\"\ntype = \"hvm\"\nmemory = 16\nboot = \"a\"\nfloppy = \"floppy\"\non_reboot = \"destroy\"\n";
+    let mut live = run.domain("floppy", text).start(1800);
+    live.wait_for_screen("floppy", "SYSLINUX READS ITS SCRIPT");
+    live.wait_for_screen("floppy", "boot:");
+    line(&mut live, "floppy", "boot: ", "none");
+    live.wait_for_screen("floppy", "Loading none... failed: No such file or directory");
+    is_pictured(&live, "floppy");
+    destroy(live, "floppy");
+}
+
+/// Says a letter on COM1, switches interrupts off, and goes on for ever.
+const DEAF: [u8; 9] = [
+    0xba, 0xf8, 0x03, // mov dx, 0x3f8
+    0xb0, b'D', 0xee, // mov al, 'D'; out dx, al
+    0xfa, // cli
+    0xeb, 0xfe, // jmp to itself
+];
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "a minute of SeaBIOS under Bochs; TRUNNION_TIER=full runs it")]
+fn a_guest_with_interrupts_off_does_not_keep_the_processor_of_vmx() {
+    let run = run(BOCHS_HASWELL, &[]);
+    let mut disk = vec![0; 1 << 20];
+    disk[..DEAF.len()].copy_from_slice(&DEAF);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(run.path().join("disk"), disk).expect("the image can be written");
+    let text = "name = \"deaf\"\ntype = \"hvm\"\nmemory = 16\nserial = \"pty\"\nboot = \"c\"\n\
+                disk = [ 'disk,raw,hda,rw' ]\n";
+    let mut live = run.domain("deaf", text).start(900);
+    live.wait_for("deaf", "D");
+    live.tool(&["xl", "list"]);
+    destroy(live, "deaf");
 }

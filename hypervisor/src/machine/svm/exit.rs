@@ -3,13 +3,8 @@
 use super::context::SvmContext;
 use super::control as field;
 use super::inject;
+use crate::machine::irq;
 use crate::machine::prelude::*;
-
-/// Lets the interrupts that made the guest leave reach the IDT, whose handler notes them.
-fn take_interrupts() {
-    // SAFETY: the handlers run on this stack and only note the interrupt; nothing here depends on IF.
-    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
-}
 
 pub(super) fn decode(context: &mut SvmContext) -> Exit {
     let code: u64 = context.get(field::EXIT_CODE);
@@ -23,7 +18,7 @@ pub(super) fn decode(context: &mut SvmContext) -> Exit {
         0x78 => Exit::Halt,
         // NMIs that came meanwhile were taken when the global interrupt flag went up.
         0x60..=0x62 => {
-            take_interrupts();
+            irq::open();
             Exit::Interrupt
         }
         0x64 => {

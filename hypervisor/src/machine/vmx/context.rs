@@ -9,7 +9,7 @@ use trunnion_manual::write_state;
 use super::control as field;
 use super::features::{Vmx, processor};
 use super::instruction::{self, vmread, vmwrite};
-use crate::machine::cpu::tables;
+use crate::machine::cpu::{clock, tables};
 use crate::machine::prelude::*;
 
 /// CR0 bits that a guest changes without an exit: PE, MP, EM, TS, ET, WP, AM, PG. NE is fixed under VMX, and the cache bits
@@ -117,11 +117,20 @@ fn controls(vmx: &Vmx, hardware: bool) {
     ] {
         vmwrite(place, value);
     }
+    if pin & u64::from(field::pin::TIMER) != 0 {
+        // It counts a tick each time that a bit of the TSC changes (IA32_VMX_MISC), from here at each entry.
+        let ticks = (clock::frequency() / 1_000_000 * LONGEST_US) >> (msr::read(msr::VMX_BASIC + 5) & 31);
+        vmwrite(field::PREEMPTION_TIMER, ticks);
+    }
     if secondary & u64::from(field::secondary::PAUSE_LOOP) != 0 {
         vmwrite(field::PAUSE_GAP, 128);
         vmwrite(field::PAUSE_WINDOW, 4096);
     }
 }
+
+/// Microseconds after which a guest is left in which nothing happens. Bochs keeps physical interrupts from a guest that it
+/// entered with interrupts off, which external-interrupt exiting forbids (SDM 3, 25.2): without this it would never be left.
+const LONGEST_US: u64 = 1000;
 
 /// The host half: the CPU as it is.
 fn host() {

@@ -46,7 +46,10 @@ pub(super) fn decode(cpu: &PerCpu, context: &mut VmxContext) -> Exit {
         29 => Exit::Debug(vmread(field::QUALIFICATION) as u8 & 7),
         33 | 34 => Exit::EntryRefused(u64::from(reason & 0xffff)),
         40 => Exit::Pause,
-        52 => Exit::Timer,
+        52 => {
+            irq::open();
+            Exit::Timer
+        }
         55 => Exit::Xsetbv,
         62 => Exit::DirtyLogFull,
         other => Exit::Unknown(other.into()),

@@ -71,6 +71,7 @@ impl Vendor for Vmx {
         let optional = secondary::RDTSCP | secondary::INVPCID | secondary::WBINVD | secondary::PAUSE_LOOP;
         let tags = if vpid { secondary::VPID } else { 0 };
         let second = secondary::EPT | secondary::UNRESTRICTED | tags | optional & secondaries.may as u32;
+        let timer = pins.has(pin::TIMER);
         let virtual_nmi = pins.has(pin::VIRTUAL_NMI) && primaries.has(primary::NMI_WINDOW);
         let basic = msr::read(msr::VMX_BASIC);
         let revision = basic as u32 & 0x7fff_ffff;
@@ -103,6 +104,7 @@ impl Vendor for Vmx {
             Flags(&[
                 ("vpid", vpid),
                 ("virtual-nmi", virtual_nmi),
+                ("preemption-timer", timer),
                 ("accessed-dirty", accessed_dirty),
                 ("2m-pages", two_megabyte),
                 ("1g-pages", gigabyte),
@@ -113,7 +115,12 @@ impl Vendor for Vmx {
         Ok(Self {
             revision,
             controls: [
-                pins.adjust((pin::ALWAYS | if virtual_nmi { pin::VIRTUAL_NMI } else { 0 }).into()),
+                pins.adjust(
+                    (pin::ALWAYS
+                        | if virtual_nmi { pin::VIRTUAL_NMI } else { 0 }
+                        | if timer { pin::TIMER } else { 0 })
+                    .into(),
+                ),
                 primaries.adjust(primary::ALWAYS.into()),
                 secondaries.adjust(second.into()),
                 exits.adjust(exit::ALWAYS.into()),
