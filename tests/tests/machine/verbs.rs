@@ -1,11 +1,12 @@
 //! The verbs of a platform that is up, on living domains: one boot, many checks.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use trunnion_tests::system::{Live, QEMU_SVM, Run};
-use trunnion_tests::talk::until;
+use trunnion_tests::talk::{Talk, until};
 
 use crate::DRIVER;
 
@@ -45,9 +46,9 @@ fn file(live: &Live, name: &str, text: &str) -> String {
 }
 
 /// A Linux domain with a shell and a root disk of its own.
-fn debian(live: &Live) -> String {
+fn debian(folder: &Path) -> String {
     let parts = trunnion_cli::demo::linux_parts().unwrap_or_else(|failure| panic!("{failure:?}"));
-    let root = live.folder().join("root.ext4");
+    let root = folder.join("root.ext4");
     fs::copy(&parts.disk, &root).expect("the root disk can be copied");
     format!(
         "name = \"debian\"\ntype = \"pvh\"\nmemory = 160\nkernel = \"{}\"\nramdisk = \"{}\"\n\
@@ -73,6 +74,7 @@ fn verbs_on_living_domains() {
     assert_eq!(domain(&live, "spin").unwrap().1, "running");
     assert_eq!(live.tool(&["xl", "domname", "1"]), "spin\n");
     assert_eq!(live.tool(&["xl", "domid", "spin"]), "1\n");
+    shares(&mut live);
     // It never gives the processor away; others get their share, and it can be ended.
     linux(&live);
     live.tool(&["xl", "destroy", "spin"]);
@@ -120,10 +122,69 @@ fn store(live: &Live) {
     assert_ne!(live.try_tool(&["xenstore", "exists", "/test/a"]).status.code(), Some(0));
 }
 
+/// What is seen of a domain's vCPUs and set of its share, the hypervisor's own state, and a new name and back.
+fn shares(live: &mut Live) {
+    let vcpus = json(live, &["xl", "vcpu-list", "spin", "--json"]);
+    assert_eq!(
+        (vcpus.as_array().map(Vec::len), &vcpus[0]["name"]),
+        (Some(1), &Value::from("spin")),
+        "{vcpus}"
+    );
+    assert!(vcpus[0]["state"] == "running" || vcpus[0]["state"] == "runnable", "{vcpus}");
+    let up = json(live, &["xl", "uptime", "spin", "--json"]);
+    assert!(up[0]["up_ns"].as_u64().is_some_and(|ns| ns > 0), "{up}");
+    assert_eq!(live.tool(&["xl", "sched-credit", "spin", "--weight", "512", "--cap", "50"]), "");
+    let share = json(live, &["xl", "sched-credit", "-d", "spin", "--json"]);
+    assert_eq!((&share[0]["weight"], &share[0]["cap"]), (&Value::from(512), &Value::from(50)), "{share}");
+    assert!(refused(live, &["xl", "sched-credit", "spin", "-c", "101"], 2).contains("100 per cent"));
+    live.tool(&["xl", "sched-credit", "spin", "-w", "256", "-c", "0"]);
+    live.tool(&["xl", "debug-keys", "qegm"]);
+    assert!(live.tool(&["xl", "dmesg"]).contains("name=spin weight=256 cap=0"));
+    assert!(refused(live, &["xl", "debug-keys", "x"], 2).contains("`x`"));
+    assert!(refused(live, &["xl", "rename", "spin", "Domain-0"], 2).contains("name of dom0"));
+    for (before, name) in [("spin", "top"), ("top", "spin")] {
+        live.tool(&["xl", "rename", before, name]);
+        assert_eq!(live.tool(&["xl", "domname", "1"]), format!("{name}\n"));
+        let console = live.folder().join(format!("log/{name}.console.log"));
+        live.wait("the console has the name too", || console.exists());
+    }
+    assert!(refused(live, &["xl", "mem-set", "spin", "17"], 2).contains("16 MiB"));
+    assert!(refused(live, &["xl", "vcpu-set", "spin", "2"], 2).contains("1 to 1 vCPUs"));
+}
+
+/// Disks that come to a Linux and go.
+fn disks(live: &Live, console: &mut Talk) {
+    let image = live.folder().join("data.img");
+    let mut content = vec![0; 1 << 20];
+    content[..8].copy_from_slice(b"a-word-\n");
+    fs::write(&image, content).expect("the image can be written");
+    let target = format!("target={}", image.display());
+    live.tool(&["xl", "block-attach", "debian", &target, "vdev=xvdb", "access=rw"]);
+    let again = refused(live, &["xl", "block-attach", "debian", &target, "vdev=xvdc"], 2);
+    assert!(again.contains("\"debian\" twice"), "{again}");
+    console.say("until [ -b /dev/xvdb ]; do sleep 1; done; head -c 8 /dev/xvdb\n");
+    console.wait_for("a-word-\r\n", LIMIT);
+    console.say("echo changed | dd of=/dev/xvdb conv=fsync,notrunc 2>/dev/null; echo wro''te\n");
+    console.wait_for("wrote", LIMIT);
+    let list = json(live, &["xl", "block-list", "debian", "--json"]);
+    let xvdb = &list[1];
+    assert_eq!((&xvdb["vdev"], &xvdb["connected"]), (&Value::from("xvdb"), &Value::from(true)), "{list}");
+    assert!(xvdb["write_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{list}");
+    live.tool(&["xl", "block-detach", "debian", "xvdb"]);
+    assert!(fs::read(&image).expect("the image").starts_with(b"changed\n"));
+    assert!(refused(live, &["xl", "block-detach", "debian", "xvdb"], 1).contains("no disk `xvdb`"));
+    // One in dom0's memory, which is there when the domain ends.
+    live.tool(&["xl", "block-attach", "debian", &target, "vdev=xvdc", "access=ro", "backendtype=ram"]);
+    console.say("until [ -b /dev/xvdc ]; do sleep 1; done; head -c 8 /dev/xvdc\n");
+    console.wait_for("changed\r\n", LIMIT);
+    let list = json(live, &["xl", "block-list", "debian", "--json"]);
+    assert_eq!((&list[1]["vdev"], &list[1]["device"]), (&Value::from("xvdc"), &Value::Null), "{list}");
+}
+
 /// A Debian that is created at run time: its kernel goes from the host into its memory, its disk is plugged in.
 fn linux(live: &Live) {
     let before = free(live);
-    let config = file(live, "debian.cfg", &debian(live));
+    let config = file(live, "debian.cfg", &debian(live.folder()));
     live.tool(&["xl", "create", &config]);
     let (first, _) = domain(live, "debian").expect("it was created");
     let mut console = live.talk(&["console", "debian", "--replay"]);
@@ -131,6 +192,7 @@ fn linux(live: &Live) {
     console.say("echo answer $((6 * 7)); touch /root/was-here; sync\n");
     console.wait_for("answer 42", LIMIT);
     assert!(live.tool(&["xl", "dmesg"]).contains("debian"));
+    disks(live, &mut console);
 
     live.tool(&["xl", "reboot", "--wait", "debian"]);
     // It is listed, paused, while it is being built.
