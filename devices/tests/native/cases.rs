@@ -257,8 +257,8 @@ pub(crate) fn case(random: &mut Random, bits: u32, level: Level) -> Option<Case>
         .used_registers()
         .iter()
         .any(|used| used.register().is_segment_register() && used.access() != OpAccess::Read);
-    // Bases of FS and GS are the child's own; where the manual leaves the result open; and branches with a 16-bit operand, which
-    // the vendors read differently in 64-bit code.
+    // Bases of FS and GS are the child's own; where the manual leaves the result open; and branches with a 16-bit operand and pointers
+    // with one of 64 bits, which the vendors read differently in 64-bit code.
     let own = bits == 64 && matches!(instruction.segment_prefix(), Register::FS | Register::GS);
     let open = name == Mnemonic::Bswap && small
         || matches!(name, Mnemonic::Shld | Mnemonic::Shrd) && small && count(&instruction, &case) > 16;
@@ -268,7 +268,8 @@ pub(crate) fn case(random: &mut Random, bits: u32, level: Level) -> Option<Case>
             || instruction.is_loop()
             || instruction.is_loopcc()
             || instruction.is_jcx_short()
-            || matches!(name, Mnemonic::Jmp | Mnemonic::Call | Mnemonic::Ret));
+            || matches!(name, Mnemonic::Jmp | Mnemonic::Call | Mnemonic::Ret))
+        || matches!(instruction.code(), Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664);
     let far = instruction.is_call_far()
         || instruction.is_jmp_far()
         || instruction.is_call_far_indirect()
@@ -297,8 +298,10 @@ fn differs_in_qemu(case: &Case, instruction: &Instruction) -> bool {
                 | Code::Test_rm32_imm32_F7r1
                 | Code::Test_rm64_imm32_F7r1
         );
-    // Operands of 32 bits without a prefix; what RET takes off the stack is a signed number; ENTER does not try the stack's new end.
-    let counted = case.bits == 16 && matches!(name, Mnemonic::Movbe | Mnemonic::Crc32)
+    // Operands of 32 bits without a prefix, and of 16 with one although REX.W goes before it; what RET takes off the stack is a signed number; ENTER does not try the stack's new end.
+    let wide = case.code[..instruction.len()].contains(&0x66) && instruction.op0_register().size() != 2;
+    let counted = (case.bits == 16 || case.bits == 64 && wide)
+        && matches!(name, Mnemonic::Movbe | Mnemonic::Crc32)
         || name == Mnemonic::Ret && instruction.op_count() > 0 && instruction.immediate16() > 0x7fff
         || name == Mnemonic::Enter && instruction.immediate16() > 0x100;
     // Where the next instruction is, it counts without the immediate byte of these.
@@ -380,7 +383,8 @@ pub(crate) fn undefined(case: &Case) -> u64 {
     .sum()
 }
 
-/// Whether the instruction touches several places, whose order is the processor's own.
+/// Whether the instruction touches several places, whose order is the processor's own. Tables' registers are stored as a limit and then a base
+/// (SDM 2, *SGDT* and *SIDT*, Operation): where the base's page cannot be written, the limit may be there or not.
 pub(crate) fn many(case: &Case) -> bool {
     matches!(
         decode(case).mnemonic(),
@@ -391,6 +395,8 @@ pub(crate) fn many(case: &Case) -> bool {
             | Mnemonic::Enter
             | Mnemonic::Call
             | Mnemonic::Cmpxchg16b
+            | Mnemonic::Sgdt
+            | Mnemonic::Sidt
     )
 }
 
