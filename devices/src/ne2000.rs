@@ -31,6 +31,9 @@ const OVERWRITE: u8 = 0x10;
 const REMOTE: u8 = 0x40;
 const RESET: u8 = 0x80;
 
+/// Data configuration: the card's memory is read and written in words (WTS).
+const WORDS: u8 = 1;
+
 /// The card's registers and memory.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct State {
@@ -149,6 +152,11 @@ impl Ne2000 {
         }
     }
 
+    /// Bytes that an access to the data port moves: in word mode (DCR's WTS) a whole word even where the guest asks for one byte.
+    fn transfer(&self, width: Width) -> usize {
+        width.bytes().max(if self.state.data_config & WORDS != 0 { 2 } else { 1 })
+    }
+
     /// Moves the remote DMA on by a byte; at the end of the ring it goes on at its begin.
     fn step(&mut self) {
         self.state.remote = self.state.remote.wrapping_add(1);
@@ -170,14 +178,14 @@ impl Ne2000 {
                 self.state.command = STOP;
                 return 0;
             }
-            let mut value = 0;
-            for n in 0..width.bytes() {
+            let mut value = [0; 4];
+            for byte in value.iter_mut().take(self.transfer(width)) {
                 if self.state.remote_bytes > 0 {
-                    value |= u32::from(self.memory_byte(self.state.remote)) << (8 * n);
+                    *byte = self.memory_byte(self.state.remote);
                     self.step();
                 }
             }
-            return value;
+            return u32::from_le_bytes(value) & width.mask();
         }
         let s = &self.state;
         let page = s.command >> 6;
@@ -213,7 +221,7 @@ impl Ne2000 {
     pub fn write<M: GuestMemory>(&mut self, memory: &M, offset: u16, width: Width, value: u32) {
         if offset & 0x10 != 0 {
             if offset & 0x18 == 0x10 {
-                for byte in value.to_le_bytes().into_iter().take(width.bytes()) {
+                for byte in value.to_le_bytes().into_iter().take(self.transfer(width)) {
                     if self.state.remote_bytes > 0 {
                         self.set_memory_byte(self.state.remote, byte);
                         self.step();

@@ -236,3 +236,23 @@ fn the_interval_timer_wakes_nobody_while_the_event_timer_has_its_place() {
     let deadline = world.board.deadline().expect("the interval timer's next edge");
     assert!(deadline > world.now && deadline < world.now.after(10_000_000), "{deadline:?}");
 }
+
+#[test]
+fn a_byte_of_the_ne2000s_memory_counts_as_a_word_in_word_mode() {
+    let mut world = Beginning::Reset.world();
+    world.place();
+    let mut prom = |mode: u32| -> Vec<u32> {
+        for (register, value) in [(0, 0x21), (14, mode), (10, 32), (11, 0), (8, 0), (9, 0), (0, 0x0a)] {
+            world.out(0xc300 + register, Width::Byte, value);
+        }
+        (0..16).map(|_| world.read(0xc310, Width::Byte)).collect()
+    };
+    let (words, bytes) = (prom(0x49), prom(0x48));
+    // Such a card shows each byte of its address twice.
+    let halves: Vec<u32> = bytes.iter().copied().step_by(2).collect();
+    assert_eq!(words[..8], halves, "{words:x?} {bytes:x?}");
+    assert!(
+        words[0] != words[1] && bytes[0] == bytes[1] && words[14..] == [0x57; 2],
+        "{words:x?} {bytes:x?}"
+    );
+}
