@@ -63,6 +63,8 @@ pub(crate) enum Ask {
     Trigger { domain: String, button: String },
     /// Type keys: the scan codes of each.
     Keys { domain: String, keys: Vec<Vec<u8>> },
+    /// Put the image `file` (an absolute path) into a CD drive of an emulated PC, or take out what is there.
+    Disc { domain: String, drive: String, file: Option<PathBuf> },
     /// Write the screen of an emulated PC to a file (an absolute path); without one, answer with its characters, line by line.
     Screenshot { domain: String, file: Option<PathBuf> },
     /// Watch paths: after the answer, one line (a JSON string) a change.

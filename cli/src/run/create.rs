@@ -172,6 +172,33 @@ impl Creator {
         Ok(())
     }
 
+    /// Puts an image into a CD drive of a domain, or takes out what is there.
+    pub(crate) fn change_disc(
+        &self,
+        dom0: &Dom0,
+        domain: &DomainName,
+        drive: String,
+        file: Option<&Path>,
+    ) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = state.refresh(dom0, domain)?;
+        let disc = match file {
+            None => None,
+            Some(file) => {
+                let disk = disks::check(&name, file, false)?;
+                disks::exclusive(&state.with((name.clone(), disk.clone())))?;
+                let placed =
+                    Placed { path: file.display().to_string(), source: Source::Disk(disk.serial.clone()) };
+                self.plug(&mut state, disk.clone())?;
+                Some((placed, disk))
+            }
+        };
+        let (placed, disk) = disc.unzip();
+        dom0.call(Request::ChangeDisc { domain: domain.clone(), drive, disc: placed })?;
+        state.users.extend(disk.map(|disk| (name, disk)));
+        Ok(())
+    }
+
     fn bring(&self, dom0: &Dom0, state: &mut State, domain: plan::Domain) -> Result<Create> {
         let mut files = Vec::new();
         let mut kernel = None;

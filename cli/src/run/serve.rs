@@ -169,6 +169,10 @@ impl Server {
             Ask::Keys { domain, keys } => {
                 self.done(Request::Press { domain: DomainName::parse(&domain), press: Press::Keys(keys) })
             }
+            Ask::Disc { domain, drive, file } => {
+                let domain = DomainName::parse(&domain);
+                self.creator.change_disc(&self.dom0, &domain, drive, file.as_deref()).map(|()| Value::Null)
+            }
             Ask::Screenshot { domain, file: Some(file) } => {
                 self.screenshot(&DomainName::parse(&domain), &file)
             }

@@ -175,6 +175,22 @@ pub(crate) enum Verb {
         #[arg(value_name = "KEY", required = true, allow_hyphen_values = true)]
         keys: Vec<String>,
     },
+    /// Put an image into a CD drive of an emulated PC
+    CdInsert {
+        /// Name or id
+        domain: String,
+        /// The drive, as the domain file names it: hdc
+        drive: String,
+        /// The image
+        file: PathBuf,
+    },
+    /// Take the disc out of a CD drive of an emulated PC
+    CdEject {
+        /// Name or id
+        domain: String,
+        /// The drive, as the domain file names it: hdc
+        drive: String,
+    },
     /// Write the screen of an emulated PC to a file, as PNG
     Screenshot {
         /// Name or id
@@ -272,6 +288,12 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
             let keys = keys.iter().map(|word| super::keys::codes(word)).collect::<Result<_>>()?;
             client.ask(&Ask::Keys { domain, keys })?;
         }
+        Verb::CdInsert { domain, drive, file } => {
+            let path = std::path::absolute(&file);
+            let file = Some(path.map_err(|e| Failure::file("find the image", &file, &e))?);
+            client.ask(&Ask::Disc { domain, drive, file })?;
+        }
+        Verb::CdEject { domain, drive } => drop(client.ask(&Ask::Disc { domain, drive, file: None })?),
         Verb::Screenshot { domain, file, .. } => screenshot(&mut client, domain, file)?,
         Verb::VcpuList { domain, json } => super::tune::vcpus(&client.ask(&Ask::Vcpus { domain })?, json),
         Verb::Tune(verb) => super::tune::perform(&mut client, verb)?,

@@ -1,7 +1,7 @@
 //! What a tool may ask of dom0.
 
 use super::Channel;
-use super::manifest::{Create, Source};
+use super::manifest::{Create, Placed, Source};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,15 @@ pub enum Request {
         domain: DomainName,
         /// Which.
         press: Press,
+    },
+    /// Changes the disc in a CD drive of an emulated PC, or takes it out.
+    ChangeDisc {
+        /// Whose.
+        domain: DomainName,
+        /// The drive, as the configuration names it: `hdc`.
+        drive: String,
+        /// A disc of the machine's disks, and where it is.
+        disc: Option<Placed>,
     },
     /// A look at the screen of an emulated PC; answered by [`super::Reply::Screen`] or [`super::Reply::ScreenText`].
     Screen {

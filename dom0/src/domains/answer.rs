@@ -103,6 +103,12 @@ impl<P: Platform> Toolstack<P> {
                 self.platform.press(id, &press)?;
                 Ok(Reply::Done)
             }
+            Request::ChangeDisc { domain, drive, disc } => {
+                let id = self.find_guest(&domain)?;
+                self.check_alive(id)?;
+                self.platform.change_disc(id, &drive, disc.as_ref())?;
+                Ok(Reply::Done)
+            }
             Request::Screen { domain, view } => self.platform.screen(self.find_guest(&domain)?, view).await,
             Request::Devices => Ok(Reply::Devices(self.platform.devices())),
         }

@@ -2,6 +2,7 @@
 
 use crate::build::Host;
 use crate::config::Nic;
+use crate::control::manifest::Placed;
 use crate::control::reply::{DeviceInfo, NicInfo};
 use crate::control::request::{Press, View};
 use crate::control::{Channel, Code, Event, Failure, Reply, summary};
@@ -107,6 +108,11 @@ pub trait Platform: Host {
     /// Presses buttons or keys of a domain's emulated PC.
     fn press(&self, domain: DomainId, press: &Press) -> Result<(), Failure> {
         let _ = press;
+        Err(no_pc(domain))
+    }
+    /// Changes the disc in a CD drive of a domain's emulated PC, or takes it out.
+    fn change_disc(&self, domain: DomainId, drive: &str, disc: Option<&Placed>) -> Result<(), Failure> {
+        let _ = (drive, disc);
         Err(no_pc(domain))
     }
     /// A look at the screen of a domain's emulated PC.

@@ -68,7 +68,7 @@ impl Pc {
 }
 
 /// The IDE drive that a virtual device is (`xen-vbd-interface(7)`): `hda` to `hdd`, `xvda` to `xvdd`.
-const fn place(number: u32) -> Option<u8> {
+pub const fn place(number: u32) -> Option<u8> {
     match (number >> 8, number & 0xff) {
         (3, 0) => Some(0),
         (3, 64) => Some(1),

@@ -267,9 +267,9 @@ impl Disks {
         Ok(emulated.unwrap_or(device))
     }
 
-    /// Lets go of such a disk.
-    pub fn close_emulated(&self, domain: DomainId, number: u32) {
-        for stock in self.stock.borrow_mut().iter_mut() {
+    /// Lets go of such disks, but for the one named `keep`.
+    pub fn close_others(&self, domain: DomainId, number: u32, keep: Option<&str>) {
+        for stock in self.stock.borrow_mut().iter_mut().filter(|stock| Some(stock.name.as_str()) != keep) {
             stock.users.retain(|user| (user.domain, user.number) != (domain, number));
         }
     }

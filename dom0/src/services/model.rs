@@ -22,6 +22,7 @@ use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::{DomainId, Port};
 
 use super::charge::{Meter, charged};
+use super::disks::Device;
 use crate::build::ModelParts;
 use crate::control::Reply;
 use crate::control::request::{Press, View};
@@ -39,6 +40,8 @@ struct Running {
     /// The request pages: the hypervisor writes to them until the domain is destroyed.
     _pages: Rc<Pages>,
     port: Port,
+    /// Places of its CD drives.
+    cds: Vec<u8>,
 }
 
 /// All device models.
@@ -73,6 +76,7 @@ impl Models {
             done: Rc::clone(&done),
             _pages: Rc::clone(&pages),
             port,
+            cds: parts.pc.drives.iter().filter(|drive| drive.cdrom).map(|drive| drive.place).collect(),
         };
         self.running.borrow_mut().insert(domain, running);
         let mut call = SetModel {
@@ -105,6 +109,19 @@ impl Models {
         let taken = stop.hands.press(press);
         stop.signal.raise();
         Some(taken)
+    }
+
+    /// Whether a domain has a CD drive at a place.
+    pub fn has_cd(&self, domain: DomainId, place: u8) -> bool {
+        self.running.borrow().get(&domain).is_some_and(|running| running.cds.contains(&place))
+    }
+
+    /// Changes the disc in the CD drive at a place, as soon as nothing is being read.
+    pub fn change_disc(&self, domain: DomainId, place: u8, disc: Option<Device>) {
+        if let Some(running) = self.running.borrow().get(&domain) {
+            running.stop.hands.change(place, disc);
+            running.stop.signal.raise();
+        }
     }
 
     /// A look at the screen of a domain; none when the domain has no model, or its PC no screen.

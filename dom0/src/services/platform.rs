@@ -36,10 +36,12 @@ use super::store::Client;
 use super::wire::Wire;
 use crate::build::{Cause, DiskRefusal, DiskSource, File, Host, ModelParts, Stream, WRITE_MAX};
 use crate::config::{Nic, VirtualDevice};
+use crate::control::manifest::{Placed, Source};
 use crate::control::reply::{DeviceInfo, NicInfo};
 use crate::control::request::{Press, View};
 use crate::control::{Channel, Code, Event, Failure, Reply, summary};
 use crate::domains::{Platform, no_pc};
+use crate::plan::pc::place;
 use crate::plan::{Group, Pc, Plan, PlannedDisk};
 
 /// How long a tool may take to read the last bytes of a console.
@@ -252,7 +254,9 @@ impl Host for Dom0 {
 
     async fn detach_model(&self, domain: DomainId) {
         self.models.detach(domain).await;
-        self.disks.close_emulated(domain, FLOPPY);
+        for number in [FLOPPY].into_iter().chain(INSERTED..INSERTED + 4) {
+            self.disks.close_others(domain, number, None);
+        }
     }
 
     fn forget_model(&self, domain: DomainId) {
@@ -306,6 +310,9 @@ impl Dom0 {
 /// The number of the disk in the floppy drive among a domain's disks (`fd0`).
 const FLOPPY: u32 = 2 << 8;
 
+/// Numbers of the discs that were put into the four IDE drives while the guest ran.
+const INSERTED: u32 = 1 << 31;
+
 /// The disk in the floppy drive.
 fn floppy_disk(pc: &Pc) -> Option<PlannedDisk> {
     Some(PlannedDisk {
@@ -326,6 +333,41 @@ impl Platform for Dom0 {
             Some(false) => Err(Failure::new(Code::Limit, "too many keys wait to be typed")),
             None => Err(no_pc(domain)),
         }
+    }
+
+    fn change_disc(&self, domain: DomainId, drive: &str, disc: Option<&Placed>) -> Result<(), Failure> {
+        let place = VirtualDevice::parse(drive).and_then(|vdev| place(vdev.number));
+        let place = place.filter(|place| self.models.has_cd(domain, *place)).ok_or_else(|| {
+            Failure::new(Code::State, format!("domain {domain} has no CD drive `{drive}` of an emulated PC"))
+        })?;
+        let number = INSERTED | u32::from(place);
+        let storage = match disc {
+            None => None,
+            Some(Placed { path, source: Source::Disk(serial) }) => {
+                let disk = PlannedDisk {
+                    vdev: VirtualDevice { name: drive.into(), number },
+                    target: Some(path.clone()),
+                    read_only: true,
+                    cdrom: true,
+                    in_memory: false,
+                    discard: false,
+                    emulated: false,
+                };
+                let opened = self.disks.open_emulated(domain, &disk, Media::Device(serial));
+                Some(opened.map_err(|refusal| Failure::new(Code::Disk, refusal.to_string()))?)
+            }
+            Some(Placed { path, .. }) => {
+                let why = format!("the disc {path} is no disk of the machine");
+                return Err(Failure::new(Code::Unsupported, why));
+            }
+        };
+        let keep = disc.and_then(|disc| match &disc.source {
+            Source::Disk(serial) => Some(serial.as_str()),
+            _ => None,
+        });
+        self.disks.close_others(domain, number, keep);
+        self.models.change_disc(domain, place, storage);
+        Ok(())
     }
 
     async fn screen(&self, domain: DomainId, view: View) -> Result<Reply, Failure> {

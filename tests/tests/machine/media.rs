@@ -131,14 +131,16 @@ fn syslinux_boots_a_floppy_and_memtest_from_it() {
     destroy(live, "floppy");
 }
 
-#[test]
-#[cfg_attr(not(full_tier), ignore = "a minute of GRUB on an emulated PC; TRUNNION_TIER=full runs it")]
-fn grub_comes_from_a_rescue_cd_to_its_menu_and_shell() {
+/// A GRUB rescue CD in a run of its own, at its menu.
+fn rescue() -> Live {
     let run = run(QEMU_SVM, &[Tool::GrubModules, Tool::Grub, Tool::Xorriso, Tool::Mtools]);
     let folder = run.path().join("iso/boot/grub");
     fs::create_dir_all(&folder).expect("a folder");
-    fs::write(folder.join("grub.cfg"), "set timeout=-1\nmenuentry \"the only entry\" {\n  halt\n}\n")
-        .expect("the script can be written");
+    fs::write(
+        folder.join("grub.cfg"),
+        "insmod ls\ninsmod cat\ninsmod sleep\ninsmod halt\nset timeout=-1\nmenuentry \"the only entry\" {\n  halt\n}\n",
+    )
+    .expect("the script can be written");
     let mut make = Command::new("grub-mkrescue");
     make.args(["-d", "/usr/lib/grub/i386-pc", "-o"]).arg(run.path().join("rescue.iso"));
     execute(make.arg(run.path().join("iso")));
@@ -146,6 +148,44 @@ fn grub_comes_from_a_rescue_cd_to_its_menu_and_shell() {
                 disk = [ 'target=rescue.iso,vdev=hdc,access=ro,devtype=cdrom' ]\n";
     let mut live = run.domain("cd", text).start(600);
     live.wait_for_screen("cd", "the only entry");
+    live
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "a minute of GRUB on an emulated PC; TRUNNION_TIER=full runs it")]
+fn a_disc_is_changed_and_taken_out() {
+    let mut live = rescue();
+    press(&live, "cd", &["c"]);
+    live.wait_for_screen("cd", "grub>");
+    let folder = live.folder().join("second");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("mark"), "THIS IS THE SECOND DISC\n").expect("a file");
+    let second = live.folder().join("second.iso").display().to_string();
+    execute(Command::new("xorriso").args(["-as", "mkisofs", "-quiet", "-o", &second]).arg(&folder));
+    live.tool(&["xl", "cd-insert", "cd", "hdc", &second]);
+    // What GRUB has read is good for two seconds; and the first access after a change is refused by the drive.
+    line(&mut live, "cd", "grub> ", "sleep 3; ls (cd)/");
+    line(&mut live, "cd", "grub> ", "cat (cd)/mark");
+    live.wait_for_screen("cd", "THIS IS THE SECOND DISC");
+    for (words, message) in [
+        (&["cd-eject", "cd", "hda"][..], "no CD drive"),
+        (&["cd-insert", "cd", "hdc", "/nowhere.iso"], "nowhere.iso"),
+    ] {
+        let output = live.try_tool(&[&["xl"], words].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains(message), "{words:?}: {errors}");
+    }
+    live.tool(&["xl", "cd-eject", "cd", "hdc"]);
+    line(&mut live, "cd", "grub> ", "clear");
+    line(&mut live, "cd", "grub> ", "sleep 3; cat (cd)/mark");
+    live.wait_for_screen("cd", "failure reading");
+    destroy(live, "cd");
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "a minute of GRUB on an emulated PC; TRUNNION_TIER=full runs it")]
+fn grub_comes_from_a_rescue_cd_to_its_menu_and_shell() {
+    let mut live = rescue();
     press(&live, "cd", &["c"]);
     live.wait_for_screen("cd", "grub>");
     line(&mut live, "cd", "grub> ", "echo $grub_platform");
@@ -216,6 +256,12 @@ fn linux(outer: Outer, limit: u32) {
 #[cfg_attr(not(full_tier), ignore = "a minute of Linux on an emulated PC; TRUNNION_TIER=full runs it")]
 fn syslinux_boots_linux_from_a_disk() {
     linux(QEMU_SVM, 900);
+}
+
+#[test]
+#[cfg_attr(not(full_tier), ignore = "twenty minutes of Linux under Bochs; TRUNNION_TIER=full runs it")]
+fn syslinux_boots_linux_from_a_disk_on_vmx() {
+    linux(BOCHS_HASWELL, 2400);
 }
 
 #[test]

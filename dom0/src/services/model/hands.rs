@@ -1,19 +1,20 @@
 //! What people do to a running PC: press its buttons, type, look at its screen.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use trunnion_devices::board::Board;
-use trunnion_devices::memory::GuestMemory;
 use trunnion_devices::time::Time;
 use trunnion_devices::vga::Vga;
 
+use super::memory::Ram;
 use crate::control::Reply;
 use crate::control::reply::SCREEN_CHUNK;
 use crate::control::request::{Press, View};
 use crate::devices::interrupt::Signal;
+use crate::services::disks::Device;
 
 /// Presses that wait; more are refused.
 const PRESSES: usize = 4096;
@@ -60,6 +61,8 @@ pub(super) struct Hands {
     /// When the next key may be pressed.
     next: Cell<Time>,
     looks: RefCell<Vec<Rc<Look>>>,
+    /// Discs for CD drives by their place; none is an empty tray.
+    discs: RefCell<BTreeMap<u8, Option<Device>>>,
 }
 
 impl Hands {
@@ -90,6 +93,12 @@ impl Hands {
         look
     }
 
+    /// Changes a disc; the last one counts.
+    pub(super) fn change(&self, place: u8, disc: Option<Device>) {
+        self.discs.borrow_mut().insert(place, disc);
+        self.busy.set(true);
+    }
+
     /// Nothing will be seen any more.
     pub(super) fn close(&self) {
         self.looks.take().iter().for_each(|look| look.done.raise());
@@ -100,8 +109,14 @@ impl Hands {
         (self.busy.get() && self.next.get() > now && !self.keys.borrow().is_empty()).then(|| self.next.get())
     }
 
-    /// Types, shows the screen, and returns the next press of a button.
-    pub(super) fn work<M: GuestMemory>(&self, board: &mut Board<M>, now: Time) -> Option<Press> {
+    /// Types, changes discs, shows the screen, and returns the next press of a button.
+    pub(super) fn work(&self, board: &mut Board<Ram>, now: Time) -> Option<Press> {
+        // A request under way reads into the guest's pages from the old disc.
+        if !board.ide.is_busy() {
+            while let Some((place, disc)) = self.discs.borrow_mut().pop_first() {
+                board.ide.change(usize::from(place >> 1), usize::from(place & 1), disc);
+            }
+        }
         if now >= self.next.get()
             && board.keyboard.keyboard.is_idle()
             && let Some(codes) = self.keys.borrow_mut().pop_front()
@@ -116,7 +131,8 @@ impl Hands {
             look.done.raise();
         }
         let button = self.buttons.borrow_mut().pop_front();
-        self.busy.set(button.is_some() || !self.keys.borrow().is_empty());
+        let waits = !self.keys.borrow().is_empty() || !self.discs.borrow().is_empty();
+        self.busy.set(button.is_some() || waits);
         button
     }
 }
