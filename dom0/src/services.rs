@@ -1,6 +1,7 @@
 //! dom0's services: each owns its state, does a bounded amount of work each time it is polled, and talks to the others by
 //! calls on handles.
 
+pub mod builder;
 pub mod capture;
 pub mod charge;
 pub mod console;
