@@ -2,6 +2,7 @@
 
 use super::Text;
 use crate::verbs::bench::Row;
+use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, SegmentedCoord, ValueFormatter};
 use plotters::coord::types::RangedCoordu32;
 use plotters::element::Text as Words;
@@ -119,30 +120,52 @@ pub(super) fn curves(
     {
         let root = SVGBackend::with_string(&mut chart, (WIDTH, CURVES)).into_drawing_area();
         root.fill(&WHITE)?;
-        let values = (place(least) / 1.2..place(most) * 1.2).log_scale();
-        let mut area = ChartBuilder::on(&root)
-            .margin(12)
-            .margin_right(40)
-            .x_label_area_size(48)
-            .y_label_area_size(70)
-            .build_cartesian_2d(values, 0.0..100.0)?;
-        area.configure_mesh()
-            .x_label_formatter(&|value| short(*value))
-            .y_label_formatter(&|value| format!("{value} %"))
-            .x_desc(format!("{axis}, logarithmic"))
-            .y_desc("operations that took no longer, %")
-            .light_line_style(TRANSPARENT)
-            .label_style(FONT)
-            .axis_desc_style(FONT)
-            .draw()?;
-        for (row, name) in rows.iter().zip(names) {
-            let points = row.times.iter().map(|time| place(*time)).zip(QUANTILES).collect::<Vec<_>>();
-            area.draw_series([PathElement::new(points, color(known, name).stroke_width(2))])?;
+        let values = place(least) / 1.2..place(most) * 1.2;
+        // A logarithmic axis has too few numbers where it is short, and where it is long those of a decade's end stand in each other.
+        if values.end / values.start > 10.0 {
+            let label = |value: &f64| if is_apart(*value) { short(*value) } else { String::new() };
+            let axis = format!("{axis}, logarithmic");
+            draw_curves(&root, values.log_scale(), &label, &axis, (rows, names, known))?;
+        } else {
+            draw_curves(&root, values, &|value| short(*value), axis, (rows, names, known))?;
         }
         root.present()?;
     }
     key(&mut chart, &names.iter().collect::<Vec<_>>(), known)?;
     Ok(chart)
+}
+
+fn draw_curves<X>(
+    root: &DrawingArea<SVGBackend<'_>, Shift>,
+    values: X,
+    label: &dyn Fn(&f64) -> String,
+    axis: &str,
+    (rows, names, known): (&[&Row], &[String], &[String]),
+) -> Drawn
+where
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut area = ChartBuilder::on(root)
+        .margin(12)
+        .margin_right(40)
+        .x_label_area_size(48)
+        .y_label_area_size(70)
+        .build_cartesian_2d(values, 0.0..100.0)?;
+    area.configure_mesh()
+        .x_label_formatter(&label)
+        .y_label_formatter(&|value| format!("{value} %"))
+        .x_desc(axis)
+        .y_desc("operations that took no longer, %")
+        .light_line_style(TRANSPARENT)
+        .label_style(FONT)
+        .axis_desc_style(FONT)
+        .draw()?;
+    for (row, name) in rows.iter().zip(names) {
+        let points = row.times.iter().map(|time| place(*time)).zip(QUANTILES).collect::<Vec<_>>();
+        area.draw_series([PathElement::new(points, color(known, name).stroke_width(2))])?;
+    }
+    Ok(())
 }
 
 /// What the colors mean.
@@ -171,6 +194,12 @@ fn color(known: &[String], name: &str) -> RGBColor {
 #[expect(clippy::cast_precision_loss, reason = "pixels are coarser")]
 fn place(value: u64) -> f64 {
     value.max(1) as f64
+}
+
+/// Whether a number on a logarithmic axis is written where room is short: 1, 2 and 5 of each decade.
+fn is_apart(value: f64) -> bool {
+    let first = value / 10f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0, 10.0].iter().any(|kept| (first - kept).abs() < 0.01)
 }
 
 /// A chart's numbers in three digits: `12.5k` rather than many zeroes.
@@ -251,5 +280,22 @@ mod tests {
     fn numbers_have_three_digits() {
         let texts = [0.0, 4.25, 12.0, 239.0, 10_670.0, 803_474.0, 1_500_000.0].map(short);
         assert_eq!(texts, ["0", "4.25", "12", "239", "10.7k", "803k", "1.5M"]);
+    }
+    #[test]
+    fn numbers_of_a_wide_axis_stand_apart() {
+        let kept = [0.5, 1.0, 30.0, 50.0, 700_000.0, 900_000.0, 1e6, 2e6, 3e6].map(is_apart);
+        assert_eq!(kept, [true, true, false, true, false, false, true, true, false]);
+
+        let curve = |least: u64, most| {
+            let row =
+                Row { times: (0..10).map(|n| least + n * (most - least) / 9).collect(), ..Row::default() };
+            curves(&[&row], &["pv".into()], "instructions", &["pv".into()]).expect("a chart")
+        };
+        let (wide, narrow) = (curve(66_000, 4_200_000), curve(250_000, 450_000));
+        for (chart, number, there) in
+            [(&wide, "900k", false), (&wide, "500k", true), (&wide, "1M", true), (&narrow, "300k", true)]
+        {
+            assert_eq!(chart.lines().any(|line| line.trim() == number), there, "{number}: {chart}");
+        }
     }
 }
