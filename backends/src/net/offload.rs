@@ -269,7 +269,7 @@ impl Cut {
 
     /// Whether there is no frame any more.
     pub fn is_over(&self) -> bool {
-        usize::from(self.index) >= self.count()
+        self.index > 0 && self.at >= self.end
     }
 
     /// The next frame: its headers, with complete checksums, go to `front`, its data are where the range says in the packet.
