@@ -43,15 +43,24 @@ pub(crate) fn prepare(alone: bool, permission: Permission) -> Result<Vec<PathBuf
         ),
     )?;
 
-    let linux = write_linux(&folder, mode, permission)?;
+    let linux = write_linux(&folder, mode, Keep::Image, permission)?;
     Ok(vec![rust, linux])
 }
 
 /// Makes the Linux domain alone, and returns its file.
-pub(crate) fn linux_file(alone: bool, permission: Permission) -> Result<PathBuf> {
+pub(crate) fn linux_file(alone: bool, keep: Keep, permission: Permission) -> Result<PathBuf> {
     let folder = workspace::target("demo")?;
     let _lock = workspace::lock("demo.lock", "waiting for another process that makes the demo domains")?;
-    write_linux(&folder, mode(alone), permission)
+    write_linux(&folder, mode(alone), keep, permission)
+}
+
+/// Where the Linux domain's root is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// In the image, which keeps what the domain writes.
+    Image,
+    /// In dom0's memory, filled from the image.
+    Memory,
 }
 
 /// The word on the command line by which the demo domains know that nobody is at the terminal.
@@ -59,13 +68,17 @@ fn mode(alone: bool) -> &'static str {
     if alone { " trunnion.demo=1" } else { "" }
 }
 
-fn write_linux(folder: &Path, mode: &str, permission: Permission) -> Result<PathBuf> {
+fn write_linux(folder: &Path, mode: &str, keep: Keep, permission: Permission) -> Result<PathBuf> {
     let parts = linux::make(&folder.join("linux"), permission)?;
-    let file = folder.join("debian.cfg");
+    let (file, backend) = match keep {
+        Keep::Image => ("debian.cfg", ""),
+        Keep::Memory => ("debian-memory.cfg", ",backendtype=ram"),
+    };
+    let file = folder.join(file);
     put(
         &file,
         &format!(
-            "# Debian's kernel as it comes in its package, with a root file system on a PV disk.\nname = \"{SHELL}\"\ntype = \"pvh\"\nmemory = 192\nvcpus = 1\nkernel = \"{}\"\nramdisk = \"{}\"\ncmdline = \"console=hvc0 root=/dev/xvda rw{mode}\"\ndisk = [ \"{},raw,xvda,rw\" ]\n",
+            "# Debian's kernel as it comes in its package, with a root file system on a PV disk.\nname = \"{SHELL}\"\ntype = \"pvh\"\nmemory = 192\nvcpus = 1\nkernel = \"{}\"\nramdisk = \"{}\"\ncmdline = \"console=hvc0 root=/dev/xvda rw{mode}\"\ndisk = [ \"{},raw,xvda,rw{backend}\" ]\n",
             parts.kernel.display(),
             parts.ramdisk.display(),
             parts.disk.display()

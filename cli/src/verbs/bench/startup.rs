@@ -1,6 +1,7 @@
 //! From power-on to the shell of a Linux guest, and what the platform takes for itself.
 
 use super::{Arguments, Report, Row};
+use crate::demo::Keep;
 use crate::failure::{Failure, Result};
 use crate::machine::{Machine, stripped};
 use crate::setup::{self, Permission};
@@ -21,7 +22,7 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
     fs::create_dir_all(&folder).map_err(|e| Failure::file("make the folder", &folder, &e))?;
     let permission = if arguments.no_install { Permission::Never } else { Permission::Install };
     setup::ensure(demo::TOOLS, permission)?;
-    let linux = demo::linux_file(true, permission)?;
+    let linux = demo::linux_file(true, Keep::Image, permission)?;
 
     let first = Start::observe(instance, arguments, &folder, &linux)?;
     // Only QEMU's own emulation counts.
@@ -34,7 +35,7 @@ pub(super) fn measure(instance: &str, arguments: &Arguments) -> Result<Report> {
         } else {
             Start::observe(instance, &counting, &folder, &linux)?.create()?
         };
-        let memory = in_memory(&linux, &folder)?;
+        let memory = demo::linux_file(true, Keep::Memory, permission)?;
         (begun, Start::observe(instance, &counting, &folder, &memory)?.uptime()?)
     } else {
         (first.create()?, first.uptime()?)
@@ -115,15 +116,6 @@ impl Start {
         let folder = self.folder.display();
         Failure::platform(format!("the run gave no figure for {what}; its logs are in {folder}"))
     }
-}
-
-/// The same domain with its disk in dom0's memory.
-fn in_memory(linux: &Path, folder: &Path) -> Result<PathBuf> {
-    let text = fs::read_to_string(linux).map_err(|e| Failure::file("read", linux, &e))?;
-    let path = folder.join("memory.cfg");
-    fs::write(&path, text.replace(",xvda,rw\"", ",xvda,rw,backendtype=ram\""))
-        .map_err(|e| Failure::file("write", &path, &e))?;
-    Ok(path)
 }
 
 /// Wall time says little on a machine that does other things as well; the processor time of the emulator says what it would be on a
