@@ -20,6 +20,7 @@ pub mod run;
 mod say;
 pub mod setup;
 mod verbs;
+mod vnc;
 pub mod workspace;
 mod xen;
 

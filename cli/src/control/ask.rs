@@ -1,5 +1,5 @@
 //! What the other verbs ask the `trunnion run` process: one JSON line each way on its socket; then, for a console, bytes both ways, and for a
-//! watch one line a change.
+//! watch one line a change, and for a screen its pixels.
 
 use crate::failure::{Failure, Status};
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,10 @@ pub(crate) enum Ask {
     Disc { domain: String, drive: String, file: Option<PathBuf> },
     /// Write the screen of an emulated PC to a file (an absolute path); without one, answer with its characters, line by line.
     Screenshot { domain: String, file: Option<PathBuf> },
+    /// The screen of an emulated PC: after the answer, a [`Size`], its pixels as bytes: red, green, blue, line by line.
+    Screen { domain: String },
+    /// Move the mouse of an emulated PC by counts to the right and upwards, with these buttons down: bit 0 left, 1 right, 2 middle.
+    Mouse { domain: String, x: i16, y: i16, buttons: u8 },
     /// Watch paths: after the answer, one line (a JSON string) a change.
     Watch { paths: Vec<String> },
 }
@@ -118,6 +122,13 @@ pub(crate) struct Row {
     pub cpu_ns: u64,
     /// Time since it ran first, in ns.
     pub up_ns: u64,
+}
+
+/// The size of a screen, in pixels.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub width: u32,
+    pub height: u32,
 }
 
 /// A node of the store.

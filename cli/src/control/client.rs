@@ -3,7 +3,7 @@
 use crate::control::ask::{Answer, Ask};
 use crate::failure::{Failure, Result};
 use crate::instance;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 
 /// A connection to a running instance.
@@ -75,6 +75,13 @@ impl Client {
             Ok(_) => Ok(Some(text)),
             Err(_) => Err(self.gone()),
         }
+    }
+
+    /// The next `count` bytes, which come after some answers.
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.reader.read_exact(&mut bytes).map_err(|_| self.gone())?;
+        Ok(bytes)
     }
 
     /// The connection itself, after the last line: bytes from now on.

@@ -2,7 +2,7 @@
 
 use crate::console::hub::listen;
 use crate::console::registry::Consoles;
-use crate::control::ask::{Answer, Ask, Row, Store};
+use crate::control::ask::{Answer, Ask, Row, Size, Store};
 use crate::control::dom0::Dom0;
 use crate::failure::{Failure, Result, Status};
 use crate::run::create::Creator;
@@ -72,6 +72,15 @@ impl Server {
                 // Both take the connection over.
                 Ask::Console { domain, replay } => return self.console(client, &domain, replay),
                 Ask::Watch { paths } => return self.watch(&client, paths),
+                Ask::Screen { domain } => match self.screen(&DomainName::parse(&domain)) {
+                    Ok((size, pixels)) => {
+                        answer(&client, Ok(json!(size)));
+                        if (&client).write_all(&pixels).is_err() {
+                            return;
+                        }
+                    }
+                    Err(failure) => answer(&client, Err(failure)),
+                },
                 ask => answer(&client, self.perform(ask)),
             }
             line.clear();
@@ -178,7 +187,11 @@ impl Server {
             }
             Ask::Screenshot { domain, file: None } => self.screen_text(DomainName::parse(&domain)),
             Ask::Store(store) => self.store(store),
-            Ask::Console { .. } | Ask::Watch { .. } => Err(strange()),
+            Ask::Mouse { domain, x, y, buttons } => {
+                let press = Press::Mouse { x, y, buttons };
+                self.done(Request::Press { domain: DomainName::parse(&domain), press })
+            }
+            Ask::Console { .. } | Ask::Watch { .. } | Ask::Screen { .. } => Err(strange()),
         }
     }
 
@@ -191,25 +204,32 @@ impl Server {
 
     /// Fetches a screen and writes it as PNG.
     fn screenshot(&self, domain: &DomainName, file: &Path) -> Result<Value> {
+        let (size, pixels) = self.screen(domain)?;
+        crate::verbs::picture::png(size.width, size.height, &pixels)
+            .and_then(|bytes| std::fs::write(file, bytes))
+            .map(|()| Value::Null)
+            .map_err(|e| Failure::file("write the picture", file, &e))
+    }
+
+    /// Fetches a screen: its size, and three bytes a pixel.
+    fn screen(&self, domain: &DomainName) -> Result<(Size, Vec<u8>)> {
         let mut pixels = Vec::new();
-        let mut size = None;
+        let mut known = None;
         loop {
-            let line = size.map_or(0, |(width, _)| pixels.len() / (width as usize * 3).max(1));
+            let line = known.map_or(0, |size: Size| pixels.len() / (size.width as usize * 3).max(1));
             let request = Request::Screen { domain: domain.clone(), view: View::Lines(line as u32) };
             let Reply::Screen { width, height, data } = self.dom0.call(request)? else {
                 return Err(strange());
             };
-            if size.is_some_and(|size| size != (width, height)) {
+            let size = Size { width, height };
+            if known.is_some_and(|known| known != size) {
                 // The guest changed the mode meanwhile.
-                (size, pixels) = (None, Vec::new());
+                (known, pixels) = (None, Vec::new());
                 continue;
             }
-            size = Some((width, height));
+            known = Some(size);
             if data.is_empty() {
-                return crate::verbs::picture::png(width, height, &pixels)
-                    .and_then(|bytes| std::fs::write(file, bytes))
-                    .map(|()| Value::Null)
-                    .map_err(|e| Failure::file("write the picture", file, &e));
+                return Ok((size, pixels));
             }
             pixels.extend(data);
         }

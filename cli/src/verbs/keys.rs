@@ -83,7 +83,7 @@ const SHIFTED: &str = "!@#$%^&*()_+{}|:\"<>?~";
 const UNSHIFTED: &str = "1234567890-=[]\\;',./`";
 
 /// The bytes that a key sends when it goes down.
-fn key(name: &str) -> Option<Vec<u8>> {
+pub(crate) fn key(name: &str) -> Option<Vec<u8>> {
     let find = |table: &[(&str, u8)]| table.iter().find(|(known, _)| *known == name).map(|(_, code)| *code);
     if let Some(code) = find(PLAIN) {
         return Some(vec![code]);
@@ -99,6 +99,12 @@ fn key(name: &str) -> Option<Vec<u8>> {
         _ => return SIGNS.iter().find(|(sign, _)| *sign == character).and_then(|(_, name)| key(name)),
     };
     LETTERS.get(place).map(|code| vec![*code])
+}
+
+/// The bytes that the key of a character sends when it goes down, whether or not the character needs shift.
+pub(crate) fn below(character: char) -> Option<Vec<u8>> {
+    let plain = SHIFTED.find(character).and_then(|place| UNSHIFTED.get(place..=place));
+    key(plain.unwrap_or(&character.to_ascii_lowercase().to_string()))
 }
 
 /// The bytes that a word of `sendkeys` sends: `a`, `A`, `f1`, `ctrl-alt-delete`. The last key goes down last and up first.

@@ -9,6 +9,7 @@ pub(crate) mod network;
 pub(crate) mod picture;
 pub(crate) mod top;
 pub(crate) mod tune;
+pub(crate) mod vnc;
 pub(crate) mod xenstore;
 pub(crate) mod xl;
 

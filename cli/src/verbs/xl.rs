@@ -202,6 +202,7 @@ pub(crate) enum Verb {
         #[arg(long, conflicts_with = "file")]
         text: bool,
     },
+    Vnc(super::vnc::Arguments),
     /// List vCPUs: where they are, what they do, time
     VcpuList {
         /// Only those of this one: name or id
@@ -295,6 +296,7 @@ pub(crate) fn perform(instance: &str, arguments: Arguments) -> Result<Status> {
         }
         Verb::CdEject { domain, drive } => drop(client.ask(&Ask::Disc { domain, drive, file: None })?),
         Verb::Screenshot { domain, file, .. } => screenshot(&mut client, domain, file)?,
+        Verb::Vnc(arguments) => super::vnc::perform(instance, client, arguments)?,
         Verb::VcpuList { domain, json } => super::tune::vcpus(&client.ask(&Ask::Vcpus { domain })?, json),
         Verb::Tune(verb) => super::tune::perform(&mut client, verb)?,
         Verb::Top(arguments) => super::top::perform(&mut client, &arguments)?,

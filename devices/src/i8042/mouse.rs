@@ -64,6 +64,12 @@ impl Mouse {
         }
     }
 
+    /// Whether everything was read.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     fn report(&mut self) {
         if self.queue.len() + 3 > QUEUE {
             return;

@@ -109,7 +109,9 @@ impl Keys {
                 if let Some((_, why)) = keys::REFUSED.iter().find(|(known, _)| *known == key) {
                     log.error(span, format!("`{key}` cannot be used: {why}"), None);
                 } else if keys::IGNORED.contains(&key) {
-                    log.warning(span, format!("`{key}` has no effect here"), None);
+                    let screen =
+                        key.starts_with("vnc").then(|| "`trunnion xl vnc NAME` shows the screen".into());
+                    log.warning(span, format!("`{key}` has no effect here"), screen);
                 } else {
                     log.warning(
                         span,

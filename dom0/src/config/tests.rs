@@ -106,7 +106,7 @@ fn each_mistake_has_its_place_and_its_remedy() {
     for (line, message) in [
         ("memroy = 1", "4:1: warning: unknown key `memroy`; did you mean `memory`?"),
         ("frobnicate = 1", "4:1: warning: unknown key `frobnicate`"),
-        ("vnc = 1", "4:1: warning: `vnc` has no effect here"),
+        ("vnc = 1", "4:1: warning: `vnc` has no effect here; `trunnion xl vnc NAME` shows the screen"),
         ("pci = ['01:00.0']", "4:1: error: `pci` cannot be used: passing devices through is not there yet"),
         ("vcpus = 33", "4:9: error: `vcpus` is 1 to 32 vCPUs, not 33"),
         ("vcpus = 'two'", "4:9: error: `vcpus` is a number from 1 to 32 vCPUs"),

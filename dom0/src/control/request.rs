@@ -242,6 +242,15 @@ pub enum Press {
     Nmi,
     /// Keys, one after the other: the scan codes of set 2 that each sends.
     Keys(Vec<Vec<u8>>),
+    /// The mouse.
+    Mouse {
+        /// To the right, in counts.
+        x: i16,
+        /// Upwards, in counts.
+        y: i16,
+        /// Buttons that are down: bit 0 left, 1 right, 2 middle.
+        buttons: u8,
+    },
 }
 
 /// What becomes of a device between two guests.

@@ -1,8 +1,11 @@
 //! Media that people have, and what they do to an emulated PC: they press its buttons, type, and look at its screen.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use trunnion_cli::bundle::cpio::{Archive, Kind};
 use trunnion_cli::setup::{self, Permission, Tool, debian};
@@ -50,6 +53,30 @@ fn is_pictured(live: &Live, name: &str) {
     assert!(picture.len() > 2048, "{} bytes", picture.len());
 }
 
+/// Looks at a screen as a viewer of RFC 6143 does, and types a letter.
+fn view(address: &str) {
+    let mut stream = TcpStream::connect(address).expect("the server listens");
+    stream.set_read_timeout(Some(Duration::from_mins(2))).expect("a time limit");
+    let mut hear = |count: usize, say: &[u8]| {
+        let mut bytes = vec![0; count];
+        stream.read_exact(&mut bytes).expect("the server answers");
+        stream.write_all(say).expect("the server listens");
+        bytes
+    };
+    hear(12, b"RFB 003.008\n");
+    hear(2, &[1]);
+    hear(4, &[1]);
+    let begin = hear(24, b"");
+    assert_eq!(begin[..4], [720_u16.to_be_bytes(), 400_u16.to_be_bytes()].concat());
+    // The name; then all of the screen is wanted.
+    assert_eq!(hear(2, &[3, 0, 0, 0, 0, 0, 2, 208, 1, 144]), b"pc");
+    let head = hear(16, b"");
+    assert_eq!(head, [0, 0, 0, 1, 0, 0, 0, 0, 2, 208, 1, 144, 0, 0, 0, 0]);
+    let pixels = hear(720 * 400 * 4, &[4, 1, 0, 0, 0, 0, 0, b'v', 4, 0, 0, 0, 0, 0, 0, b'v']);
+    let light = pixels.chunks(4).filter(|pixel| *pixel != [0; 4]).count();
+    assert!((100..144_000).contains(&light), "{light} pixels are not black");
+}
+
 /// Ends a domain that goes on, and the run with it.
 fn destroy(live: Live, name: &str) {
     live.tool(&["xl", "destroy", name]);
@@ -77,6 +104,10 @@ fn a_person_presses_buttons_types_and_looks() {
     }
     press(&live, "pc", &["a", "B", "7", "minus", "ctrl-c"]);
     live.wait_for("pc", "RPSNaB7-\u{3}");
+    let viewer = live.talk(&["xl", "vnc", "pc", "--listen", "127.0.0.1:0"]);
+    viewer.wait_for("\n", Duration::from_mins(1));
+    view(viewer.heard().trim());
+    live.wait_for("pc", "RPSNaB7-\u{3}v");
     for (words, message) in [
         (["sendkeys", "pc", "nokey"], "is no key"),
         (["trigger", "none", "power"], "none"),

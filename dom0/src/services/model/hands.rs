@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use trunnion_devices::board::Board;
+use trunnion_devices::i8042::Motion;
 use trunnion_devices::time::Time;
 use trunnion_devices::vga::Vga;
 
@@ -58,6 +59,8 @@ pub(super) struct Hands {
     pub(super) busy: Cell<bool>,
     buttons: RefCell<VecDeque<Press>>,
     keys: RefCell<VecDeque<Vec<u8>>>,
+    /// Movements of the mouse, and its buttons after each.
+    moves: RefCell<VecDeque<Motion>>,
     /// When the next key may be pressed.
     next: Cell<Time>,
     looks: RefCell<Vec<Rc<Look>>>,
@@ -77,10 +80,30 @@ impl Hands {
             }
             return room;
         }
+        if let Press::Mouse { x, y, buttons } = *press {
+            return self.slide(Motion { x, y, buttons });
+        }
         let mut buttons = self.buttons.borrow_mut();
         let room = buttons.len() < PRESSES;
         if room {
             buttons.push_back(press.clone());
+        }
+        room
+    }
+
+    /// Remembers a movement: with the last one, when that has the same buttons.
+    fn slide(&self, motion: Motion) -> bool {
+        let mut moves = self.moves.borrow_mut();
+        if let Some(last) = moves.back_mut()
+            && last.buttons == motion.buttons
+        {
+            last.x = last.x.saturating_add(motion.x);
+            last.y = last.y.saturating_add(motion.y);
+            return true;
+        }
+        let room = moves.len() < PRESSES;
+        if room {
+            moves.push_back(motion);
         }
         room
     }
@@ -104,7 +127,7 @@ impl Hands {
         self.looks.take().iter().for_each(|look| look.done.raise());
     }
 
-    /// When there is a key to press, which nothing else may wake the model for.
+    /// When there is a key to press or a mouse to move, which nothing else may wake the model for.
     pub(super) fn deadline(&self, now: Time) -> Option<Time> {
         (self.busy.get() && self.next.get() > now && !self.keys.borrow().is_empty()).then(|| self.next.get())
     }
@@ -124,6 +147,12 @@ impl Hands {
             board.keyboard.keyboard.press(&codes);
             self.next.set(Time(now.0.saturating_add(PACE)));
         }
+        // One at a time, so that no press of a button is lost between two reports.
+        if board.keyboard.mouse.is_idle()
+            && let Some(motion) = self.moves.borrow_mut().pop_front()
+        {
+            board.keyboard.mouse.move_by(motion);
+        }
         for look in self.looks.take() {
             if let Some(vga) = &board.vga {
                 look.at(vga);
@@ -131,7 +160,9 @@ impl Hands {
             look.done.raise();
         }
         let button = self.buttons.borrow_mut().pop_front();
-        let waits = !self.keys.borrow().is_empty() || !self.discs.borrow().is_empty();
+        let waits = !self.keys.borrow().is_empty()
+            || !self.moves.borrow().is_empty()
+            || !self.discs.borrow().is_empty();
         self.busy.set(button.is_some() || waits);
         button
     }

@@ -201,7 +201,8 @@ impl Task {
             Press::Sleep => self.model.board.pm.press_sleep(),
             Press::Reset => shut_down(self.domain, ShutdownReason::Reboot),
             Press::Nmi => self.model.nmi(),
-            Press::Keys(_) => {}
+            // Hands do these themselves.
+            Press::Keys(_) | Press::Mouse { .. } => {}
         }
     }
 
