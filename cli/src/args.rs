@@ -1,7 +1,7 @@
 //! The command line's grammar.
 
 use crate::failure::{Failure, Result, Status};
-use crate::verbs::{self, bench, console, xenstore, xl};
+use crate::verbs::{bench, console, image, xenstore, xl};
 use crate::{instance, run};
 use clap::{Parser, Subcommand};
 
@@ -35,11 +35,7 @@ enum Verb {
     Console(console::Arguments),
     Xenstore(xenstore::Arguments),
     Bench(bench::Arguments),
-    /// Make a bootable image with everything on it (not there yet)
-    Image {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
-    },
+    Image(image::Arguments),
     Doctor(crate::doctor::Arguments),
     /// For work on the platform itself.
     #[command(hide = true)]
@@ -93,7 +89,7 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Status> {
         ),
         Some(Verb::Xenstore(arguments)) => xenstore::perform(&instance, arguments),
         Some(Verb::Bench(arguments)) => bench::perform(&instance, &arguments),
-        Some(Verb::Image { .. }) => verbs::not_yet("image"),
+        Some(Verb::Image(arguments)) => image::perform(&arguments),
         Some(Verb::Doctor(arguments)) => Ok(crate::doctor::perform(&arguments)),
         Some(Verb::Dev(arguments)) => crate::dev::perform(arguments),
     }

@@ -8,6 +8,7 @@ pub mod console;
 pub mod disks;
 pub mod foreign;
 pub mod grants;
+pub mod keyboard;
 pub mod model;
 pub mod nets;
 pub mod platform;

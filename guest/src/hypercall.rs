@@ -105,6 +105,13 @@ pub fn console_write(text: &[u8]) -> Result<(), Errno> {
     call(Hypercall::ConsoleIo, [operation, text.len() as u64, text.as_ptr() as u64, 0, 0]).map(drop)
 }
 
+/// Takes bytes that were typed on the hypervisor's console; says how many. Only dom0 gets any.
+pub fn console_read(into: &mut [u8]) -> Result<usize, Errno> {
+    let operation = u64::from(ConsoleOp::Read.number());
+    let count = call(Hypercall::ConsoleIo, [operation, into.len() as u64, into.as_mut_ptr() as u64, 0, 0])?;
+    Ok(count as usize)
+}
+
 /// Ends the domain. Returns only when the hypervisor refuses.
 pub fn shutdown(reason: ShutdownReason) {
     let operation = u64::from(sched::Op::Shutdown.number());

@@ -37,6 +37,7 @@ pub struct FakeMachine {
     scripts: Mutex<Vec<(u64, Script)>>,
     contexts: AtomicU64,
     console: Mutex<String>,
+    keyboard: Mutex<VecDeque<u8>>,
     /// Contexts that can still be made; for running out.
     pub heap_left: AtomicU64,
 }
@@ -59,6 +60,7 @@ impl FakeMachine {
             scripts: Mutex::new(Vec::new()),
             contexts: AtomicU64::new(0),
             console: Mutex::new(String::new()),
+            keyboard: Mutex::new(VecDeque::new()),
             heap_left: AtomicU64::new(u64::MAX),
         }
     }
@@ -116,6 +118,13 @@ impl FakeMachine {
     /// Contexts made so far: the number the next one gets.
     pub fn contexts(&self) -> u64 {
         self.contexts.load(Ordering::SeqCst)
+    }
+
+    /// Somebody types on the console.
+    pub fn press(&self, keys: &[u8]) {
+        if let Ok(mut keyboard) = self.keyboard.lock() {
+            keyboard.extend(keys);
+        }
     }
 
     /// What was written to the console.
@@ -223,6 +232,14 @@ impl Machine for FakeMachine {
         if let Ok(mut console) = self.console.lock() {
             console.push_str(&String::from_utf8_lossy(text));
         }
+    }
+    fn typed(&self, into: &mut [u8]) -> usize {
+        let Ok(mut keyboard) = self.keyboard.lock() else { return 0 };
+        let count = into.len().min(keyboard.len());
+        for (to, from) in into.iter_mut().zip(keyboard.drain(..count)) {
+            *to = from;
+        }
+        count
     }
     fn power_off(&self, ok: bool) -> ! {
         panic!("the machine is off, as wanted: {ok}")

@@ -95,6 +95,9 @@ pub trait Machine: Sync + Sized + 'static {
     /// Writes to the hypervisor's console. Does not add a line end.
     fn console(&self, text: &[u8]);
 
+    /// Takes bytes that were typed on the hypervisor's console; says how many.
+    fn typed(&self, into: &mut [u8]) -> usize;
+
     /// Ends the machine. `ok` says whether the platform ended as wanted.
     fn power_off(&self, ok: bool) -> !;
 }

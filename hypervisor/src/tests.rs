@@ -1,5 +1,6 @@
 //! Tests of the core as a guest meets it: encoded hypercalls in guest memory, through the shipped exit handling.
 
+mod console;
 mod control;
 mod events;
 mod kit;

@@ -137,7 +137,7 @@ fn start_qemu(boot: &Boot, serial: &Path, errors: &Path) -> Result<Emulator> {
 
 fn start_bochs(boot: &Boot, folder: &Path, serial: &Path, errors: &Path) -> Result<Emulator> {
     let cd = folder.join("boot.iso");
-    iso::write(&cd, &boot.elf, boot.module.as_deref(), &boot.cmdline)?;
+    iso::write(&cd, &boot.elf, boot.module.as_deref(), &boot.cmdline, iso::Firmware::Bios)?;
     let configuration = folder.join("bochsrc");
     let debugger = folder.join("debugger");
     let text = bochs::configuration(boot, &cd, serial, &folder.join("log"), None);

@@ -1,4 +1,5 @@
-//! A CD that boots the image through GRUB and multiboot2, for Bochs: BIOS only, and only the GRUB modules it needs.
+//! A CD that boots the image through GRUB and multiboot2: for Bochs with BIOS only and the few GRUB modules that it needs, for people with BIOS
+//! and UEFI.
 
 use crate::failure::{Failure, Result};
 use crate::machine::strip::stripped;
@@ -6,8 +7,23 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// Which firmware starts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    /// A BIOS, as soon as possible.
+    Bios,
+    /// A BIOS or UEFI, from a CD, or from the disk that the image is copied to.
+    Any,
+}
+
 /// Writes the bootable image `iso` that starts `elf` with `cmdline` and, when given, one module.
-pub(crate) fn write(iso: &Path, elf: &Path, module: Option<&Path>, cmdline: &str) -> Result<()> {
+pub(crate) fn write(
+    iso: &Path,
+    elf: &Path,
+    module: Option<&Path>,
+    cmdline: &str,
+    firmware: Firmware,
+) -> Result<()> {
     let tree =
         tempfile::tempdir().map_err(|e| Failure::file("make a folder in", &std::env::temp_dir(), &e))?;
     let boot = tree.path().join("boot");
@@ -27,13 +43,15 @@ pub(crate) fn write(iso: &Path, elf: &Path, module: Option<&Path>, cmdline: &str
     script += "boot\n";
     put(&grub.join("grub.cfg"), script.as_bytes())?;
     let mut command = Command::new("grub-mkrescue");
-    // The folder picks BIOS only: with EFI modules installed as well, grub-mkrescue would make a mixed image.
-    command.args([
-        "-d",
-        "/usr/lib/grub/i386-pc",
-        "--install-modules=multiboot2 biosdisk iso9660 normal",
-        "--modules=",
-    ]);
+    if firmware == Firmware::Bios {
+        // The folder picks BIOS only: with EFI modules installed as well, grub-mkrescue would make a mixed image.
+        command.args([
+            "-d",
+            "/usr/lib/grub/i386-pc",
+            "--install-modules=multiboot2 biosdisk iso9660 normal",
+            "--modules=",
+        ]);
+    }
     // Uncompressed: under an emulator that interprets each instruction it boots twice as fast.
     command
         .args(["--fonts=", "--locales=", "--themes=", "--compress=no", "-o"])

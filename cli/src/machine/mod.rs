@@ -8,7 +8,7 @@ mod bochs;
 mod boot;
 pub(crate) mod child;
 pub mod choice;
-mod iso;
+pub(crate) mod iso;
 pub(crate) mod monitor;
 pub(crate) mod platform;
 pub(crate) mod qemu;

@@ -86,7 +86,7 @@ fn start_qemu(
 
 fn start_bochs(boot: &Boot, serial: &Path, folder: &Path, errors: PathBuf) -> Result<Platform> {
     let cd = folder.join("boot.iso");
-    iso::write(&cd, &boot.elf, boot.module.as_deref(), &boot.cmdline)?;
+    iso::write(&cd, &boot.elf, boot.module.as_deref(), &boot.cmdline, iso::Firmware::Bios)?;
     // A pseudo-terminal and not a TCP port, which any user of this machine could connect to.
     let fail = |e: nix::Error| {
         Failure::platform(format!("cannot make a pseudo-terminal for the control connection: {e}"))

@@ -134,6 +134,7 @@ impl Prepared {
             version: VERSION,
             sequence: options.sequence,
             wait_for_tool: true,
+            terminal: false,
             power_off: false,
             unix_seconds: if options.icount { FIXED_TIME } else { now() },
             address: options.dom0_address(&uplink).to_string(),

@@ -17,6 +17,8 @@ pub enum Tool {
     VgaBios,
     /// GRUB's modules for BIOS machines.
     GrubModules,
+    /// GRUB's modules for UEFI machines.
+    GrubEfi,
     /// `grub-mkrescue`.
     Grub,
     /// What `grub-mkrescue` writes an image with.
@@ -33,16 +35,19 @@ pub enum Tool {
     Syslinux,
     /// memtest86+, which the tests boot from it.
     Memtest,
+    /// UEFI's firmware for QEMU, which the tests start an image with.
+    Ovmf,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 13] = [
+    pub const ALL: [Tool; 15] = [
         Tool::Qemu,
         Tool::Bochs,
         Tool::BochsBios,
         Tool::VgaBios,
         Tool::GrubModules,
+        Tool::GrubEfi,
         Tool::Grub,
         Tool::Xorriso,
         Tool::Mtools,
@@ -51,6 +56,7 @@ impl Tool {
         Tool::SeaBios,
         Tool::Syslinux,
         Tool::Memtest,
+        Tool::Ovmf,
     ];
 
     /// Where Debian has memtest86+ in the form of a Linux kernel.
@@ -81,6 +87,7 @@ impl Tool {
             Tool::BochsBios => "bochsbios",
             Tool::VgaBios => "vgabios",
             Tool::GrubModules => "grub-pc-bin",
+            Tool::GrubEfi => "grub-efi-amd64-bin",
             Tool::Grub => "grub-common",
             Tool::Xorriso => "xorriso",
             Tool::Mtools => "mtools",
@@ -89,6 +96,7 @@ impl Tool {
             Tool::SeaBios => "seabios",
             Tool::Syslinux => "syslinux",
             Tool::Memtest => "memtest86+",
+            Tool::Ovmf => "ovmf",
         }
     }
 
@@ -100,6 +108,7 @@ impl Tool {
             Tool::BochsBios => "/usr/share/bochs/BIOS-bochs-latest",
             Tool::VgaBios => "/usr/share/bochs/VGABIOS-lgpl-latest",
             Tool::GrubModules => "/usr/lib/grub/i386-pc/multiboot2.mod",
+            Tool::GrubEfi => "/usr/lib/grub/x86_64-efi/multiboot2.mod",
             Tool::Grub => "grub-mkrescue",
             Tool::Xorriso => "xorriso",
             Tool::Mtools => "mformat",
@@ -108,6 +117,7 @@ impl Tool {
             Tool::SeaBios => "/usr/share/seabios/bios-256k.bin",
             Tool::Syslinux => "syslinux",
             Tool::Memtest => Tool::MEMTEST,
+            Tool::Ovmf => "/usr/share/ovmf/OVMF.fd",
         }
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod block;
 pub(crate) mod console;
 pub(crate) mod device;
+pub(crate) mod image;
 pub(crate) mod keys;
 pub(crate) mod network;
 pub(crate) mod picture;

@@ -28,6 +28,8 @@ pub struct Manifest {
     pub address: String,
     /// What opens the control server on TCP; without one it does not listen.
     pub token: String,
+    /// A person sits at the hypervisor's console, and no tool is connected.
+    pub terminal: bool,
     /// In order.
     pub domains: Vec<Create>,
 }

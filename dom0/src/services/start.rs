@@ -16,6 +16,7 @@ use virtio_drivers::transport::DeviceType;
 
 use super::console::Consoles;
 use super::disks::Disks;
+use super::keyboard::Keyboard;
 use super::model::Models;
 use super::nets::Nets;
 use super::platform::{Dom0, host_info};
@@ -69,7 +70,10 @@ pub async fn run(spawner: Spawner, start: StartInfo) -> ShutdownReason {
     let disks = Rc::new(Disks::new(store.clone(), spawner.clone()));
     let consoles = Consoles::new(Rc::clone(&wire.output), spawner.clone());
     let nets = Rc::new(Nets::new(store.clone(), spawner.clone()));
-    let line = devices(&disks, &nets, &spawner);
+    let mut line = devices(&disks, &nets, &spawner, manifest.terminal);
+    if manifest.terminal {
+        line = Some(Box::new(Keyboard::default()));
+    }
     let attached = line.is_some();
     let platform = Dom0 {
         store: store.client(),
@@ -108,8 +112,8 @@ fn manifest(bundle: &[u8]) -> Result<Manifest, String> {
         .map_err(|_| format!("the bundle's member `config` is not of version {VERSION}"))
 }
 
-/// Finds and starts the devices; returns the line to the tool.
-fn devices(disks: &Disks, nets: &Nets, spawner: &Spawner) -> Option<Box<dyn CharDevice>> {
+/// Finds and starts the devices; returns the line to the tool, if one may be there.
+fn devices(disks: &Disks, nets: &Nets, spawner: &Spawner, alone: bool) -> Option<Box<dyn CharDevice>> {
     let mut pci = Pci::new();
     let mut line: Option<Box<dyn CharDevice>> = None;
     for found in pci.scan() {
@@ -123,7 +127,7 @@ fn devices(disks: &Disks, nets: &Nets, spawner: &Spawner) -> Option<Box<dyn Char
                     Rc::new(uplink).join(&nets.first_bridge(), spawner);
                 })
             }
-            DeviceType::Console if line.is_none() => {
+            DeviceType::Console if line.is_none() && !alone => {
                 pci.open(found).and_then(|opened| Line::open(opened, interrupt, spawner)).map(|opened| {
                     log::info!("control connection function={function}");
                     line = Some(Box::new(opened));
@@ -136,6 +140,9 @@ fn devices(disks: &Disks, nets: &Nets, spawner: &Spawner) -> Option<Box<dyn Char
         }
     }
     line.or_else(|| {
+        if alone {
+            return None;
+        }
         let uart = Uart::open(spawner)?;
         log::info!("control connection on COM2");
         Some(Box::new(uart) as Box<dyn CharDevice>)

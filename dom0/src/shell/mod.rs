@@ -1,6 +1,7 @@
 //! dom0's shell: the verbs of the tool, as lines of text, for a console with nothing but a keyboard behind it.
 
 mod table;
+pub mod terminal;
 
 use crate::control::manifest::Create;
 use crate::control::reply::{DomainInfo, StoreNode};

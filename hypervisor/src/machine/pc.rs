@@ -141,6 +141,10 @@ impl<V: Vendor> Machine for Pc<V> {
         serial::write(text);
     }
 
+    fn typed(&self, into: &mut [u8]) -> usize {
+        serial::read(into)
+    }
+
     fn power_off(&self, ok: bool) -> ! {
         crash::exit(u8::from(!ok))
     }

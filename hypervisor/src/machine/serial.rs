@@ -4,6 +4,7 @@ use crate::machine::prelude::*;
 
 const COM1: u16 = 0x3f8;
 const LINE_STATUS: u16 = COM1 + 5;
+const RECEIVED: u8 = 1;
 const CAN_SEND: u8 = 0x20;
 const ALL_SENT: u8 = 0x40;
 /// Polls before a byte is given up: a machine without a UART answers all ones or nothing at all.
@@ -30,6 +31,14 @@ pub fn write(bytes: &[u8]) {
             out8(COM1, *byte);
         }
     }
+}
+
+/// Takes bytes that have come, and says how many.
+pub fn read(into: &mut [u8]) -> usize {
+    let _guard = LOCK.lock();
+    // A machine without a UART answers all ones.
+    let come = || matches!(in8(LINE_STATUS), status if status & RECEIVED != 0 && status != 0xff);
+    into.iter_mut().take_while(|_| come()).map(|place| *place = in8(COM1)).count()
 }
 
 /// Waits until the last byte is on the wire.

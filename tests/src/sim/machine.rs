@@ -241,6 +241,9 @@ impl Machine for SimMachine {
     }
     fn unmask_line(&self, _: u32) {}
     fn console(&self, _: &[u8]) {}
+    fn typed(&self, _: &mut [u8]) -> usize {
+        0
+    }
     fn power_off(&self, ok: bool) -> ! {
         panic!("the machine was powered off, ok: {ok}")
     }

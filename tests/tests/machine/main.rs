@@ -3,6 +3,7 @@
 mod grub;
 mod guests;
 mod hvm;
+mod image;
 mod linux;
 mod media;
 mod network;
