@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 use trunnion_protocol::address::Gpa;
 
 use crate::memory::GuestMemory;
+use crate::tables::apic_limit;
 
 /// Selectors with a fixed meaning.
 mod key {
     pub(super) const SIGNATURE: u16 = 0x00;
     pub(super) const FEATURES: u16 = 0x01;
     pub(super) const CPUS: u16 = 0x05;
-    pub(super) const MAX_CPUS: u16 = 0x0f;
+    /// One more than the highest number of a local APIC.
+    pub(super) const APICS: u16 = 0x0f;
     pub(super) const DIRECTORY: u16 = 0x19;
     pub(super) const FIRST_FILE: u16 = 0x20;
 }
@@ -67,7 +69,8 @@ impl FwCfg {
             key::SIGNATURE => look(b"QEMU"),
             // Traditional interface and DMA.
             key::FEATURES => look(&3u32.to_le_bytes()),
-            key::CPUS | key::MAX_CPUS => look(&self.cpus.to_le_bytes()),
+            key::CPUS => look(&self.cpus.to_le_bytes()),
+            key::APICS => look(&apic_limit(self.cpus).to_le_bytes()),
             key::DIRECTORY => look(&self.directory()),
             selected => {
                 let index = selected.checked_sub(key::FIRST_FILE).map(usize::from);

@@ -8,6 +8,8 @@ use crate::time::{Time, duration, ticks};
 pub const BASE: u64 = 0xfed0_0000;
 /// Bytes of them.
 pub const SIZE: u64 = 0x400;
+/// The lower half of its capabilities: vendor, what it can take the place of, width of the counter, comparators, revision.
+pub const ID: u32 = 0x8086 << 16 | 1 << 15 | 1 << 13 | 2 << 8 | 1;
 /// Ticks a second, which make a period of 10 ns.
 const HERTZ: u64 = 100_000_000;
 const FEMTOSECONDS: u64 = 10_000_000;
@@ -139,7 +141,7 @@ impl Hpet {
 
     fn register(&self, offset: u64, now: Time) -> u64 {
         match offset {
-            0 => FEMTOSECONDS << 32 | 0x8086 << 16 | 1 << 15 | 1 << 13 | 2 << 8 | 1,
+            0 => FEMTOSECONDS << 32 | u64::from(ID),
             0x10 => self.config,
             0x20 => self.status,
             0xf0 => self.count(now),

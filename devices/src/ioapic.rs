@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 pub const INPUTS: usize = 24;
 /// Guest-physical address of its page.
 pub const BASE: u64 = 0xfec0_0000;
+/// Its number at power-on: odd, for those of local APICs are even.
+pub const ID: u8 = 1;
 
 const MASKED: u64 = 1 << 16;
 const LEVEL: u64 = 1 << 15;
 const REMOTE_IRR: u64 = 1 << 14;
-const LOW: u64 = 1 << 13;
 /// Bits that a program may change.
 const WRITABLE: u64 = 0xff00_0000_0001_afff;
 
@@ -45,16 +46,16 @@ pub struct IoApic {
 
 impl Default for IoApic {
     fn default() -> Self {
-        Self { select: 0, id: 0, entries: [MASKED; INPUTS], lines: 0, pending: 0 }
+        Self { select: 0, id: ID, entries: [MASKED; INPUTS], lines: 0, pending: 0 }
     }
 }
 
 impl IoApic {
-    /// Puts an input to a level.
-    pub fn set_line(&mut self, input: u8, high: bool) {
+    /// Puts an input to a level. `active` is what the device means: whether that is a high or a low voltage is a matter of the wire, and a
+    /// program's polarity bit is kept and means nothing, as in Xen's own model.
+    pub fn set_line(&mut self, input: u8, active: bool) {
         let Some(entry) = self.entries.get(usize::from(input)) else { return };
         let bit = 1u32.wrapping_shl(u32::from(input));
-        let active = high != (entry & LOW != 0);
         let was = self.lines & bit != 0;
         if active {
             self.lines |= bit;
@@ -135,20 +136,15 @@ impl IoApic {
             0x10 => {
                 let select = self.select;
                 let Some(index) = self.entry_index(select) else { return };
-                let bit = 1u32.wrapping_shl(index as u32);
                 let Some(entry) = self.entries.get_mut(index) else { return };
                 let (keep, new) = if select & 1 == 0 {
                     (0xffff_ffff_0000_0000, u64::from(value))
                 } else {
                     (0xffff_ffff, u64::from(value) << 32)
                 };
-                let inverted = *entry & LOW;
                 *entry = *entry & (keep | !WRITABLE) | new & WRITABLE & !keep;
                 if *entry & LEVEL == 0 {
                     *entry &= !REMOTE_IRR;
-                }
-                if *entry & LOW != inverted {
-                    self.lines ^= bit;
                 }
             }
             // The EOI register of later chips.
@@ -187,6 +183,16 @@ mod tests {
         apic.set_line(11, false);
         apic.end(0x51);
         assert_eq!(apic.take_messages(), []);
+    }
+
+    #[test]
+    fn the_polarity_of_the_wire_means_nothing() {
+        let mut apic = IoApic::default();
+        set(&mut apic, 19, 0xa000 | 0x51, 0);
+        assert_eq!(apic.take_messages(), [], "nobody wants anything");
+        apic.set_line(19, true);
+        assert_eq!(apic.take_messages().len(), 1);
+        assert_eq!(apic.read(0x10), 0xe051, "delivered, level, low");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! - lines to people: [`uart`], [`i8042`];
 //! - the bus: [`pci`]; storage: [`ide`], [`floppy`] on [`dma`]; networks: [`e1000`], [`ne2000`] with [`nic`]; the screen: [`vga`];
 //! - for firmware and for Xen-aware guests: [`fwcfg`], [`platform`];
-//! - [`board`]: all of it as a PC.
+//! - [`board`]: all of it as a PC; [`tables`]: what firmware tells operating systems of it.
 //!
 //! Everything is a value: a device has no thread, no clock, no interrupt and no memory of its own. An access, the present
 //! time and the guest's memory go in; an answer, the levels of interrupt lines and a deadline come out. Nothing that a
@@ -35,6 +35,7 @@ pub mod pit;
 pub mod platform;
 pub mod pm;
 pub mod rtc;
+pub mod tables;
 pub mod time;
 pub mod uart;
 pub mod vga;

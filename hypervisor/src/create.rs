@@ -5,7 +5,7 @@ pub use trunnion_protocol::hypercall::version::padded as name;
 use crate::frames::DOMAINS;
 use crate::memory::Memory;
 use crate::policy::cpuid::{Cpuid, Shape};
-use crate::policy::{ApicIds, control};
+use crate::policy::{apic_id, control};
 use crate::prelude::*;
 use crate::schedule::DEFAULT_WEIGHT;
 use crate::seam::has_room_for;
@@ -40,8 +40,7 @@ pub fn dom0<M: Machine>(host: &Host<M>, max_pages: u64) -> Result<Arc<Domain<M>>
 
 /// Makes a domain with a number, under the lock of creation.
 fn enlist<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain<M>>, Errno> {
-    let unknown = wanted.flags & !create_flags::OWN_APIC_IDS != 0;
-    if wanted.vcpus == 0 || wanted.vcpus > VCPUS || unknown {
+    if wanted.vcpus == 0 || wanted.vcpus > VCPUS || wanted.flags != 0 {
         return Err(Errno::Inval);
     }
     if host.domain(DomainId(wanted.domain)).is_some() {
@@ -63,8 +62,6 @@ fn free_id<M: Machine>(host: &Host<M>, from: DomainId) -> Option<DomainId> {
 fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain<M>>, Errno> {
     let id = DomainId(wanted.domain);
     let privileged = id == DomainId::DOM0;
-    let apic_ids =
-        if wanted.flags & create_flags::OWN_APIC_IDS == 0 { ApicIds::Doubled } else { ApicIds::Own };
     // Frames that go back unless the domain is made.
     let mut frames: Vec<Held<'_>> = Vec::new();
     frames.try_reserve(8).map_err(|_| Errno::NoMem)?;
@@ -82,12 +79,8 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
         let context = host.machine.new_context(privileged)?;
         has_room_for::<Body<M>>()?;
         let info = shared_info::vcpu_info(index).ok_or(Errno::Inval)?;
-        let vcpu = Vcpu::new(
-            VcpuId(index),
-            apic_ids.of(index) as u8,
-            context,
-            shared_info.address().0 | info as u64,
-        );
+        let vcpu =
+            Vcpu::new(VcpuId(index), apic_id(index) as u8, context, shared_info.address().0 | info as u64);
         vcpu.state.assign(Cpu((u32::from(id.0) + index) % host.machine.cpus().max(1)));
         vcpus.push(vcpu);
     }
@@ -104,13 +97,7 @@ fn build<M: Machine>(host: &Host<M>, wanted: &CreateDomain) -> Result<Arc<Domain
     let machine = &host.machine;
     let cpuid = Cpuid::new(
         |leaf, subleaf| machine.cpuid(leaf, subleaf),
-        Shape {
-            id,
-            vcpus: wanted.vcpus,
-            apic_ids,
-            tsc_khz: machine.tsc_khz(),
-            tsc_is_stable: machine.tsc_is_stable(),
-        },
+        Shape { id, vcpus: wanted.vcpus, tsc_khz: machine.tsc_khz(), tsc_is_stable: machine.tsc_is_stable() },
     );
     let memory = Memory { tables, regions: Vec::new(), highest: Gfn(0) };
     let domain = Arc::new(Domain {

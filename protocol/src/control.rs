@@ -124,20 +124,13 @@ pub struct HostInfo {
     pub features: u64,
 }
 
-/// Bits of [`CreateDomain::flags`].
-pub mod create_flags {
-    /// The local APIC of vCPU n has number n, not 2n: firmware that makes the ACPI tables itself takes processors' numbers for those of
-    /// their APICs.
-    pub const OWN_APIC_IDS: u16 = 1;
-}
-
 /// Input and output of [`Operation::CreateDomain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CreateDomain {
     /// Wanted number, or 0 for any that is free; on return the number given.
     pub domain: u16,
-    /// Bits of [`create_flags`].
+    /// 0: none is defined, and others are refused.
     pub flags: u16,
     /// vCPUs, 1 to 32.
     pub vcpus: u32,

@@ -23,7 +23,7 @@ start:
     call say
 again:
     # PM1 status: bit 8 is the power button, bit 9 the sleep button; ones clear it.
-    movw $0xb000, %dx
+    movw $0x600, %dx
     inw %dx, %ax
     andw $0x300, %ax
     jz keys

@@ -26,7 +26,7 @@ undefined:
     movb $'G', %al
     call say
 off:
-    movw $0xb004, %dx
+    movw $0x604, %dx
     movw $0x2001, %ax
     outw %ax, %dx
     hlt

@@ -51,8 +51,8 @@ output:
     subw $0xcf0 - 0x5c, %bx
     cmpw $0x10, %bx
     jb next
-    subw $0xaffc - 0xcf0, %bx
-    cmpw $0x104, %bx
+    subw $0x5fc - 0xcf0, %bx
+    cmpw $0x44, %bx
     jb next
     testb $2, %cl
     jnz 1f
@@ -101,7 +101,7 @@ store:
 next:
     decl %edi
     jnz again
-    movw $0xb004, %dx
+    movw $0x604, %dx
     movw $0x2001, %ax
     outw %ax, %dx
     hlt

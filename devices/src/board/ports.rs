@@ -206,9 +206,6 @@ impl<M: GuestMemory> Board<M> {
             }
         }
         match port {
-            // SeaBIOS's tables have events, slots and processors that come and go here (0xafe0, 0xae00, 0xaf00). Nothing of that
-            // happens; ones would take the cards away.
-            0xae00..=0xaeff | 0xaf00..=0xaf1f | 0xafe0..=0xafe3 => 0,
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
                 self.told.forget();
                 self.pic.read(port)

@@ -14,6 +14,7 @@ use trunnion_devices::board::{Board, Event, Parts};
 use trunnion_devices::emulate::{self, Machine, Outcome, Pending, Refused};
 use trunnion_devices::ide::{Kind, Storage};
 use trunnion_devices::memory::GuestMemory;
+use trunnion_devices::tables::{self, Description};
 use trunnion_devices::time::Time;
 use trunnion_devices::width::Width;
 use trunnion_protocol::address::{Gfn, Gpa, MachineAddress, PAGE_SIZE};
@@ -205,7 +206,16 @@ impl Pc {
         if shadow > 0 {
             memory.write(Gpa(0x10_0000 - shadow as u64), &rom[rom.len() - shadow..]).expect("RAM");
         }
-        let board = Board::new(Parts {
+        let description = Description {
+            cpus: 1,
+            low: ram as u64,
+            high: 0,
+            hpet: true,
+            vga: vga_rom.is_some(),
+            floppy: true,
+            uuid: [0x5a; 16],
+        };
+        let mut board = Board::new(Parts {
             memory: memory.clone(),
             ram: ram as u64,
             cpus: 1,
@@ -216,6 +226,9 @@ impl Pc {
             nics: Vec::new(),
             serial: [Some(Box::new(serial.clone())), None],
         });
+        for (name, content) in tables::files(&description) {
+            board.fwcfg.add(name, content);
+        }
         let mut cpu = VcpuState::real_mode(0);
         cpu.rip = 0xfff0;
         cpu.cs.selector = 0xf000;

@@ -7,6 +7,7 @@ use crate::support::{Pc, disk};
 use trunnion_cli::setup::{self, Permission, Tool};
 use trunnion_devices::board::Event;
 use trunnion_devices::ide::Kind;
+use trunnion_devices::width::Width;
 
 /// Instructions in which firmware has to come to the end of its work.
 const LIMIT: u64 = 60_000_000;
@@ -45,7 +46,7 @@ fn boot_sector(read: bool) -> [u8; 512] {
         0xb4, 0x0e, 0xcd, 0x10, // mov ah, 0xe; int 0x10
         0xb9, 0xff, 0xff,       // mov cx, 0xffff
         0xe2, 0xfe,             // loop to itself
-        0xba, 0x04, 0xb0,       // mov dx, 0xb004: the PM1 control register
+        0xba, 0x04, 0x06,       // mov dx, 0x604: the PM1 control register
         0xb8, 0x01, 0x20,       // mov ax, 0x2001: S5
         0xef, 0xf4,             // out dx, ax; hlt
     ];
@@ -89,6 +90,56 @@ fn seabios_boots_a_disk() {
     {
         assert!(pc.shows(line), "{line}");
     }
+}
+
+/// The bytes of the guest's RAM from an address on.
+fn at(pc: &Pc, address: u32, length: usize) -> Vec<u8> {
+    pc.bus.ram.bytes(address.into(), length)
+}
+
+fn word(bytes: &[u8], place: usize) -> u32 {
+    u32::from_le_bytes(bytes[place..place + 4].try_into().expect("four bytes"))
+}
+
+/// A table of the guest's RAM that sums to zero.
+fn table(pc: &Pc, address: u32) -> Vec<u8> {
+    let bytes = at(pc, address, word(&at(pc, address, 8), 4) as usize);
+    assert_eq!(bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte)), 0, "{:?}", &bytes[..4]);
+    bytes
+}
+
+/// SeaBIOS puts the tables where operating systems look for them, reads them itself, and adds what it is.
+#[test]
+fn seabios_hands_the_tables_on() {
+    let mut pc = pc();
+    let mut image = vec![0u8; 1 << 20];
+    image[..512].copy_from_slice(&boot_sector(true));
+    image[512..520].copy_from_slice(b"SECTOR2!");
+    pc.attach(0, 0, Kind::Disk, image);
+    assert_eq!(pc.run_until("SECTOR2!", LIMIT), Ok(()), "{}", pc.screen());
+    let segment = at(&pc, 0xf_0000, 0x1_0000);
+    let find = |what: &[u8]| {
+        segment.chunks(16).position(|line| line.starts_with(what)).map(|line| &segment[line * 16..])
+    };
+    let root = find(b"RSD PTR ").expect("a root pointer");
+    let list = table(&pc, word(root, 16));
+    let tables: Vec<_> = list[36..].chunks(4).map(|address| table(&pc, word(address, 0))).collect();
+    let names: Vec<_> =
+        tables.iter().map(|table| String::from_utf8_lossy(&table[..4]).into_owned()).collect();
+    assert_eq!(names, ["FACP", "APIC", "HPET"]);
+    assert_eq!(table(&pc, word(&tables[0], 40))[..4], *b"DSDT");
+    // The ports of power management are where the tables say, and the timer there runs.
+    let ports = word(&tables[0], 76) as u16;
+    let now = pc.bus.now;
+    let ticks = pc.bus.board.port_read(ports, Width::Double, now);
+    assert!(ticks != 0 && ticks >> 24 == 0, "{ticks:#x}");
+    let anchor = find(b"_SM_").expect("an entry point");
+    let structures = at(&pc, word(anchor, 0x18), usize::from(anchor[0x16]) | usize::from(anchor[0x17]) << 8);
+    let text = String::from_utf8_lossy(&structures);
+    for part in ["SeaBIOS", "HVM domU", "5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a5a"] {
+        assert!(text.contains(part), "{part}: {text:?}");
+    }
+    assert!(!pc.shows("internal error"), "{}", String::from_utf8_lossy(&pc.log));
 }
 
 #[test]

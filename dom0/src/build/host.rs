@@ -108,6 +108,8 @@ pub struct ModelParts<'a> {
     pub nics: &'a [Nic],
     /// vCPUs there can be.
     pub vcpus: u32,
+    /// Its number.
+    pub uuid: [u8; 16],
     /// The firmware of its screen.
     pub screen: Vec<u8>,
 }

@@ -77,7 +77,13 @@ pub(super) async fn all<H: Host>(domain: &mut Domain, files: &Files<'_>, host: &
     }
     if let Some(pc) = &domain.plan.pc {
         let screen = whole(host, files.screen).await.at(Step::Model)?;
-        let parts = ModelParts { pc, nics: &domain.plan.nics, vcpus: domain.plan.max_vcpus, screen };
+        let parts = ModelParts {
+            pc,
+            nics: &domain.plan.nics,
+            vcpus: domain.plan.max_vcpus,
+            uuid: domain.plan.uuid,
+            screen,
+        };
         // Even a failed start may have given the hypervisor pages.
         domain.model = true;
         host.attach_model(id, parts, files.floppy).await.at(Step::Model)?;

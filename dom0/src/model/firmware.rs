@@ -1,9 +1,10 @@
-//! What the firmware is told: the order of booting, and the memory map.
+//! What the firmware is told: the order of booting, the memory map, and the tables that it hands on.
 
 use alloc::vec::Vec;
 
 use trunnion_devices::board::Board;
 use trunnion_devices::memory::GuestMemory;
+use trunnion_devices::tables::{self, Description};
 
 use crate::plan::{Pc, SPECIAL};
 
@@ -13,15 +14,28 @@ mod kind {
     pub(super) const RESERVED: u32 = 2;
 }
 
-/// Sets a board's firmware interface up.
-pub fn furnish<M: GuestMemory>(board: &mut Board<M>, pc: &Pc) {
+/// Sets the firmware interface up of a board of so many processors with this number.
+pub fn furnish<M: GuestMemory>(board: &mut Board<M>, pc: &Pc, cpus: u32, uuid: [u8; 16]) {
     let [first, second, third] = boot_order(&pc.boot);
     // Where SeaBIOS looks for the order on emulated machines: the first two in one byte, the third in another.
     board.rtc.set_byte(0x3d, first | second << 4);
     board.rtc.set_byte(0x38, third << 4);
     board.fwcfg.add("etc/e820", map(pc));
-    // The timer is input 2 of the I/O APIC.
+    // The timer is input 2 of the I/O APIC, for the tables of the MultiProcessor specification, which SeaBIOS makes itself.
     board.fwcfg.add("etc/irq0-override", [1].into());
+    let [_, low, _, high] = pc.memory();
+    let description = Description {
+        cpus: cpus as u8,
+        low: low.end,
+        high: high.end - high.start,
+        hpet: pc.hpet,
+        vga: board.vga.is_some(),
+        floppy: pc.floppy.is_some(),
+        uuid,
+    };
+    for (name, content) in tables::files(&description) {
+        board.fwcfg.add(name, content);
+    }
 }
 
 /// The first three devices to boot from, as numbers of SeaBIOS's settings; 0 is none.

@@ -9,7 +9,6 @@ use trunnion_guest::hypercall;
 use trunnion_protocol::address::{Gfn, Gpa, Gva, PAGE_SIZE};
 use trunnion_protocol::control::{
     CreateDomain, DomainRef, NAME_BYTES, Operation, Scheduling, SeedGrant, VcpuState, VcpuStateCall,
-    create_flags,
 };
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::hypercall::Hypercall;
@@ -39,7 +38,7 @@ impl Host for Dom0 {
         }
         let mut call = CreateDomain {
             domain: 0,
-            flags: if plan.pc.is_some() { create_flags::OWN_APIC_IDS } else { 0 },
+            flags: 0,
             vcpus: plan.max_vcpus,
             max_pages: plan.max_pages,
             uuid: plan.uuid,

@@ -131,16 +131,7 @@ mod tests {
             0x8000_0000 => CpuidResult { eax: 0x8000_0008, ..CpuidResult::default() },
             _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
         };
-        Cpuid::new(
-            host,
-            Shape {
-                id: DomainId(1),
-                vcpus: 1,
-                apic_ids: super::super::ApicIds::Doubled,
-                tsc_khz: 1,
-                tsc_is_stable: false,
-            },
-        )
+        Cpuid::new(host, Shape { id: DomainId(1), vcpus: 1, tsc_khz: 1, tsc_is_stable: false })
     }
 
     #[test]

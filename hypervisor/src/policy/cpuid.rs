@@ -13,7 +13,7 @@ use super::features::{
     EXTENDED_1_ECX, EXTENDED_1_EDX, EXTENDED_8_EBX, LEAF_1_ECX, LEAF_1_EDX, LEAF_7_EBX, LEAF_7_ECX,
     LEAF_7_EDX, LEAF_D_EAX, REPEATED, mask,
 };
-use super::{ApicIds, VERSION};
+use super::{VERSION, apic_id};
 use crate::prelude::*;
 
 /// Leaf 1 ECX: XSAVE.
@@ -48,8 +48,6 @@ pub struct Shape {
     pub id: DomainId,
     /// vCPUs, at least 1.
     pub vcpus: u32,
-    /// The numbers of their local APICs.
-    pub apic_ids: ApicIds,
     /// TSC ticks in a millisecond.
     pub tsc_khz: u64,
     /// Whether the TSC is invariant and agrees between CPUs.
@@ -59,7 +57,7 @@ pub struct Shape {
 impl Shape {
     /// Bits of the numbers of the local APICs.
     const fn apic_bits(self) -> u32 {
-        self.apic_ids.shift() + self.vcpus.next_power_of_two().ilog2()
+        1 + self.vcpus.next_power_of_two().ilog2()
     }
 }
 
@@ -115,7 +113,7 @@ impl Cpuid {
             }
         }
         if basic >= 0xb {
-            leaves[TOPOLOGY] = CpuidResult { eax: shape.apic_ids.shift(), ebx: 1, ecx: 0x100, edx: 0 };
+            leaves[TOPOLOGY] = CpuidResult { eax: 1, ebx: 1, ecx: 0x100, edx: 0 };
             let bits = shape.apic_bits();
             leaves[TOPOLOGY + 1] = CpuidResult { eax: bits, ebx: shape.vcpus, ecx: 0x201, edx: 0 };
         }
@@ -136,7 +134,7 @@ impl Cpuid {
         match leaf {
             1 => {
                 let mut result = self.at(BASIC + 1);
-                result.ebx |= self.shape.apic_ids.of(now.vcpu) << 24;
+                result.ebx |= apic_id(now.vcpu) << 24;
                 if now.cr4 & CR4_OSXSAVE != 0 {
                     result.ecx |= (result.ecx & XSAVE) << 1;
                 }
@@ -145,7 +143,7 @@ impl Cpuid {
             4 if subleaf < 4 => self.at(CACHES + subleaf as usize),
             7 if subleaf != 0 => NOTHING,
             0xb => {
-                let edx = if self.at(TOPOLOGY).ebx == 0 { 0 } else { self.shape.apic_ids.of(now.vcpu) };
+                let edx = if self.at(TOPOLOGY).ebx == 0 { 0 } else { apic_id(now.vcpu) };
                 match subleaf {
                     0 | 1 => CpuidResult { edx, ..self.at(TOPOLOGY + subleaf as usize) },
                     _ => CpuidResult { ecx: subleaf & 0xff, edx, ..NOTHING },
@@ -233,7 +231,7 @@ fn basic_leaf(own: CpuidResult, leaf: u32, last: u32, shape: Shape) -> CpuidResu
         0 => CpuidResult { eax: last, ..own },
         1 => CpuidResult {
             eax: own.eax,
-            ebx: own.ebx & 0xff00 | shape.apic_ids.of(shape.vcpus).min(255) << 16,
+            ebx: own.ebx & 0xff00 | apic_id(shape.vcpus).min(255) << 16,
             ecx: own.ecx & mask(LEAF_1_ECX) | leaves::HYPERVISOR,
             edx: own.edx & mask(LEAF_1_EDX) | if shape.vcpus > 1 { HTT } else { 0 },
         },
@@ -271,8 +269,7 @@ fn extended_leaf(own: CpuidResult, leaf: u32, last: u32, shape: Shape, amd: bool
         8 => {
             // 48 bits at most: four levels of second-level tables translate no more.
             let eax = (own.eax & 0xff).min(48) | 48 << 8;
-            let ecx =
-                if amd { shape.apic_bits() << 12 | (shape.apic_ids.of(shape.vcpus) - 1).min(255) } else { 0 };
+            let ecx = if amd { shape.apic_bits() << 12 | (apic_id(shape.vcpus) - 1).min(255) } else { 0 };
             CpuidResult { eax, ebx: own.ebx & mask(EXTENDED_8_EBX), ecx, edx: 0 }
         }
         _ => NOTHING,
@@ -285,7 +282,7 @@ fn cache(own: CpuidResult, shape: Shape) -> CpuidResult {
         return NOTHING;
     }
     let package = (1 << shape.apic_bits().min(6)) - 1;
-    let sharing = if own.eax >> 5 & 7 <= 2 { shape.apic_ids.of(1) - 1 } else { package };
+    let sharing = if own.eax >> 5 & 7 <= 2 { 1 } else { package };
     CpuidResult { eax: own.eax & 0x3ff | sharing << 14 | package << 26, ..own }
 }
 

@@ -12,28 +12,9 @@ pub mod msr;
 /// The version of the ABI, as CPUID and `XENVER_version` report it: 4.17.
 pub const VERSION: u32 = 0x0004_0011;
 
-/// How the numbers of a domain's local APICs follow from its vCPUs'. The ACPI tables say the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ApicIds {
-    /// Twice the vCPU's, as Xen has them.
-    Doubled,
-    /// The vCPU's own: tables of SeaBIOS take an APIC's number for the processor's, which Linux takes for the vCPU's.
-    Own,
-}
-
-impl ApicIds {
-    /// Bits by which a vCPU's number is shifted.
-    const fn shift(self) -> u32 {
-        match self {
-            Self::Doubled => 1,
-            Self::Own => 0,
-        }
-    }
-
-    /// The number of a vCPU's.
-    pub const fn of(self, vcpu: u32) -> u32 {
-        vcpu << self.shift()
-    }
+/// The number of a vCPU's local APIC: twice its own, as Xen has them. The ACPI tables say the same.
+pub const fn apic_id(vcpu: u32) -> u32 {
+    vcpu << 1
 }
 
 #[cfg(test)]

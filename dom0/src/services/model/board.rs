@@ -93,6 +93,6 @@ pub(super) fn board(
     if let Some(floppy) = sources.floppy.take() {
         board.insert_floppy(0, Some(floppy));
     }
-    firmware::furnish(&mut board, pc);
+    firmware::furnish(&mut board, pc, parts.vcpus, parts.uuid);
     (board, joined)
 }
