@@ -137,7 +137,7 @@ impl Pm {
                 4 => {
                     self.control = self.control & keep | bits & !SLEEP;
                     if bits & SLEEP != 0 {
-                        // SLP_TYP as the tables of this platform name them (\_S5, \_S3).
+                        // SLP_TYP: 0 is \_S5 in the board's tables, which have no \_S3; SeaBIOS's own have it as 1.
                         self.request = match self.control >> 10 & 7 {
                             0 => Some(Request::Off),
                             1 => Some(Request::Suspend),
