@@ -1,5 +1,7 @@
 //! The command line's grammar.
 
+use std::io::Write as _;
+
 use crate::failure::{Failure, Result, Status};
 use crate::verbs::{bench, console, image, xenstore, xl};
 use crate::{instance, run};
@@ -55,24 +57,27 @@ struct RunArguments {
 /// Reads the process's arguments; what clap has to say (help, usage errors) is printed and becomes a status.
 pub(crate) fn read() -> Result<Arguments, Status> {
     Arguments::try_parse().map_err(|error| {
-        let status = if error.use_stderr() { Status::Usage } else { Status::Done };
-        let _ = error.print();
-        if status == Status::Usage {
-            crate::say::failure(&Failure::usage(last_line(&error)));
+        if !error.use_stderr() {
+            let _ = error.print();
+            return Status::Done;
         }
-        status
+        let (what, rest) = parts(&error);
+        let _ = writeln!(std::io::stderr(), "{}", rest.trim_matches('\n'));
+        crate::say::failure(&Failure::usage(what));
+        Status::Usage
     })
 }
 
-/// The contract's last line is the message; clap ends with a hint, or with the whole help.
-fn last_line(error: &clap::Error) -> String {
-    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a verb is missing; those that there are stand above".into();
-    }
+/// What is wrong, and what clap has to say beside it. The contract's last line is the message, where clap puts it first.
+fn parts(error: &clap::Error) -> (String, String) {
     let text = error.to_string();
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return ("a verb is missing; those that there are stand above".into(), text);
+    }
     // What is missing is listed below the first line, one a line.
-    let lines: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
-    lines.join(" ").trim_start_matches("error: ").to_string()
+    let (what, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let lines: Vec<&str> = what.lines().map(str::trim).collect();
+    (lines.join(" ").trim_start_matches("error: ").to_string(), rest.into())
 }
 
 /// Does what was asked.

@@ -86,6 +86,8 @@ pub struct State {
     mask: u32,
     sending: Sending,
     moderation: Moderation,
+    /// The offset that the indirect window's first port names.
+    indirect: u32,
 }
 
 /// The card.
@@ -96,8 +98,6 @@ pub struct E1000 {
     address: [u8; 6],
     outlet: Option<Outlet>,
     inbox: Rc<Inbox>,
-    /// The offset that the indirect window's first port names.
-    indirect: u32,
 }
 
 impl E1000 {
@@ -125,11 +125,11 @@ impl E1000 {
                 mask: 0,
                 sending: Sending::default(),
                 moderation: Moderation::default(),
+                indirect: 0,
             },
             address,
             outlet,
             inbox: Rc::default(),
-            indirect: 0,
         };
         card.reset();
         card
@@ -298,8 +298,8 @@ impl E1000 {
     /// Reads BAR 1: the offset, or the register that it names.
     pub fn read_port(&mut self, offset: u16) -> u32 {
         match offset {
-            0 => self.indirect,
-            4 => self.read(self.indirect),
+            0 => self.state.indirect,
+            4 => self.read(self.state.indirect),
             _ => 0,
         }
     }
@@ -307,8 +307,8 @@ impl E1000 {
     /// Writes BAR 1.
     pub fn write_port<M: GuestMemory>(&mut self, memory: &M, offset: u16, value: u32) {
         match offset {
-            0 => self.indirect = value & (WINDOW - 1),
-            4 => self.write(memory, self.indirect, value),
+            0 => self.state.indirect = value & (WINDOW - 1),
+            4 => self.write(memory, self.state.indirect, value),
             _ => {}
         }
     }

@@ -56,6 +56,7 @@ pub struct Floppy<M: GuestMemory> {
     state: State,
     drives: [Option<Storage<M::Page>>; 2],
     flight: Option<(usize, Ticket)>,
+    /// Nobody waits for the request any more. A command that begins meanwhile waits for its end.
     orphan: bool,
 }
 
@@ -101,8 +102,12 @@ impl<M: GuestMemory> Floppy<M> {
             *place = storage;
             *changed = true;
             if self.flight.is_some_and(|(with, _)| with == drive) {
+                // Its request went away with the disk.
                 self.flight = None;
-                self.fail(0x40, 0x04, 0);
+                self.orphan = false;
+                if self.state.phase == Phase::Transfer {
+                    self.fail(0x40, 0x04, 0);
+                }
             }
         }
     }
@@ -344,6 +349,10 @@ impl<M: GuestMemory> Floppy<M> {
         let number = (u64::from(cylinder) * u64::from(HEADS) + u64::from(head)) * u64::from(SECTORS)
             + u64::from(sector)
             - 1;
+        if self.flight.is_some() {
+            self.state.phase = Phase::Transfer;
+            return;
+        }
         let Some(page) = memory.own() else { return self.fail(0x40, 0x20, 0) };
         if write {
             let mut bytes = [0; BYTES];
@@ -373,7 +382,12 @@ impl<M: GuestMemory> Floppy<M> {
                 continue;
             }
             self.flight = None;
-            if core::mem::take(&mut self.orphan) || self.state.phase != Phase::Transfer {
+            let orphan = core::mem::take(&mut self.orphan);
+            if self.state.phase != Phase::Transfer {
+                continue;
+            }
+            if orphan {
+                self.sector(memory, dma);
                 continue;
             }
             if done.result.is_err() {

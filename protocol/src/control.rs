@@ -85,7 +85,7 @@ closed! {
         ModelSignal = 22,
         /// [`VcpuInfo`]: what one vCPU does; `ENOENT` when the domain has no such vCPU.
         VcpuInfo = 23,
-        /// [`DebugKey`]: writes part of the hypervisor's state to its log; `EINVAL` for an unknown key.
+        /// [`DebugKey`]: writes part of what the hypervisor knows of a domain to its log; `EINVAL` for an unknown key.
         DebugKey = 24,
     }
 }
@@ -352,8 +352,10 @@ pub mod activity {
 pub struct DebugKey {
     /// The key, in ASCII; `h` writes what there is.
     pub key: u32,
+    /// The domain of which is written; what is the machine's own is written with dom0.
+    pub domain: u16,
     /// Zero.
-    pub pad: u32,
+    pub pad: u16,
 }
 
 /// Input of [`Operation::Charge`].

@@ -97,9 +97,20 @@ impl<M: GuestMemory> Channel<M> {
             if busy {
                 // Its request went away with the disc.
                 self.flight = Flight::None;
-                drive.fail(error::ABORTED);
+                if !self.release() {
+                    self.complete_error(device, BlockError::Gone);
+                }
             }
         }
+    }
+
+    /// A request is over: true when nobody waits for it any more. Drives that were busy for its sake are as after a reset.
+    fn release(&mut self) -> bool {
+        let orphan = core::mem::take(&mut self.orphan);
+        for drive in self.drives.iter_mut().flatten().filter(|drive| orphan && drive.status == status::BUSY) {
+            drive.signature();
+        }
+        orphan
     }
 
     pub(super) fn reset(&mut self) {
@@ -287,12 +298,7 @@ impl<M: GuestMemory> Channel<M> {
                 continue;
             }
             self.flight = Flight::None;
-            if core::mem::take(&mut self.orphan) {
-                for drive in self.drives.iter_mut().flatten() {
-                    if drive.status == status::BUSY {
-                        drive.signature();
-                    }
-                }
+            if self.release() {
                 continue;
             }
             let Some(Some(drive)) = self.drives.get(device) else { continue };

@@ -1,18 +1,25 @@
 //! A board with cards and media, and windows at known places.
 
+use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
+use trunnion_backends::device::{
+    BlockDevice, BlockError, BlockRequest, BlockShape, Completion, Full, Ticket,
+};
 use trunnion_backends::frame::{Checksum, Frame, NetPort};
 use trunnion_backends::net::offload;
+use trunnion_backends::ram::RamDisk;
 use trunnion_devices::board::{Board, Nic, Parts};
 use trunnion_devices::e1000::E1000;
-use trunnion_devices::ide::Kind;
+use trunnion_devices::ide::{Kind, Storage};
+use trunnion_devices::memory::GuestMemory;
 use trunnion_devices::ne2000::Ne2000;
 use trunnion_devices::time::Time;
 use trunnion_devices::width::Width;
+use trunnion_protocol::address::{Gpa, PAGE_SIZE};
 
-use super::{Line, Ram, disk};
+use super::{Line, Page, Ram};
 
 /// A wire that leads back to its card.
 pub struct Echo(pub std::cell::RefCell<Vec<Vec<u8>>>);
@@ -43,39 +50,124 @@ fn on_a_wire(frame: &Frame<'_>, wire: &mut Vec<Vec<u8>>) -> bool {
     true
 }
 
+/// A disk that answers when it is let, and with errors when it is told to.
+pub struct Medium {
+    disk: RamDisk<Vec<u8>, Page>,
+    pub held: Cell<bool>,
+    pub failing: Cell<bool>,
+}
+
+impl Medium {
+    fn new(bytes: Vec<u8>, read_only: bool) -> Rc<Self> {
+        Rc::new(Self {
+            disk: RamDisk::new(bytes, read_only),
+            held: Cell::new(false),
+            failing: Cell::new(false),
+        })
+    }
+}
+
+impl BlockDevice<Page> for Medium {
+    fn shape(&self) -> BlockShape {
+        self.disk.shape()
+    }
+    fn submit(&self, request: BlockRequest<Page>) -> Result<Ticket, Full<BlockRequest<Page>>> {
+        self.disk.submit(request)
+    }
+    fn poll_completed(&self, context: &mut Context<'_>) -> Poll<Completion<Page>> {
+        if self.held.get() {
+            return Poll::Pending;
+        }
+        let failing = self.failing.get();
+        self.disk.poll_completed(context).map(|done| {
+            let result = if failing { Err(BlockError::Device) } else { done.result };
+            Completion { result, ..done }
+        })
+    }
+}
+
 pub struct World {
     pub board: Board<Ram>,
     pub ram: Ram,
     pub wire: Rc<Echo>,
     pub now: Time,
+    /// The far end of the first serial port.
+    pub line: Line,
+    /// The disk, the disc and the floppy disk, as far as they are there.
+    pub media: [Option<Rc<Medium>>; 3],
+    made: Made,
 }
 
 pub const RAM: u64 = 4 << 20;
 
+/// What a world is made of.
+#[derive(Clone, Copy)]
+pub struct Made {
+    pub ram: u64,
+    pub vga: bool,
+    /// Bytes of the disk, the disc and the floppy disk.
+    pub media: Option<[usize; 3]>,
+}
+
 pub fn world(media: bool) -> World {
-    let ram = Ram::new(RAM as usize);
-    let wire = Rc::new(Echo(Default::default()));
-    let outlet: Rc<dyn NetPort> = wire.clone();
-    let mut board = Board::new(Parts {
-        memory: ram.clone(),
-        ram: RAM,
-        cpus: 2,
-        epoch: 1_795_288_805,
-        vga_rom: Some(vec![0x55; 4096]),
-        hpet: true,
-        platform: true,
-        serial: [Some(Box::new(Line::default())), None],
-        nics: vec![
-            Nic::E1000(E1000::new([0x52, 0x54, 0, 0, 0, 1], Some(Rc::clone(&outlet)))),
-            Nic::Ne2000(Ne2000::new([0x52, 0x54, 0, 0, 0, 2], Some(outlet))),
-        ],
-    });
-    if media {
-        board.ide.attach(0, 0, Kind::Disk, Some(disk(vec![7; 1 << 20], false)), "W");
-        board.ide.attach(1, 0, Kind::Cd, Some(disk(vec![9; 1 << 20], true)), "W");
-        board.insert_floppy(0, Some(disk(vec![5; 1_474_560], false)));
+    let media = media.then_some([1 << 20, 1 << 20, 1_474_560]);
+    World::new(Made { ram: RAM, vga: true, media })
+}
+
+impl World {
+    pub fn new(made: Made) -> Self {
+        let bytes = made.media.map_or([None, None, None], |[disk, disc, floppy]| {
+            [Some(vec![7; disk]), Some(vec![9; disc]), Some(vec![5; floppy])]
+        });
+        Self::with(made, bytes)
     }
-    World { board, ram, wire, now: Time(0) }
+
+    fn with(made: Made, media: [Option<Vec<u8>>; 3]) -> Self {
+        let ram = Ram::new(made.ram as usize);
+        let wire = Rc::new(Echo(Default::default()));
+        let outlet: Rc<dyn NetPort> = wire.clone();
+        let line = Line::default();
+        let mut board = Board::new(Parts {
+            memory: ram.clone(),
+            ram: made.ram,
+            cpus: 2,
+            epoch: 1_795_288_805,
+            vga_rom: made.vga.then(|| vec![0x55; 4096]),
+            hpet: true,
+            platform: true,
+            serial: [Some(Box::new(line.clone())), None],
+            nics: vec![
+                Nic::E1000(E1000::new([0x52, 0x54, 0, 0, 0, 1], Some(Rc::clone(&outlet)))),
+                Nic::Ne2000(Ne2000::new([0x52, 0x54, 0, 0, 0, 2], Some(outlet))),
+            ],
+        });
+        let [disk, disc, floppy] = media;
+        let media = [(disk, false), (disc, true), (floppy, false)]
+            .map(|(bytes, read_only)| Some(Medium::new(bytes?, read_only)));
+        let [disk, disc, floppy] =
+            media.clone().map(|medium| medium.map(|medium| Box::new(medium) as Storage<Page>));
+        if made.media.is_some() {
+            board.ide.attach(0, 0, Kind::Disk, disk, "W");
+            board.ide.attach(1, 0, Kind::Cd, disc, "W");
+            board.insert_floppy(0, floppy);
+        }
+        Self { board, ram, wire, now: Time(0), line, media, made }
+    }
+
+    /// A board just made, of the same parts, with the same content of memory and media.
+    pub fn twin(&self) -> Self {
+        let media =
+            [0, 1, 2].map(|n| self.media[n].as_ref().map(|medium| medium.disk.with_bytes(<[u8]>::to_vec)));
+        let mut twin = Self::with(self.made, media);
+        twin.now = self.now;
+        for at in (0..self.made.ram).step_by(PAGE_SIZE) {
+            twin.ram.write(Gpa(at), &self.ram.bytes(at, PAGE_SIZE)).expect("RAM");
+        }
+        // What a guest had unplugged is not plugged in again.
+        twin.board.nics.truncate(self.board.nics.len());
+        twin.line.0.borrow_mut().1.clone_from(&self.line.0.borrow().1);
+        twin
+    }
 }
 
 impl World {

@@ -275,3 +275,59 @@ fn rings_that_lead_nowhere_stop_the_card() {
         world.poll();
     }
 }
+
+#[test]
+fn the_firmware_interface_takes_no_descriptor_outside_ram() {
+    let mut world = placed();
+    let ask = |world: &mut World, at: u64| {
+        world.out(0x514, Width::Double, ((at >> 32) as u32).swap_bytes());
+        world.out(0x518, Width::Double, (at as u32).swap_bytes());
+    };
+    let descriptor = |control: u32, length: u32, to: u64| {
+        let words = [control.to_be_bytes(), length.to_be_bytes()];
+        [words.as_flattened(), &to.to_be_bytes()].concat()
+    };
+    // Select the signature and read it.
+    let read = 10;
+    for (to, length, ok) in [
+        (0x5000, 4, true),
+        (RAM, 4, false),
+        (0xf100_0000, 4, false),
+        (u64::MAX - 1, 4, false),
+        (RAM - 2, 4, false),
+        (0x5000, u32::MAX, false),
+    ] {
+        world.put(0x3000, &descriptor(read, length, to));
+        ask(&mut world, 0x3000);
+        assert_eq!(world.ram.bytes(0x3000, 4), [0, 0, 0, u8::from(!ok)], "{to:#x} {length:#x}");
+    }
+    assert_eq!(world.ram.bytes(0x5000, 4), *b"QEMU");
+    // At itself: the answer comes last.
+    world.put(0x3000, &descriptor(read, 16, 0x3000));
+    ask(&mut world, 0x3000);
+    assert_eq!(world.ram.bytes(0x3000, 5), [0; 5]);
+    // A descriptor that is not there.
+    for at in [RAM, 0xf100_0000, u64::MAX, RAM - 8] {
+        ask(&mut world, at);
+    }
+}
+
+#[test]
+fn a_floppys_channel_that_leads_nowhere_ends() {
+    // The first megabyte beyond RAM, and the end of RAM; once more from its begin (mode 0x56) for ever.
+    for (page, mode) in [(0x40, 0x46), (0xff, 0x46), (0x3f, 0x46), (0x40, 0x56), (0x40, 0x4a)] {
+        let mut world = placed();
+        for (port, value) in
+            [(0x0c, 0), (0x0b, mode), (4, 0), (4, 0xfe), (0x81, page), (5, 0xff), (5, 3), (0x0a, 2)]
+        {
+            world.out(port, Width::Byte, value);
+        }
+        let command = if mode == 0x4a { 0x45 } else { 0x46 };
+        for value in [command, 0, 0, 0, 1, 2, 18, 0x1b, 0xff] {
+            world.out(0x3f5, Width::Byte, value);
+        }
+        world.poll();
+        assert_eq!(world.read(0x3f4, Width::Byte), 0xd0, "{page:#x} {mode:#x}: a result");
+        assert_eq!(world.read(0x3f5, Width::Byte), 0, "{page:#x} {mode:#x}");
+    }
+}

@@ -12,12 +12,26 @@ struct Flat {
     ports: Vec<(u16, u32)>,
     /// Accesses that have to wait once.
     later: u32,
+    /// Each access of a port waits once; whether the present one has.
+    each: bool,
+    waited: bool,
     writes: u32,
 }
 
 impl Flat {
     fn new() -> Self {
-        Self { bytes: vec![0; 0x8000], ports: Vec::new(), later: 0, writes: 0 }
+        Self { bytes: vec![0; 0x8000], ports: Vec::new(), later: 0, each: false, waited: false, writes: 0 }
+    }
+}
+
+impl Flat {
+    fn wait(&mut self) -> Result<(), Pending> {
+        self.waited = self.each && !self.waited;
+        if self.waited || self.later > 0 {
+            self.later = self.later.saturating_sub(1);
+            return Err(Pending);
+        }
+        Ok(())
     }
 }
 
@@ -38,18 +52,12 @@ impl Machine for Flat {
         Ok(())
     }
     fn port_read(&mut self, port: u16, width: Width) -> Result<u32, Pending> {
-        if self.later > 0 {
-            self.later -= 1;
-            return Err(Pending);
-        }
+        self.wait()?;
         self.ports.push((port, 0));
         Ok(0x1234_5678 & width.mask())
     }
     fn port_write(&mut self, port: u16, _: Width, value: u32) -> Result<(), Pending> {
-        if self.later > 0 {
-            self.later -= 1;
-            return Err(Pending);
-        }
+        self.wait()?;
         self.ports.push((port, value));
         Ok(())
     }
@@ -269,6 +277,25 @@ fn a_device_that_answers_later_is_asked_once() {
     assert_eq!(machine.machine().ports.len(), 3);
     assert_eq!((cpu.rip, cpu.gpr[1], cpu.gpr[7]), (0x1002, 0, 0x200c));
     assert_eq!(machine.machine().bytes[0x2008..0x200c], 0x1234_5678u32.to_le_bytes());
+}
+
+#[test]
+fn a_repetition_that_waits_in_each_iteration_is_the_same_instruction() {
+    let mut cpu = cpu(32);
+    cpu.rflags |= 1 << 10;
+    cpu.gpr[Gpr::Rdx as usize] = 0x60;
+    cpu.gpr[Gpr::Rcx as usize] = 4;
+    cpu.gpr[Gpr::Rsi as usize] = 0x2003;
+    let mut machine = Recorded::new(Flat::new());
+    machine.machine().bytes[0x1000..0x1002].copy_from_slice(&[0xf3, 0x6e]); // rep outsb
+    // As code this would be something else.
+    machine.machine().bytes[0x2000..0x2004].copy_from_slice(&[0x90, 0x40, 0x41, 0xf4]);
+    machine.machine().each = true;
+    let outcomes: Vec<Outcome> = (0..5).map(|_| emulate::step(&mut cpu, &mut machine)).collect();
+    assert_eq!(outcomes[..4], [Outcome::Pending; 4]);
+    assert_eq!((outcomes[4], cpu.rip, cpu.gpr[Gpr::Rcx as usize]), (Outcome::Done, 0x1002, 0));
+    let written: Vec<u32> = machine.machine().ports.iter().map(|(_, value)| *value).collect();
+    assert_eq!(written, [0xf4, 0x41, 0x40, 0x90]);
 }
 
 #[test]

@@ -4,8 +4,12 @@
 mod descriptors;
 mod each;
 mod firmware;
+mod fuzz;
+#[path = "../fuzzing/mod.rs"]
+mod fuzzing;
 mod instructions;
 mod known;
+mod media;
 #[path = "../support/mod.rs"]
 mod support;
 mod walk;

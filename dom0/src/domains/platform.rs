@@ -38,8 +38,8 @@ pub trait Platform: Host {
     fn crash_report(&self, domain: DomainId) -> String;
     /// What a vCPU does (`VcpuInfo`).
     fn vcpu(&self, domain: DomainId, vcpu: VcpuId) -> Result<VcpuInfo, Errno>;
-    /// Has the hypervisor write to its log (`DebugKey`).
-    fn debug_key(&self, key: char) -> Result<(), Errno>;
+    /// Has the hypervisor write to its log, of one domain (`DebugKey`).
+    fn debug_key(&self, key: char, domain: DomainId) -> Result<(), Errno>;
     /// Facts of the machine (`HostInfo`).
     fn host_info(&self) -> Result<HostInfo, Errno>;
     /// What is in use, recomputed from the tables (`Audit`).

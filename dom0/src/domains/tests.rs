@@ -60,7 +60,7 @@ impl Platform for FakeHost {
         Ok(control::VcpuInfo { activity, cpu_ns, weight, cap, ..control::VcpuInfo::default() })
     }
 
-    fn debug_key(&self, key: char) -> Result<(), Errno> {
+    fn debug_key(&self, key: char, _: DomainId) -> Result<(), Errno> {
         if key == 'h' { Ok(()) } else { Err(Errno::Inval) }
     }
 

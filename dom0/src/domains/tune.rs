@@ -194,8 +194,10 @@ impl<P: Platform> Toolstack<P> {
 
     /// Has the hypervisor write to its log.
     pub(super) fn debug_keys(&self, keys: &str) -> Result<Reply, Failure> {
-        for key in keys.chars() {
-            self.platform.debug_key(key).map_err(|errno| match errno {
+        let domains = self.domains()?;
+        // A domain at a time, so that the hypervisor never works long for one call.
+        for (key, info) in keys.chars().flat_map(|key| domains.iter().map(move |info| (key, info))) {
+            self.platform.debug_key(key, DomainId(info.domain)).map_err(|errno| match errno {
                 Errno::Inval => Failure::new(
                     Code::Configuration,
                     format!("there is no debug key `{key}`; `h` writes those that there are to the log, which `dmesg` shows"),

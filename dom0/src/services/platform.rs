@@ -153,8 +153,9 @@ impl Platform for Dom0 {
         Ok(info)
     }
 
-    fn debug_key(&self, key: char) -> Result<(), Errno> {
-        hypercall::control(Operation::DebugKey, &mut DebugKey { key: key.into(), pad: 0 }).map(drop)
+    fn debug_key(&self, key: char, domain: DomainId) -> Result<(), Errno> {
+        let mut call = DebugKey { key: key.into(), domain: domain.0, pad: 0 };
+        hypercall::control(Operation::DebugKey, &mut call).map(drop)
     }
 
     fn crash_report(&self, domain: DomainId) -> String {

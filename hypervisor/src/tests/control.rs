@@ -217,12 +217,16 @@ fn vcpus_are_looked_at_and_keys_write_to_the_log() {
     let nobody = VcpuInfo { domain: 99, ..VcpuInfo::default() };
     assert_eq!(world.control(Operation::VcpuInfo, &nobody), Err(Errno::Srch));
 
-    let press = |key| world.control(Operation::DebugKey, &DebugKey { key, pad: 0 });
+    let press = |key, domain: DomainId| {
+        world.control(Operation::DebugKey, &DebugKey { key, domain: domain.0, pad: 0 })
+    };
     for key in b"hqegm" {
-        press(u32::from(*key)).unwrap();
+        press(u32::from(*key), DomainId::DOM0).unwrap();
+        press(u32::from(*key), a.id).unwrap();
     }
+    assert_eq!(press(u32::from(b'q'), DomainId(99)), Err(Errno::Srch));
     for wrong in [0, u32::from(b'x'), 0x100 + u32::from(b'h')] {
-        assert_eq!(press(wrong), Err(Errno::Inval));
+        assert_eq!(press(wrong, a.id), Err(Errno::Inval));
     }
     let mut bytes = vec![0; 1 << 16];
     let (_, count) = world.host.journal.read(0, &mut bytes);

@@ -24,32 +24,22 @@ impl<M: Machine> Running<'_, M> {
     pub(super) fn debug_key(&mut self, call: &DebugKey) -> Result<(), Stop> {
         let host = self.host;
         let show: fn(&Host<M>, &Domain<M>) = match u8::try_from(call.key).unwrap_or_default() {
-            b'h' => {
-                for line in ["e: event channels", "g: grants", "h: this", "m: memory", "q: domains and vCPUs"]
-                {
-                    host.say(format_args!("key {line}"));
-                }
-                return Ok(());
-            }
+            b'h' => keys,
             b'e' => ports,
             b'g' => grants,
             b'm' => memory,
             b'q' => vcpus,
             _ => return Err(Errno::Inval.into()),
         };
-        let mut next = DomainId::DOM0;
-        while let Some(domain) = host.domain_from(next) {
-            show(host, &domain);
-            next = DomainId(domain.id.0.saturating_add(1));
-        }
-        if call.key == u32::from(b'm') {
-            host.say(format_args!(
-                "frames free={} all={}",
-                host.frames.free_frames(),
-                host.frames.end_frame().0
-            ));
-        }
+        show(host, &*self.find(call.domain)?);
         Ok(())
+    }
+}
+
+fn keys<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
+    let lines = ["e: event channels", "g: grants", "h: this", "m: memory", "q: domains and vCPUs"];
+    for line in lines.iter().filter(|_| domain.id == DomainId::DOM0) {
+        host.say(format_args!("key {line}"));
     }
 }
 
@@ -99,4 +89,8 @@ fn memory<M: Machine>(host: &Host<M>, domain: &Domain<M>) {
     let highest = domain.memory.lock().highest.0;
     let (id, pages) = (domain.id, host.frames.owned(domain.id));
     host.say(format_args!("domain={id} pages={pages} limit={} highest={highest:#x}", domain.max_pages));
+    if domain.id == DomainId::DOM0 {
+        let (free, all) = (host.frames.free_frames(), host.frames.end_frame().0);
+        host.say(format_args!("frames free={free} all={all}"));
+    }
 }

@@ -1,0 +1,3 @@
+//! The instruction emulator.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trunnion_fuzz::emulator(bytes));

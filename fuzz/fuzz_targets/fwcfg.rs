@@ -1,0 +1,3 @@
+//! Files for the firmware.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trunnion_fuzz::device("fwcfg", bytes));

@@ -1,0 +1,3 @@
+//! PCI configuration.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trunnion_fuzz::device("pci", bytes));

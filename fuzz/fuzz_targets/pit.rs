@@ -1,0 +1,3 @@
+//! The 8254.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trunnion_fuzz::device("pit", bytes));

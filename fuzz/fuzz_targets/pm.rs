@@ -1,0 +1,3 @@
+//! Power management.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trunnion_fuzz::device("pm", bytes));
