@@ -240,6 +240,12 @@ pub trait BlockDevice<P> {
 
     /// The next completed request. When there is none, the context's waker is woken at the next completion.
     fn poll_completed(&self, context: &mut Context<'_>) -> Poll<Completion<P>>;
+
+    /// The frame where the first sector begins, of a disk that is nothing but pages of this kernel's in a row: reads and writes
+    /// inside its shape may then go there without the device. The same at every call.
+    fn memory(&self) -> Option<Gfn> {
+        None
+    }
 }
 
 impl<P, D: BlockDevice<P> + ?Sized> BlockDevice<P> for alloc::boxed::Box<D> {
@@ -252,6 +258,9 @@ impl<P, D: BlockDevice<P> + ?Sized> BlockDevice<P> for alloc::boxed::Box<D> {
     fn poll_completed(&self, context: &mut Context<'_>) -> Poll<Completion<P>> {
         (**self).poll_completed(context)
     }
+    fn memory(&self) -> Option<Gfn> {
+        (**self).memory()
+    }
 }
 
 impl<P, D: BlockDevice<P> + ?Sized> BlockDevice<P> for alloc::rc::Rc<D> {
@@ -263,6 +272,9 @@ impl<P, D: BlockDevice<P> + ?Sized> BlockDevice<P> for alloc::rc::Rc<D> {
     }
     fn poll_completed(&self, context: &mut Context<'_>) -> Poll<Completion<P>> {
         (**self).poll_completed(context)
+    }
+    fn memory(&self) -> Option<Gfn> {
+        (**self).memory()
     }
 }
 

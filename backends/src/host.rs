@@ -98,6 +98,11 @@ pub trait Events {
     fn bind(&self, domain: DomainId, remote: Port) -> Result<Self::Port, Errno>;
 }
 
+/// What a block back end asks for.
+pub trait BlockHost: GrantMapper + GrantCopier + Events {}
+
+impl<T: GrantMapper + GrantCopier + Events> BlockHost for T {}
+
 /// What a network back end asks for.
 pub trait NetHost: GrantMapper + GrantCopier + Events + Clock {}
 

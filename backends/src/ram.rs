@@ -6,6 +6,8 @@ use alloc::collections::VecDeque;
 use core::cell::RefCell;
 use core::task::{Context, Poll, Waker};
 
+use trunnion_protocol::address::Gfn;
+
 use crate::device::{
     BlockDevice, BlockError, BlockOperation, BlockRequest, BlockShape, Completion, Full, GuestPage,
     SECTOR_SIZE, Ticket,
@@ -19,6 +21,7 @@ const MAX_SEGMENTS: usize = 256;
 /// A disk whose sectors are the bytes of `S`. An odd tail that fills no sector is out of reach.
 pub struct RamDisk<S, P> {
     shape: BlockShape,
+    first: Option<Gfn>,
     state: RefCell<State<S, P>>,
 }
 
@@ -29,10 +32,10 @@ struct State<S, P> {
     waker: Option<Waker>,
 }
 
-impl<S: AsRef<[u8]> + AsMut<[u8]>, P> RamDisk<S, P> {
+impl<S: AsMut<[u8]>, P> RamDisk<S, P> {
     /// A disk of these bytes.
-    pub fn new(bytes: S, read_only: bool) -> Self {
-        let sectors = bytes.as_ref().len() as u64 / SECTOR_SIZE;
+    pub fn new(mut bytes: S, read_only: bool) -> Self {
+        let sectors = bytes.as_mut().len() as u64 / SECTOR_SIZE;
         Self {
             shape: BlockShape {
                 sectors,
@@ -44,8 +47,15 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>, P> RamDisk<S, P> {
                 discard: None,
                 max_segments: MAX_SEGMENTS,
             },
+            first: None,
             state: RefCell::new(State { bytes, next: 0, completed: VecDeque::new(), waker: None }),
         }
+    }
+
+    /// Says that the bytes are the pages of this kernel's from `first` on, in a row, and that nobody keeps a reference to them.
+    #[must_use]
+    pub fn placed(self, first: Gfn) -> Self {
+        Self { first: Some(first), ..self }
     }
 
     /// Gives the bytes back.
@@ -54,7 +64,10 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>, P> RamDisk<S, P> {
     }
 
     /// Looks at the bytes.
-    pub fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+    pub fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R
+    where
+        S: AsRef<[u8]>,
+    {
         look(self.state.borrow().bytes.as_ref())
     }
 }
@@ -89,7 +102,7 @@ impl<S: AsMut<[u8]>, P: GuestPage> State<S, P> {
     }
 }
 
-impl<S: AsRef<[u8]> + AsMut<[u8]>, P: GuestPage> BlockDevice<P> for RamDisk<S, P> {
+impl<S: AsMut<[u8]>, P: GuestPage> BlockDevice<P> for RamDisk<S, P> {
     fn shape(&self) -> BlockShape {
         self.shape
     }
@@ -116,5 +129,9 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>, P: GuestPage> BlockDevice<P> for RamDisk<S, P
         }
         state.waker = Some(context.waker().clone());
         Poll::Pending
+    }
+
+    fn memory(&self) -> Option<Gfn> {
+        self.first
     }
 }

@@ -9,6 +9,8 @@ use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 use core::task::{Context, Poll, Waker};
 
+use trunnion_protocol::address::Gfn;
+
 use crate::device::{BlockDevice, BlockRequest, BlockShape, Completion, Full, Ticket};
 
 /// Completions that one poll sorts.
@@ -120,5 +122,9 @@ impl<D: BlockDevice<P>, P> BlockDevice<P> for Share<D, P> {
             owner.waker = Some(context.waker().clone());
         }
         Poll::Pending
+    }
+
+    fn memory(&self) -> Option<Gfn> {
+        self.common.device.memory()
     }
 }

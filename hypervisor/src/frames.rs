@@ -224,6 +224,7 @@ impl FrameTable {
     }
 
     /// One more reference to a frame in use; `None` for a frame that is free, reserved or does not exist.
+    #[inline]
     pub fn hold(&self, mfn: Mfn) -> Option<Held<'_>> {
         let more = |count: u32| if count == 0 { None } else { count.checked_add(1) };
         let held = self.get(mfn)?.references.fetch_update(Ordering::Acquire, Ordering::Relaxed, more);
@@ -236,6 +237,7 @@ impl FrameTable {
     }
 
     /// Gives a stored reference up; the frame is freed if it was the last.
+    #[inline]
     pub fn put(&self, mfn: Mfn) {
         let Some(frame) = self.frames.get(mfn.0 as usize) else { return };
         if frame.references.fetch_sub(1, Ordering::Release) == 1 {
@@ -277,6 +279,7 @@ impl FrameTable {
     }
 
     /// Frees a run that nobody refers to any more; `mark` is [`DIRTY`] when somebody may have written to it.
+    #[cold]
     fn free_run(&self, run: Run, mark: u32) {
         for frame in self.run(run.start.0, run.order) {
             self.count(frame.owner(), frame.kind(), 1u32.wrapping_neg());
@@ -287,6 +290,7 @@ impl FrameTable {
         self.free.fetch_add(1 << run.order, Ordering::Relaxed);
     }
 
+    #[inline]
     fn get(&self, mfn: Mfn) -> Option<&Frame> {
         self.frames.get(usize::try_from(mfn.0).ok()?)
     }
@@ -304,6 +308,7 @@ impl FrameTable {
     }
 
     /// What a frame is used for.
+    #[inline]
     pub fn kind(&self, mfn: Mfn) -> FrameKind {
         self.get(mfn).map_or(FrameKind::Reserved, Frame::kind)
     }
@@ -377,11 +382,21 @@ impl Held<'_> {
     }
 
     /// Who owns it.
+    #[inline]
     pub fn owner(&self) -> DomainId {
-        self.table.owner(self.mfn).unwrap_or(DomainId::INVALID)
+        self.table.get(self.mfn).map_or(DomainId::INVALID, Frame::owner)
+    }
+
+    /// Whether it is of the memory of this domain.
+    #[inline]
+    pub fn is_memory_of(&self, id: DomainId) -> bool {
+        let wanted = FrameKind::Ram.number() | u32::from(id.0) << OWNER_SHIFT;
+        let state = self.table.get(self.mfn).map_or(FREE, |frame| frame.state.load(Ordering::Relaxed));
+        state & (KIND | u32::MAX << OWNER_SHIFT) == wanted
     }
 
     /// What it is used for.
+    #[inline]
     pub fn kind(&self) -> FrameKind {
         self.table.kind(self.mfn)
     }

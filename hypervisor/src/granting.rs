@@ -131,19 +131,50 @@ impl<M: Machine> Granter<M> {
     ) -> Result<(Pin<'h, M>, Held<'h>), GrantStatus> {
         let Self { domain, last } = self;
         let held = domain.grants.table.lock().pin(&host.machine, reference, by, access, |wanted| {
-            let held = match wanted {
-                Wanted::Claimed(gfn) => own_page(host, domain, last, gfn, access),
-                Wanted::Known(mfn) => host.frames.hold(mfn),
-            };
-            held.map(|held| (held.mfn(), held)).ok_or(GrantStatus::BadPage)
+            hold(host, domain, last, wanted, access).map(|held| (held.mfn(), held))
         })?;
         Ok((Pin { host, granter: domain, reference, access }, held))
     }
+
+    /// Uses an entry for as long as `work` takes, which must be short: nobody else uses an entry of the same table meanwhile.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "calls would be as long as what it does")]
+    fn lend(
+        &mut self,
+        host: &Host<M>,
+        reference: GrantRef,
+        access: Access,
+        by: DomainId,
+        work: impl FnOnce(&Held<'_>) -> Result<(), GrantStatus>,
+    ) -> Result<(), GrantStatus> {
+        let Self { domain, last } = self;
+        domain.grants.table.lock().lend(&host.machine, reference, by, access, |wanted| {
+            work(&hold(host, domain, last, wanted, access)?)
+        })
+    }
+}
+
+/// A reference to the frame of an entry of `domain`'s.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "calls would be as long as what it does")]
+fn hold<'h, M: Machine>(
+    host: &'h Host<M>,
+    domain: &Domain<M>,
+    last: &mut Option<Seen>,
+    wanted: Wanted,
+    access: Access,
+) -> Result<Held<'h>, GrantStatus> {
+    match wanted {
+        Wanted::Claimed(gfn) => own_page(host, domain, last, gfn, access),
+        Wanted::Known(mfn) => host.frames.hold(mfn),
+    }
+    .ok_or(GrantStatus::BadPage)
 }
 
 /// A page of a domain's own memory, held, that it may use itself as others want to. Only that can be granted: not what others
 /// have granted to it.
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "calls would be as long as what it does")]
 fn own_page<'h, M: Machine>(
     host: &'h Host<M>,
     domain: &Domain<M>,
@@ -160,7 +191,8 @@ fn own_page<'h, M: Machine>(
 }
 
 /// A page of the leaf that was seen last, if the leaf is still there.
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "calls would be as long as what it does")]
 fn again<'h, M: Machine>(
     host: &'h Host<M>,
     domain: &Domain<M>,

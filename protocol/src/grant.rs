@@ -102,7 +102,8 @@ pub const fn revoke(word: u32) -> Option<u32> {
 
 /// The word while `by` uses the page, or why it may not.
 pub const fn pin(word: u32, by: DomainId, access: Access) -> Result<u32, GrantStatus> {
-    if word & KIND_MASK != PERMIT_ACCESS || grantee(word).0 != by.0 || word & SUB_PAGE != 0 {
+    let wanted = (by.0 as u32) << DOMAIN_SHIFT | PERMIT_ACCESS;
+    if word & (u32::MAX << DOMAIN_SHIFT | SUB_PAGE | KIND_MASK) != wanted {
         return Err(GrantStatus::BadGntref);
     }
     match access {

@@ -4,10 +4,7 @@
 //! discards.
 
 use trunnion_protocol::blkif::request::{Indirect, Request, Segment, Transfer};
-use trunnion_protocol::blkif::{
-    INDIRECT_PAGES, Operation, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE, SEGMENTS_PER_INDIRECT_PAGE,
-    Status,
-};
+use trunnion_protocol::blkif::{Operation, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE, Status};
 use trunnion_protocol::grant::Access;
 use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::layout::{Layout, Width};
@@ -20,8 +17,8 @@ use crate::device::{BlockOperation, BlockShape};
 pub(super) enum Checked<'a> {
     /// Moves data; the segments are still to be checked.
     Move { operation: BlockOperation, sector: u64, segments: &'a [Segment] },
-    /// Moves data; the segments are still to be fetched.
-    Fetch { operation: BlockOperation, sector: u64, count: usize, pages: &'a [GrantRef] },
+    /// Moves data; the segments are still to be fetched, from one page.
+    Fetch { operation: BlockOperation, sector: u64, count: usize, page: GrantRef },
     /// Moves nothing.
     Order { operation: BlockOperation, sector: u64 },
 }
@@ -61,16 +58,16 @@ fn direction(operation: Operation, shape: &BlockShape) -> Result<BlockOperation,
     }
 }
 
-fn fetch<'a>(indirect: &'a Indirect, shape: &BlockShape) -> Result<Checked<'a>, Status> {
+fn fetch<'a>(indirect: &Indirect, shape: &BlockShape) -> Result<Checked<'a>, Status> {
     let inner = Operation::from_number(indirect.inner).ok_or(Status::Unsupported)?;
     let operation = direction(inner, shape)?;
     let count = usize::from(indirect.count);
     if count == 0 || count > keys::indirect_segments(shape) {
         return Err(Status::Error);
     }
-    let pages = count.div_ceil(SEGMENTS_PER_INDIRECT_PAGE).min(INDIRECT_PAGES);
-    let pages = indirect.pages.get(..pages).ok_or(Status::Error)?;
-    Ok(Checked::Fetch { operation, sector: indirect.sector, count, pages })
+    // That many are in the first page.
+    let [page, ..] = indirect.pages;
+    Ok(Checked::Fetch { operation, sector: indirect.sector, count, page })
 }
 
 /// Reads one segment out of the copied bytes of an indirect page.

@@ -7,12 +7,13 @@ use core::fmt;
 use core::mem;
 use core::task::{Context, Poll};
 
+use trunnion_protocol::address::Gfn;
 use trunnion_protocol::blkif::{Block, Response, Status};
 use trunnion_protocol::errno::{Errno, GrantStatus};
 use trunnion_protocol::id::{DomainId, GrantRef};
 use trunnion_protocol::ring::{BackRing, Interface, Overrun, Owed};
 
-use super::intake::{Draft, Intake};
+use super::intake::{Draft, Intake, TABLE_PAGES};
 use super::kept::Kept;
 use super::keys::RingPlan;
 use super::statistics::Statistics;
@@ -20,7 +21,7 @@ use crate::device::{
     BlockDevice, BlockError, BlockOperation, BlockRequest, BlockShape, Completion, Full, Segment, Ticket,
 };
 use crate::handshake::map_rings;
-use crate::host::{EventPort, Events, GrantMapper};
+use crate::host::{BlockHost, EventPort, GrantCopier};
 use crate::pages::RingPages;
 
 /// Completions that one call handles.
@@ -67,6 +68,8 @@ pub enum Fault {
     RingPage(GrantStatus),
     /// The pages have no room for a ring.
     NoSlots,
+    /// There is no memory for the connection.
+    NoMemory,
     /// The port cannot be joined.
     Port(Errno),
     /// So many requests were taken and will never be answered: a mistake of this back end's.
@@ -79,6 +82,7 @@ impl fmt::Display for Fault {
             Self::Ring(overrun) => fmt::Display::fmt(overrun, f),
             Self::RingPage(status) => write!(f, "the ring cannot be mapped: {status}"),
             Self::NoSlots => f.write_str("the ring has no room for a request"),
+            Self::NoMemory => f.write_str("there is not enough memory"),
             Self::Port(errno) => write!(f, "the event channel cannot be joined: {errno}"),
             Self::Lost(count) => write!(f, "{count} requests were taken and lost"),
         }
@@ -88,7 +92,7 @@ impl fmt::Display for Fault {
 impl core::error::Error for Fault {}
 
 /// A joined ring with its port.
-pub(super) struct Connection<H: GrantMapper + Events> {
+pub(super) struct Connection<H: BlockHost> {
     pub(super) ring: BackRing<Block, RingPages<H::Page>>,
     port: H::Port,
 }
@@ -104,7 +108,7 @@ pub(super) struct Duty {
 }
 
 /// One disk for one guest. It belongs to one task, which polls it.
-pub struct Backend<H: GrantMapper + Events, D: BlockDevice<H::Page>> {
+pub struct Backend<H: BlockHost, D: BlockDevice<H::Page>> {
     pub(super) host: H,
     device: D,
     pub(super) config: Config,
@@ -119,6 +123,10 @@ pub struct Backend<H: GrantMapper + Events, D: BlockDevice<H::Page>> {
     pub(super) unmap: Vec<H::Page>,
     pub(super) answers: Vec<(Duty, Status)>,
     intake: Intake<H::Page>,
+    /// Where the disk lies, if that is in this kernel's memory.
+    pub(super) memory: Option<Gfn>,
+    /// Pages that the segments of indirect requests are copied to.
+    pub(super) tables: Option<(<H as GrantCopier>::Local, Gfn)>,
     /// Pages that stay mapped, if the front end agrees.
     pub(super) kept: Option<Kept<H::Page>>,
     /// Empty vectors to be used again, so that a request costs no allocation.
@@ -144,11 +152,12 @@ macro_rules! planted {
     }};
 }
 
-impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
+impl<H: BlockHost, D: BlockDevice<H::Page>> Backend<H, D> {
     /// A back end that is not connected.
     pub fn new(host: H, device: D, config: Config) -> Self {
         let mut shape = device.shape();
         shape.read_only |= config.read_only;
+        let memory = device.memory();
         Self {
             host,
             device,
@@ -161,6 +170,8 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
             unmap: Vec::new(),
             answers: Vec::new(),
             intake: Intake::default(),
+            memory,
+            tables: None,
             kept: None,
             spare: Vec::new(),
             spare_references: Vec::new(),
@@ -192,6 +203,11 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         &self.config
     }
 
+    /// Whether the guest's pages may stay mapped: where they are mapped at all.
+    pub(super) const fn keeps(&self) -> bool {
+        self.memory.is_none()
+    }
+
     /// True while a ring is joined.
     pub const fn is_connected(&self) -> bool {
         self.connection.is_some()
@@ -205,6 +221,9 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
     /// Joins a ring. On failure nothing is held.
     pub fn connect(&mut self, plan: &RingPlan) -> Result<(), Fault> {
         self.disconnect();
+        if self.tables.is_none() {
+            self.tables = Some(self.host.local(TABLE_PAGES).ok_or(Fault::NoMemory)?);
+        }
         if Block::slots(plan.width, plan.references.len()) == 0 {
             return Err(Fault::NoSlots);
         }
@@ -219,7 +238,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         };
         let ring = BackRing::new(RingPages(pages), plan.width).ok_or(Fault::NoSlots)?;
         self.connection = Some(Connection { ring, port });
-        self.kept = plan.persistent.then(Kept::default);
+        self.kept = (plan.persistent && self.keeps()).then(Kept::default);
         Ok(())
     }
 
@@ -421,12 +440,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
         };
         let status = match result {
             Ok(()) => {
-                match request.operation {
-                    BlockOperation::Read => self.statistics.read(bytes),
-                    BlockOperation::Write => self.statistics.written(bytes),
-                    BlockOperation::Flush => self.statistics.flushed(),
-                    BlockOperation::Discard { .. } => self.statistics.discarded(),
-                }
+                self.count(request.operation, bytes);
                 Status::Okay
             }
             Err(BlockError::Unsupported) => Status::Unsupported,
@@ -441,6 +455,23 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
             }
         };
         self.answers.push((duty, status));
+    }
+
+    fn count(&self, operation: BlockOperation, bytes: u64) {
+        match operation {
+            BlockOperation::Read => self.statistics.read(bytes),
+            BlockOperation::Write => self.statistics.written(bytes),
+            BlockOperation::Flush => self.statistics.flushed(),
+            BlockOperation::Discard { .. } => self.statistics.discarded(),
+        }
+    }
+
+    /// Notes what became of a request that was carried out by copies. It can only fail by the guest's own grants.
+    pub(super) fn moved(&mut self, draft: Draft, is_done: bool) {
+        if is_done {
+            self.count(draft.operation, draft.bytes);
+        }
+        self.answers.push((draft.duty, if is_done { Status::Okay } else { Status::Error }));
     }
 
     /// Takes the pages of a request that is done. They are unmapped before it is answered, but for those that may stay.
@@ -492,7 +523,7 @@ impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Backend<H, D> {
     }
 }
 
-impl<H: GrantMapper + Events, D: BlockDevice<H::Page>> Drop for Backend<H, D> {
+impl<H: BlockHost, D: BlockDevice<H::Page>> Drop for Backend<H, D> {
     /// Leaves the ring. Whoever drops a back end with requests in flight keeps their pages mapped, inside the device.
     fn drop(&mut self) {
         self.disconnect();

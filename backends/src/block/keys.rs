@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use trunnion_protocol::blkif::{INDIRECT_PAGES, SEGMENTS, SEGMENTS_PER_INDIRECT_PAGE, info, keys, width};
+use trunnion_protocol::blkif::{SEGMENTS, SEGMENTS_PER_INDIRECT_PAGE, info, keys, width};
 use trunnion_protocol::id::{GrantRef, Port};
 use trunnion_protocol::layout::Width;
 use trunnion_protocol::ring::MAX_PAGE_ORDER;
@@ -13,25 +13,27 @@ use trunnion_protocol::ring::MAX_PAGE_ORDER;
 use crate::device::BlockShape;
 pub use crate::values::{BadKey, Values};
 
+/// Most segments of an indirect request. They lie in one page.
+pub const MOST_SEGMENTS: usize = 256;
+const _: () = assert!(MOST_SEGMENTS <= SEGMENTS_PER_INDIRECT_PAGE);
+
 /// Most segments that an indirect request may have with a device of this shape; 0 when indirect requests are not worth
 /// offering.
 pub fn indirect_segments(shape: &BlockShape) -> usize {
-    const OFFERED: usize = 256;
-    const POSSIBLE: usize = INDIRECT_PAGES * SEGMENTS_PER_INDIRECT_PAGE;
-    match shape.max_segments.min(OFFERED).min(POSSIBLE) {
+    match shape.max_segments.min(MOST_SEGMENTS) {
         few if few <= SEGMENTS => 0,
         many => many,
     }
 }
 
-/// What the back end writes before it waits for the front end.
-pub fn offer(shape: &BlockShape) -> Vec<(String, String)> {
+/// What the back end writes before it waits for the front end. `persistent` says whether pages are worth keeping mapped.
+pub fn offer(shape: &BlockShape, persistent: bool) -> Vec<(String, String)> {
     let pair = |key: &str, value: &dyn ToString| (key.to_string(), value.to_string());
     let mut pairs = vec![
         pair(keys::MAX_RING_PAGE_ORDER, &MAX_PAGE_ORDER),
         pair(keys::FEATURE_FLUSH_CACHE, &u8::from(shape.flush)),
         pair(keys::FEATURE_BARRIER, &0),
-        pair(keys::FEATURE_PERSISTENT, &1),
+        pair(keys::FEATURE_PERSISTENT, &u8::from(persistent)),
     ];
     match indirect_segments(shape) {
         0 => {}

@@ -13,7 +13,7 @@ use super::keys;
 use crate::device::BlockDevice;
 use crate::handshake::{self, Device, Front, Written};
 pub use crate::handshake::{Ended, Place};
-use crate::host::{Events, GrantMapper, StoreClient};
+use crate::host::{BlockHost, StoreClient};
 
 /// Serves one device until it is removed or its guest is gone.
 ///
@@ -22,7 +22,7 @@ use crate::host::{Events, GrantMapper, StoreClient};
 /// given back before.
 pub async fn serve<H, D, S>(backend: &mut Backend<H, D>, store: &S, place: &Place) -> Ended
 where
-    H: GrantMapper + Events,
+    H: BlockHost,
     D: BlockDevice<H::Page>,
     S: StoreClient,
 {
@@ -31,7 +31,7 @@ where
 
 impl<H, D, S> Device<S> for Backend<H, D>
 where
-    H: GrantMapper + Events,
+    H: BlockHost,
     D: BlockDevice<H::Page>,
     S: StoreClient,
 {
@@ -45,7 +45,7 @@ where
     }
 
     fn offer(&self) -> Written {
-        keys::offer(self.shape())
+        keys::offer(self.shape(), self.keeps())
     }
 
     fn rule(own: State, front: State) -> BackStep {

@@ -11,6 +11,7 @@ use super::Source;
 use crate::support::front::Front;
 use crate::support::{GUEST, Host, Mapped, Store, Woken, World};
 use trunnion_backends::block::{Backend, Config, Ended, Limits, Place, serve};
+use trunnion_backends::host::GrantCopier;
 use trunnion_backends::ram::RamDisk;
 use trunnion_protocol::blkif::request::{Indirect, Request, Segment, Transfer};
 use trunnion_protocol::blkif::{Operation, protocol};
@@ -40,7 +41,11 @@ impl Attack {
             store.set(&format!("{BACK}/{path}"), value);
         }
         store.set(&format!("{FRONT}/state"), "1");
-        let device: RamDisk<Vec<u8>, Mapped> = RamDisk::new(vec![0; 1 << 16], false);
+        let mut device: RamDisk<Vec<u8>, Mapped> = RamDisk::new(vec![0; 1 << 16], false);
+        if random.one_in(2) {
+            let (_, first) = Host(world.clone()).local(16).expect("there is memory");
+            device = device.placed(first);
+        }
         let limits = Limits::default();
         let config =
             Config { domain: GUEST, read_only: random.one_in(2), removable: false, cdrom: false, limits };

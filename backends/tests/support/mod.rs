@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use trunnion_backends::device::GuestPage;
-use trunnion_backends::host::{EventPort, Events, GrantMapper, StoreClient, StoreWatch, Wanted};
-use trunnion_protocol::address::{Gfn, MachineAddress};
+use trunnion_backends::host::{
+    CopyPage, EventPort, Events, GrantCopier, GrantCopy, GrantMapper, StoreClient, StoreWatch, Wanted,
+};
+use trunnion_protocol::address::{Gfn, MachineAddress, PAGE_SIZE};
 use trunnion_protocol::errno::{Errno, GrantStatus};
 use trunnion_protocol::grant::Access;
 use trunnion_protocol::id::{DomainId, GrantRef, Port};
@@ -39,6 +41,19 @@ pub struct World {
     pub unmap_calls: Cell<u32>,
     pub ports: RefCell<BTreeMap<u32, Rc<Channel>>>,
     next_grant: Cell<u32>,
+    /// The back end's own pages that copies may name.
+    local: RefCell<BTreeMap<u64, (LocalPages, usize)>>,
+    pub copy_calls: Cell<u32>,
+}
+
+/// Pages of the back end's own, in a row.
+#[derive(Clone)]
+pub struct LocalPages(Rc<Vec<SharedPage>>);
+
+impl AsRef<[SharedPage]> for LocalPages {
+    fn as_ref(&self) -> &[SharedPage] {
+        &self.0
+    }
 }
 
 /// An event channel between guest and back end.
@@ -79,6 +94,32 @@ impl World {
     pub fn revoke(&self, reference: GrantRef) {
         let granted = self.grants.borrow_mut().remove(&reference.0).expect("a grant is revoked once");
         assert_eq!(granted.maps.get(), 0, "grant {reference} is still mapped when its request is answered");
+    }
+
+    /// Looks at a page that a copy names.
+    fn with_page(
+        &self,
+        page: CopyPage,
+        is_written: bool,
+        look: impl FnOnce(&SharedPage),
+    ) -> Result<(), GrantStatus> {
+        match page {
+            CopyPage::Local(gfn) => {
+                let local = self.local.borrow();
+                let (pages, index) = local.get(&gfn.0).expect("a page of the back end's own");
+                look(&pages.0[*index]);
+            }
+            CopyPage::Granted(domain, reference) => {
+                assert_eq!(domain, GUEST);
+                let grants = self.grants.borrow();
+                let granted = grants.get(&reference.0).ok_or(GrantStatus::BadGntref)?;
+                if is_written && !granted.writable {
+                    return Err(GrantStatus::PermissionDenied);
+                }
+                look(&granted.page);
+            }
+        }
+        Ok(())
     }
 
     pub fn open(&self, port: u32) -> Rc<Channel> {
@@ -149,6 +190,30 @@ impl GrantMapper for Host {
             page.maps.set(page.maps.get() - 1);
             self.0.mapped.set(self.0.mapped.get() - 1);
         }
+    }
+}
+
+impl GrantCopier for Host {
+    type Local = LocalPages;
+
+    fn local(&self, count: usize) -> Option<(LocalPages, Gfn)> {
+        let pages = LocalPages(Rc::new((0..count).map(|_| SharedPage::zeroed()).collect()));
+        let mut local = self.0.local.borrow_mut();
+        let first = local.keys().last().map_or(0x1000, |last| last + 7);
+        local.extend((0..count).map(|index| (first + index as u64, (pages.clone(), index))));
+        Some((pages, Gfn(first)))
+    }
+
+    fn copy(&self, copies: &[GrantCopy], results: &mut Vec<Result<(), GrantStatus>>) {
+        self.0.copy_calls.set(self.0.copy_calls.get() + 1);
+        results.extend(copies.iter().map(|copy| {
+            let (from, to) = (usize::from(copy.from_offset), usize::from(copy.to_offset));
+            let mut bytes = vec![0; usize::from(copy.length)];
+            let most = PAGE_SIZE - from.max(to);
+            assert!((1..=most).contains(&bytes.len()), "{copy:?}");
+            self.0.with_page(copy.from, false, |page| page.copy_out(from, &mut bytes).unwrap())?;
+            self.0.with_page(copy.to, true, |page| page.copy_in(to, &bytes).unwrap())
+        }));
     }
 }
 

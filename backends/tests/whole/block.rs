@@ -1,5 +1,6 @@
 //! The block back end's data path, against an honest front end, a hostile one, and a device that fails.
 
+use super::memory::placed;
 use crate::support::front::{Front, content};
 use crate::support::{GUEST, Host, Mapped, Woken, World};
 use trunnion_backends::block::{Backend, Config, Fault, Limits};
@@ -13,10 +14,10 @@ use trunnion_protocol::blkif::request::{Indirect, Request, Segment, Transfer};
 use trunnion_protocol::id::GrantRef;
 use trunnion_protocol::layout::Width;
 
-const SECTORS: usize = 4096;
+pub(super) const SECTORS: usize = 4096;
 
 /// What the disk holds at first: every byte of a sector is its number.
-fn numbered() -> Vec<u8> {
+pub(super) fn numbered() -> Vec<u8> {
     let mut bytes = vec![0; SECTORS * 512];
     for (number, sector) in bytes.chunks_exact_mut(512).enumerate() {
         sector.fill(number as u8);
@@ -24,15 +25,15 @@ fn numbered() -> Vec<u8> {
     bytes
 }
 
-fn disk() -> RamDisk<Vec<u8>, Mapped> {
+pub(super) fn disk() -> RamDisk<Vec<u8>, Mapped> {
     RamDisk::new(numbered(), false)
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config { domain: GUEST, read_only: false, removable: false, cdrom: false, limits: Limits::default() }
 }
 
-fn run<D: BlockDevice<Mapped>>(
+pub(super) fn run<D: BlockDevice<Mapped>>(
     woken: &std::sync::Arc<Woken>,
     backend: &mut Backend<Host, D>,
 ) -> Option<Fault> {
@@ -41,11 +42,12 @@ fn run<D: BlockDevice<Mapped>>(
 
 #[test]
 fn data_goes_both_ways_in_every_form() {
-    for width in [Width::W64, Width::W32] {
+    for (width, in_memory) in [Width::W64, Width::W32].into_iter().flat_map(|w| [(w, false), (w, true)]) {
         for order in 0..=4 {
             let world = World::new();
             let mut front = Front::new(&world, width, order, 3);
-            let mut backend = Backend::new(Host(world.clone()), disk(), config());
+            let disk = if in_memory { placed(&world).0 } else { disk() };
+            let mut backend = Backend::new(Host(world.clone()), disk, config());
             let woken = Woken::new();
             backend.connect(&front.plan).unwrap();
             let page =

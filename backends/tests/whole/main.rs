@@ -5,6 +5,7 @@ mod block;
 mod fuzz;
 #[path = "../fuzzing/mod.rs"]
 mod fuzzing;
+mod memory;
 mod net;
 mod netservice;
 mod service;

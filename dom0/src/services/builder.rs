@@ -17,7 +17,7 @@ use trunnion_protocol::hypercall::memory::{self, Region, Reservation, SetMemoryM
 use trunnion_protocol::id::{DomainId, GrantRef, Port, VcpuId};
 use trunnion_protocol::store::Kind;
 
-use super::disks::Media;
+use super::disks::{Media, Memory};
 use super::foreign::Foreign;
 use super::model::Sources;
 use super::platform::{Dom0, INSERTED};
@@ -228,23 +228,19 @@ impl Dom0 {
             Some(DiskSource::Device(name)) => Media::Device(name),
             Some(DiskSource::Memory(file)) => {
                 let size = file.size();
-                let mut bytes = Vec::new();
-                let room =
-                    usize::try_from(size).ok().and_then(|size| bytes.try_reserve_exact(size).ok()).is_some();
-                if !room {
-                    return Err(DiskRefusal::NoMemory { target, bytes: size });
-                }
+                let mut memory = Memory::new(size).ok_or(DiskRefusal::NoMemory { target, bytes: size })?;
+                let bytes = memory.as_mut();
                 match file {
-                    File::Here(content) => bytes.extend_from_slice(content),
+                    File::Here(content) => bytes.copy_from_slice(content),
                     File::Streamed(stream) => {
-                        while (bytes.len() as u64) < size {
-                            let length = WRITE_MAX.min(size as usize - bytes.len());
-                            let piece = self.fetch(stream, bytes.len() as u64, length).await;
-                            bytes.extend_from_slice(&piece.map_err(DiskRefusal::Failed)?);
+                        for (index, piece) in bytes.chunks_mut(WRITE_MAX).enumerate() {
+                            let from = (index * WRITE_MAX) as u64;
+                            let fetched = self.fetch(stream, from, piece.len()).await;
+                            piece.copy_from_slice(&fetched.map_err(DiskRefusal::Failed)?);
                         }
                     }
                 }
-                Media::Memory(bytes)
+                Media::Memory(memory)
             }
         })
     }

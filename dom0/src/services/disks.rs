@@ -21,6 +21,8 @@ use trunnion_backends::share::Share;
 use trunnion_guest::clock;
 use trunnion_guest::executor::Spawner;
 use trunnion_guest::hypercall;
+use trunnion_guest::memory::{self, Pages};
+use trunnion_protocol::address::PAGE_SIZE;
 use trunnion_protocol::control::{Audit, Operation};
 use trunnion_protocol::errno::Errno;
 use trunnion_protocol::id::DomainId;
@@ -82,7 +84,27 @@ pub enum Media<'a> {
     /// A virtio disk, by serial number.
     Device(&'a str),
     /// Memory of dom0's.
-    Memory(Vec<u8>),
+    Memory(Memory),
+}
+
+/// The bytes of a disk in memory. They are in whole pages, of which the last need not be full.
+pub struct Memory {
+    pages: Pages,
+    size: usize,
+}
+
+impl Memory {
+    /// So many zeroes; `None` when there is not enough memory.
+    pub fn new(size: u64) -> Option<Self> {
+        let size = usize::try_from(size).ok()?;
+        Some(Self { pages: memory::pages(size.div_ceil(PAGE_SIZE))?, size })
+    }
+}
+
+impl AsMut<[u8]> for Memory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.pages.bytes().get_mut(..self.size).unwrap_or_default()
+    }
 }
 
 /// All disks.
@@ -239,12 +261,13 @@ impl Disks {
                 }
                 self.take(name, domain, disk, target)
             }
-            Media::Memory(bytes) => {
-                let size = bytes.len() as u64;
+            Media::Memory(memory) => {
+                let size = memory.size as u64;
                 if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
                     return Err(DiskRefusal::Size { target: target.into(), bytes: size });
                 }
-                let memory = RamDisk::new(bytes, disk.read_only);
+                let first = memory.pages.first();
+                let memory = RamDisk::new(memory, disk.read_only).placed(first);
                 if !disk.emulated {
                     return Ok((Box::new(memory), None));
                 }

@@ -5,81 +5,147 @@ use trunnion_protocol::hypercall::grant::{COPY_DESTINATION_GRANT, COPY_SOURCE_GR
 use super::{Granter, Pin};
 use crate::prelude::*;
 
-/// The copies of one call, which mostly name the same domains: those of sources and of destinations that were named last are
-/// kept until its end.
+/// The copies of one call, which mostly name the same domain: the one that was named last is kept until its end.
 pub struct Copies<'a, M: Machine> {
     host: &'a Host<M>,
     domain: &'a Domain<M>,
-    granters: [Option<Granter<M>>; 2],
+    granter: Option<Granter<M>>,
+}
+
+/// Where a copy begins or ends.
+#[derive(Clone, Copy)]
+struct End {
+    is_grant: bool,
+    /// Of a grant or of a frame, by flag. The upper half of the union is not part of a grant's.
+    number: u64,
+    domain: DomainId,
+    access: Access,
+    /// First byte.
+    offset: usize,
+}
+
+impl End {
+    const fn of(call: &Copy) -> [Self; 2] {
+        let source = Self {
+            is_grant: call.flags & COPY_SOURCE_GRANT != 0,
+            number: call.source,
+            domain: call.source_domain,
+            access: Access::ReadOnly,
+            offset: call.source_offset as usize,
+        };
+        let destination = Self {
+            is_grant: call.flags & COPY_DESTINATION_GRANT != 0,
+            number: call.destination,
+            domain: call.destination_domain,
+            access: Access::ReadWrite,
+            offset: call.destination_offset as usize,
+        };
+        [source, destination]
+    }
 }
 
 impl<'a, M: Machine> Copies<'a, M> {
     /// Copies for `domain`.
     pub const fn new(host: &'a Host<M>, domain: &'a Domain<M>) -> Self {
-        Self { host, domain, granters: [None, None] }
+        Self { host, domain, granter: None }
     }
 
     /// Carries out one copy. When it returns, the entries are free again.
     #[inline]
     pub fn copy(&mut self, call: &Copy) -> Result<(), GrantStatus> {
-        let Self { host, domain, granters: [sources, destinations] } = self;
+        let [source, destination] = End::of(call);
         let length = usize::from(call.length);
-        let (from, to) = (usize::from(call.source_offset), usize::from(call.destination_offset));
-        if from + length > PAGE_SIZE || to + length > PAGE_SIZE {
+        if source.offset + length > PAGE_SIZE || destination.offset + length > PAGE_SIZE {
             return Err(GrantStatus::BadCopyArg);
         }
-        let granted = call.flags & COPY_SOURCE_GRANT != 0;
-        let (_source, source) =
-            end(host, domain, sources, (granted, call.source, call.source_domain), Access::ReadOnly)?;
-        let granted = call.flags & COPY_DESTINATION_GRANT != 0;
-        let named = (granted, call.destination, call.destination_domain);
-        let (_destination, destination) = end(host, domain, destinations, named, Access::ReadWrite)?;
-        let source = host.machine.page(source.mfn()).ok_or(GrantStatus::BadPage)?;
-        let page = host.machine.page(destination.mfn()).ok_or(GrantStatus::BadPage)?;
-        page.copy_between(to, source, from, length).map_err(|_| GrantStatus::BadCopyArg)
+        if source.is_grant == destination.is_grant {
+            return self.copy_alike(source, destination, length);
+        }
+        let (granted, own) = if source.is_grant { (source, destination) } else { (destination, source) };
+        let held = self.own(own)?;
+        let Self { host, domain, granter } = self;
+        let granter = Granter::alive(granter, host, named(domain, granted.domain))?;
+        let reference = GrantRef(granted.number as u32);
+        granter.lend(host, reference, granted.access, domain.id, |page| {
+            let (here, there) = ((page.mfn(), granted.offset), (held.mfn(), own.offset));
+            let (from, to) = if granted.access == Access::ReadOnly { (here, there) } else { (there, here) };
+            copy_bytes(host, from, to, length)
+        })
     }
-}
 
-/// Where a copy begins or ends: at an entry of `id`'s table, which stays in use until the copy is done, or at the caller's own
-/// frame.
-#[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "what it gives is many words, and most of them are known where it is called"
-)]
-fn end<'h, M: Machine>(
-    host: &'h Host<M>,
-    domain: &Domain<M>,
-    last: &'h mut Option<Granter<M>>,
-    (by_grant, number, id): (bool, u64, DomainId),
-    access: Access,
-) -> Result<(Option<Pin<'h, M>>, Held<'h>), GrantStatus> {
-    if by_grant {
-        let id = if id == DomainId::SELF { domain.id } else { id };
-        // The upper half of the union is not part of a reference.
-        let granter = Granter::alive(last, host, id)?;
-        return granter
-            .pin(host, GrantRef(number as u32), access, domain.id)
-            .map(|(pin, held)| (Some(pin), held));
+    /// Copies between two grants, or two pages of the caller's own.
+    #[cold]
+    fn copy_alike(&mut self, source: End, destination: End, length: usize) -> Result<(), GrantStatus> {
+        if !source.is_grant {
+            let (from, to) = (self.own(source)?, self.own(destination)?);
+            return copy_bytes(
+                self.host,
+                (from.mfn(), source.offset),
+                (to.mfn(), destination.offset),
+                length,
+            );
+        }
+        let (mut sources, mut destinations) = (None, None);
+        let (_source, from) = self.pin(&mut sources, source)?;
+        let (_destination, to) = self.pin(&mut destinations, destination)?;
+        copy_bytes(self.host, (from.mfn(), source.offset), (to.mfn(), destination.offset), length)
     }
-    if id != DomainId::SELF && id != domain.id {
-        return Err(GrantStatus::PermissionDenied);
-    }
-    if domain.direct
-        && let Some(held) = one_to_one(host, domain, Mfn(number))
+
+    fn pin<'g>(
+        &self,
+        granter: &'g mut Option<Granter<M>>,
+        end: End,
+    ) -> Result<(Pin<'g, M>, Held<'g>), GrantStatus>
+    where
+        'a: 'g,
     {
-        return Ok((None, held));
+        let Self { host, domain, .. } = *self;
+        let granter = Granter::alive(granter, host, named(domain, end.domain))?;
+        granter.pin(host, GrantRef(end.number as u32), end.access, domain.id)
     }
-    let (frame, leaf) = memory::lookup(host, domain, Gfn(number)).ok_or(GrantStatus::BadPage)?;
-    if access == Access::ReadWrite && !leaf.rights.contains(Rights::WRITE) {
-        return Err(GrantStatus::PermissionDenied);
+
+    /// A page of the caller's own.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "calls would be as long as what they do")]
+    fn own(&self, end: End) -> Result<Held<'a>, GrantStatus> {
+        let Self { host, domain, .. } = *self;
+        if end.domain != DomainId::SELF && end.domain != domain.id {
+            return Err(GrantStatus::PermissionDenied);
+        }
+        // Where the map is one to one and gives all rights, there is nothing to look up. Only a page that the domain has given back
+        // while others still use it is not in the map any more, and that is nobody else's yet.
+        if domain.direct
+            && let Some(held) = host.frames.hold(Mfn(end.number))
+            && held.is_memory_of(domain.id)
+        {
+            return Ok(held);
+        }
+        self.find(end)
     }
-    Ok((None, frame))
+
+    #[cold]
+    fn find(&self, end: End) -> Result<Held<'a>, GrantStatus> {
+        let (frame, leaf) =
+            memory::lookup(self.host, self.domain, Gfn(end.number)).ok_or(GrantStatus::BadPage)?;
+        if end.access == Access::ReadWrite && !leaf.rights.contains(Rights::WRITE) {
+            return Err(GrantStatus::PermissionDenied);
+        }
+        Ok(frame)
+    }
 }
 
-/// A page of the domain's own memory in a map that is one to one, with all rights: there is nothing to look up. Only one that
-/// it has given back while others still use it is not in the map any more, and that is nobody else's yet.
-fn one_to_one<'h, M: Machine>(host: &'h Host<M>, domain: &Domain<M>, mfn: Mfn) -> Option<Held<'h>> {
-    let held = host.frames.hold(mfn)?;
-    (held.kind() == FrameKind::Ram && held.owner() == domain.id).then_some(held)
+fn named<M: Machine>(domain: &Domain<M>, id: DomainId) -> DomainId {
+    if id == DomainId::SELF { domain.id } else { id }
+}
+
+#[inline]
+fn copy_bytes<M: Machine>(
+    host: &Host<M>,
+    (source, from): (Mfn, usize),
+    (destination, to): (Mfn, usize),
+    length: usize,
+) -> Result<(), GrantStatus> {
+    let source = host.machine.page(source).ok_or(GrantStatus::BadPage)?;
+    let page = host.machine.page(destination).ok_or(GrantStatus::BadPage)?;
+    page.copy_between(to, source, from, length).map_err(|_| GrantStatus::BadCopyArg)
 }

@@ -20,6 +20,19 @@ struct Active {
     mfn: u32,
 }
 
+impl Active {
+    /// The frame that a further use is for, of an entry that is marked.
+    #[inline]
+    fn wanted(&self, page: &SharedPage, offset: usize) -> Wanted {
+        if self.users != 0 {
+            return Wanted::Known(Mfn(u64::from(self.mfn)));
+        }
+        // The frame is read after the word: the granter wrote it before.
+        let frame = page.word_at(offset + 4).map_or(0, |word| word.load(Ordering::Acquire));
+        Wanted::Claimed(Gfn(u64::from(frame)))
+    }
+}
+
 /// A frame of the table.
 struct Frame {
     mfn: Mfn,
@@ -104,14 +117,7 @@ impl Table {
             entry(&mut self.frames, pages, reference).ok_or(GrantStatus::BadGntref)?;
         let users = active.users.checked_add(1).ok_or(GrantStatus::GeneralError)?;
         mark(page, offset, by, access)?;
-        // The frame is read after the word: the granter wrote it before.
-        let wanted = if active.users == 0 {
-            let frame = page.word_at(offset + 4).map_or(0, |word| word.load(Ordering::Acquire));
-            Wanted::Claimed(Gfn(u64::from(frame)))
-        } else {
-            Wanted::Known(Mfn(u64::from(active.mfn)))
-        };
-        let held = hold(wanted).and_then(|(mfn, held)| {
+        let held = hold(active.wanted(page, offset)).and_then(|(mfn, held)| {
             let mfn = u32::try_from(mfn.0).map_err(|_| GrantStatus::AddressTooBig)?;
             Ok((mfn, held))
         });
@@ -128,6 +134,25 @@ impl Table {
                 Err(status)
             }
         }
+    }
+
+    /// Uses an entry for as long as `work` takes. The table is locked meanwhile, so nothing has to be noted of this use.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call would be as long as what it does")]
+    pub fn lend(
+        &mut self,
+        pages: &impl Pages,
+        reference: GrantRef,
+        by: DomainId,
+        access: Access,
+        work: impl FnOnce(Wanted) -> Result<(), GrantStatus>,
+    ) -> Result<(), GrantStatus> {
+        let (page, offset, active) =
+            entry(&mut self.frames, pages, reference).ok_or(GrantStatus::BadGntref)?;
+        mark(page, offset, by, access)?;
+        let result = work(active.wanted(page, offset));
+        clear(page, offset, *active);
+        result
     }
 
     /// Ends a use. The last access is complete and no translation is left. False when there was none, which only happens
@@ -161,6 +186,7 @@ impl Table {
     }
 }
 
+#[inline]
 fn entry<'a, 'p>(
     frames: &'a mut [Frame],
     pages: &'p impl Pages,
@@ -173,6 +199,8 @@ fn entry<'a, 'p>(
 }
 
 /// Sets the bits that say that the page is in use, if the word allows the use.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a call would be as long as what it does")]
 fn mark(page: &SharedPage, offset: usize, by: DomainId, access: Access) -> Result<(), GrantStatus> {
     let word = page.word_at(offset).ok_or(GrantStatus::BadGntref)?;
     let mut old = word.load(Ordering::Acquire);
@@ -191,6 +219,7 @@ fn mark(page: &SharedPage, offset: usize, by: DomainId, access: Access) -> Resul
 
 /// Clears the bits that the uses that are left do not need. One locked instruction, however busy the guest is with the
 /// word.
+#[inline]
 fn clear(page: &SharedPage, offset: usize, left: Active) {
     let gone = match (left.users, left.writers) {
         (0, _) => READING | WRITING,

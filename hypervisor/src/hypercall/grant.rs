@@ -81,10 +81,27 @@ impl<'h, M: Machine> Running<'h, M> {
         &mut self,
         arguments: &mut Arguments,
         returned: [usize; 2],
+        work: impl FnMut(&mut T),
+    ) -> Reply {
+        match arguments.width {
+            Width::W64 => self.each_in(Width::W64, arguments, returned[0], work),
+            Width::W32 => self.each_in(Width::W32, arguments, returned[1], work),
+        }
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "of a width that is known, most of decoding an element is nothing"
+    )]
+    fn each_in<T: Layout>(
+        &mut self,
+        width: Width,
+        arguments: &mut Arguments,
+        returned: usize,
         mut work: impl FnMut(&mut T),
     ) -> Reply {
-        let width = arguments.width;
-        let (size, returned) = (T::size(width), width.pick(returned[0], returned[1]));
+        let size = T::size(width);
         let [_, pointer, count, ..] = &mut arguments.values;
         *count &= 0xffff_ffff;
         let mut nearby: Option<Nearby<'h>> = None;

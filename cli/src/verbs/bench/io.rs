@@ -265,7 +265,7 @@ fn compare(rows: &mut [Row]) {
 fn why_cheaper(path: &str) -> &'static str {
     match path {
         "ide" => {
-            ": cheaper, for a bus master's transfer is copied once, between the storage and the guest's pages, and a split one twice"
+            ": cheaper, for a bus master is told the guest's pages in a few commands, and split drivers grant each"
         }
         "device" => ": cheaper, for the device copies by itself, which nobody counts, and dom0 does not",
         _ => ": cheaper",
