@@ -16,6 +16,8 @@ use crate::width::Width;
 
 /// Ports of the card.
 pub const PORTS: u16 = 32;
+/// Offset of the port through which its memory is read and written.
+pub const DATA: u16 = 0x10;
 /// Its memory begins there, after the PROM, and is this long.
 const START: usize = 0x4000;
 const MEMORY: usize = 0x4000;
@@ -30,6 +32,10 @@ const SEND_ERROR: u8 = 8;
 const OVERWRITE: u8 = 0x10;
 const REMOTE: u8 = 0x40;
 const RESET: u8 = 0x80;
+
+/// Frames that are put into the ring until the guest has acknowledged them. Linux's driver takes nine at an interrupt and looks for more
+/// only at the next one.
+const BATCH: usize = 8;
 
 /// Data configuration: the card's memory is read and written in words (WTS).
 const WORDS: u8 = 1;
@@ -292,31 +298,43 @@ impl Ne2000 {
         self.state.status |= if sent { SENT } else { SEND_ERROR };
     }
 
-    /// Takes frames that have arrived, as many as there is room for.
+    /// Takes frames that have arrived, as many as there is room for, and no more than a guest takes at once.
     pub fn poll(&mut self, waker: &Waker) {
         if self.state.command & STOP != 0 {
             // A card that is stopped hears nothing.
             self.inbox.clear();
         }
-        while self.pages() >= 7 {
+        let mut room = if self.holds() { 0 } else { BATCH };
+        while room > 0 && self.pages() >= 7 {
             let Some(frame) = self.inbox.next(|parts, _| parts.concat()) else { break };
-            self.receive(frame);
+            if self.receive(frame) {
+                room -= 1;
+            }
         }
         self.inbox.wake(waker);
+    }
+
+    /// Whether further frames wait on the wire: the guest has not seen yet that some have come. It looks for the last one and then
+    /// acknowledges; what came in between it would hear of only with the next. A guest that looks at the ring without interrupts may
+    /// never acknowledge, and holds nothing up once it has taken all.
+    fn holds(&self) -> bool {
+        let s = &self.state;
+        let behind = s.boundary.wrapping_add(1);
+        let behind = if behind == s.last { s.first } else { behind };
+        let is_empty = s.current == s.boundary || s.current == behind;
+        s.status & RECEIVED != 0 && (s.mask & RECEIVED != 0 || !is_empty)
     }
 
     /// Free pages of the ring.
     fn pages(&self) -> u8 {
         let s = &self.state;
         let size = s.last.saturating_sub(s.first);
-        if s.command & STOP != 0 || size == 0 || s.current < s.first || s.boundary < s.first {
+        if s.command & STOP != 0 || size == 0 || s.current < s.first {
             return 0;
         }
-        if s.boundary > s.current {
-            s.boundary - s.current
-        } else {
-            size.saturating_sub(s.current - s.boundary)
-        }
+        // Drivers keep it a page behind what they have read, and the page before the first may stand for the last: Linux's lets it.
+        let boundary = if s.boundary < s.first { s.last.wrapping_sub(1) } else { s.boundary };
+        if boundary > s.current { boundary - s.current } else { size.saturating_sub(s.current - boundary) }
     }
 
     fn wants(&self, frame: &[u8]) -> bool {
@@ -334,9 +352,10 @@ impl Ne2000 {
         first & 1 != 0 && s.receive_config & 8 != 0 && bit & 1 != 0
     }
 
-    fn receive(&mut self, mut frame: Vec<u8>) {
+    /// Puts a frame into the ring; false when the guest does not want it.
+    fn receive(&mut self, mut frame: Vec<u8>) -> bool {
         if !self.wants(&frame) {
-            return;
+            return false;
         }
         frame.truncate(1514);
         if frame.len() < SHORTEST {
@@ -347,7 +366,7 @@ impl Ne2000 {
         let pages = total.div_ceil(256) as u8;
         if pages >= self.pages() {
             self.state.status |= OVERWRITE;
-            return;
+            return true;
         }
         let (first, last) = (self.state.first, self.state.last);
         let mut next = self.state.current.wrapping_add(pages);
@@ -368,5 +387,6 @@ impl Ne2000 {
         }
         self.state.current = next;
         self.state.status |= RECEIVED;
+        true
     }
 }

@@ -19,7 +19,7 @@ use trunnion_devices::board::Board;
 use trunnion_devices::emulate::{Known, Machine, Outcome, step, vector};
 use trunnion_devices::ioapic::Message;
 use trunnion_devices::memory::GuestMemory;
-use trunnion_devices::time::Time;
+use trunnion_devices::time::{Time, earlier};
 use trunnion_devices::width::Width;
 use trunnion_protocol::address::Gpa;
 use trunnion_protocol::control::{
@@ -41,6 +41,8 @@ pub trait Core {
 /// Pieces of a repeated string instruction that one request carries out; each has many iterations. The vCPU asks again for
 /// the rest.
 const PIECES: usize = 8;
+/// The least time between two looks at the board's timers, in nanoseconds: a guest may set them to any rate.
+const RESOLUTION: u64 = 50_000;
 /// Unknown instructions that are logged; a guest can make them without end.
 const LOGGED: u32 = 16;
 
@@ -83,6 +85,13 @@ impl<M: GuestMemory, C: Core, P: AsRef<[SharedPage]>> Model<M, C, P> {
     pub fn poll(&mut self, context: &mut Context<'_>, now: Time) {
         self.board.poll(context, now);
         self.tell();
+    }
+
+    /// When [`Self::poll`] is due after one at `now` if nothing else happens: at the board's deadline, or at `other` if that is sooner, and no
+    /// sooner than it is good for other guests. `set` is what this said the last time: a moment that stays is not put off by polls before it.
+    pub fn next_look(&self, set: Option<Time>, other: Option<Time>, now: Time) -> Option<Time> {
+        let moment = earlier(self.board.deadline(), other)?;
+        Some(if set == Some(moment) { moment } else { moment.max(now.after(RESOLUTION)) })
     }
 
     /// A non-maskable interrupt, as from a button.

@@ -61,7 +61,7 @@ pub(crate) enum What {
     Boot,
     /// Network paths: Linux guests with dom0 and with each other
     Net,
-    /// Disks and network of a Linux guest: split, emulated, disks word by word, and split on an emulated PC
+    /// Disks and network of a Linux guest: split, emulated, emulated word by word, and split on an emulated PC
     Io,
     /// Entries, exits and the instructions around them, on the machine without a hypervisor
     Exits,

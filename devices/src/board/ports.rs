@@ -59,14 +59,19 @@ impl<M: GuestMemory> Board<M> {
     }
 
     /// Reads a port again and again, into accesses of `width` one behind the other. Interrupt lines are looked at once where only a
-    /// drive's data are read.
+    /// drive's data are read, or a card's memory.
     pub fn port_read_string(&mut self, port: u16, width: Width, into: &mut [u8], now: Time) {
         self.touched = true;
         let drive = IDE.iter().position(|(base, _)| *base == port);
+        let card = self.card_memory(port);
         for piece in into.chunks_mut(width.bytes()) {
-            let value = match drive {
-                Some(channel) => self.ide.read(&self.memory, channel, 0, width),
-                None => self.port_read(port, width, now),
+            let value = match (drive, card) {
+                (Some(channel), _) => self.ide.read(&self.memory, channel, 0, width),
+                (None, Some(index)) => match self.nics.get_mut(index) {
+                    Some(Nic::Ne2000(card)) => card.read(ne2000::DATA, width),
+                    _ => u32::MAX,
+                },
+                (None, None) => self.port_read(port, width, now),
             };
             piece.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
         }
@@ -77,16 +82,31 @@ impl<M: GuestMemory> Board<M> {
     pub fn port_write_string(&mut self, port: u16, width: Width, from: &[u8], now: Time) {
         self.touched = true;
         let drive = IDE.iter().position(|(base, _)| *base == port);
+        let card = self.card_memory(port);
         for piece in from.chunks(width.bytes()) {
             let mut value = [0; 4];
             value.iter_mut().zip(piece).for_each(|(to, from)| *to = *from);
             let value = u32::from_le_bytes(value);
-            match drive {
-                Some(channel) => self.ide.write(&self.memory, channel, 0, width, value),
-                None => self.port_write(port, width, value, now),
+            match (drive, card) {
+                (Some(channel), _) => self.ide.write(&self.memory, channel, 0, width, value),
+                (None, Some(index)) => {
+                    if let Some(Nic::Ne2000(card)) = self.nics.get_mut(index) {
+                        card.write(&self.memory, ne2000::DATA, width, value);
+                    }
+                }
+                (None, None) => self.port_write(port, width, value, now),
             }
         }
         self.advance(now);
+    }
+
+    /// The card whose memory is read and written through a port. Below 0x1000 others may have it, wherever a guest puts the card.
+    fn card_memory(&mut self, port: u16) -> Option<usize> {
+        if port < 0x1000 || self.pm_offset(port).is_some() || self.master_offset(port).is_some() {
+            return None;
+        }
+        let (index, offset) = self.nic(port)?;
+        (offset == ne2000::DATA && matches!(self.nics.get(index), Some(Nic::Ne2000(_)))).then_some(index)
     }
 
     /// Writes a port.

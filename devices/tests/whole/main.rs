@@ -1,6 +1,7 @@
 //! The emulated PC and the instruction emulator whole: one program, because linking each file by itself takes the compiler longer
 //! than the tests run.
 
+mod card;
 mod descriptors;
 mod each;
 mod firmware;

@@ -202,3 +202,111 @@ fn a_guest_can_reset_itself() {
     world.out(0xcf9, 6);
     assert_eq!(world.model.board.take_event(), Some(Event::Reset));
 }
+
+/// Sets a guest's timers.
+type Set = fn(&mut World);
+/// The vector of the line whose level counts.
+const LEVEL: u32 = 0x51;
+
+/// How often the board is looked at in ten milliseconds of a guest with such timers, and how many interrupts the hypervisor is told of. The
+/// guest acknowledges and ends each at once.
+fn storm(set: &[Set]) -> (u64, u64) {
+    const END: u64 = 10_000_000;
+    let mut world = World::new();
+    for set in set {
+        set(&mut world);
+    }
+    let (mut looks, mut told, mut moment) = (0, 0, None);
+    loop {
+        while world.model.board.wants() {
+            world.ask(0, &Request { kind: RequestKind::Acknowledge.number(), ..Request::default() });
+        }
+        // Register C: the clock tells again.
+        world.out(0x70, 0x0c);
+        world.input(0x71, 1);
+        let told_at_end = |world: &World| {
+            let told = world.told.0.borrow();
+            let is_interrupt =
+                |told: &&Told| !matches!(told, Told::Answer(_) | Told::Signal(SignalKind::Line, _, 0));
+            told.iter().filter(is_interrupt).count() as u64
+        };
+        world.told.0.borrow_mut().clear();
+        let kind = RequestKind::End.number();
+        world.ask(1, &Request { kind, value: u64::from(LEVEL), ..Request::default() });
+        assert!(told_at_end(&world) <= 1, "the end of a level brings one interrupt at most");
+        moment = world.model.next_look(moment, None, world.now);
+        let Some(next) = moment.filter(|next| next.0 < END) else { return (looks, told) };
+        world.now = next;
+        world.model.poll(&mut Context::from_waker(Waker::noop()), world.now);
+        looks += 1;
+        told += told_at_end(&world);
+    }
+}
+
+impl World {
+    /// Writes a register of four bytes.
+    fn store(&mut self, at: u64, value: u32) {
+        assert!(self.model.board.memory_write(at, &value.to_le_bytes(), self.now));
+    }
+
+    /// An input of the I/O APIC with its vector, and whether its level counts.
+    fn route(&mut self, input: u32, vector: u32, level: bool) {
+        for (register, value) in [(0x11, 0), (0x10, vector | u32::from(level) << 15)] {
+            self.store(0xfec0_0000, register + 2 * input);
+            self.store(0xfec0_0010, value);
+        }
+    }
+}
+
+/// The 8259s, which end by themselves and let timer and clock through.
+fn route_ports(world: &mut World) {
+    let first = [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 3), (0x21, 0xfa)];
+    let second = [(0xa0, 0x11), (0xa1, 0x28), (0xa1, 2), (0xa1, 3), (0xa1, 0xfe)];
+    for (port, value) in first.into_iter().chain(second) {
+        world.out(port, value);
+    }
+}
+
+/// The interval timer with a count of one, which is taken for two.
+fn interval(world: &mut World) {
+    for (port, value) in [(0x43, 0x34), (0x40, 1), (0x40, 0)] {
+        world.out(port, value);
+    }
+    world.route(2, 0x40, false);
+}
+
+/// The clock at 8192 Hz.
+fn clock(world: &mut World) {
+    for (port, value) in [(0x70, 0x0a), (0x71, 0x23), (0x70, 0x0b), (0x71, 0x42)] {
+        world.out(port, value);
+    }
+    world.route(8, 0x41, false);
+}
+
+/// The comparators of the event timer, each period a tick; the second one has a level that stays.
+fn event(world: &mut World) {
+    for timer in 0..3 {
+        world.route(20 + timer, LEVEL - 1 + timer, timer == 1);
+        let config = (20 + timer) << 9 | 0x4c | u32::from(timer == 1) << 1;
+        world.store(0xfed0_0100 + 0x20 * u64::from(timer), config);
+        world.store(0xfed0_0108 + 0x20 * u64::from(timer), 1);
+    }
+    world.store(0xfed0_0010, 1);
+}
+
+#[test]
+fn timers_are_looked_at_no_more_often_than_is_good_for_others() {
+    // Each with how often it is looked at, and the interrupts of a look.
+    let all: [(&[Set], u64, u64); 5] = [
+        (&[interval], 200, 1),
+        (&[route_ports, interval], 200, 2),
+        (&[route_ports, clock], 82, 2),
+        (&[event], 200, 3),
+        (&[route_ports, interval, clock, event], 200, 7),
+    ];
+    for (set, most, each) in all {
+        let (looks, told) = storm(set);
+        assert!((most / 2..=most).contains(&looks), "{looks} looks instead of {most}");
+        assert!(told <= looks * each && told >= looks / 2, "{told} interrupts at {looks} looks");
+    }
+}

@@ -91,7 +91,7 @@ pub(super) const WAYS: [Way; 12] = [
         Some(150_000),
     )),
     network(limited(
-        way("tcp-out-per-kib", "KiB", "write 10.0.2.1:9 COUNT", [1024, 512, 128, 128]),
+        way("tcp-out-per-kib", "KiB", "write 10.0.2.1:9 COUNT", [1024, 512, 32, 128]),
         1_250,
         Some(6_000),
     )),

@@ -12,6 +12,8 @@ use std::path::Path;
 struct Pc {
     course: Course,
     platform: u8,
+    /// The emulated card.
+    card: &'static str,
     /// Words of the kernel's command line.
     words: &'static str,
 }
@@ -27,17 +29,12 @@ const EMULATED: Course = Course {
 
 const PCS: [Pc; 3] = [
     // Drives with their bus master, and an e1000.
-    Pc { course: EMULATED, platform: 0, words: "quiet" },
-    // Each word of the drives through a port.
+    Pc { course: EMULATED, platform: 0, card: "e1000", words: "quiet" },
+    // Each word of the drives and of the card's memory through a port.
     Pc {
-        course: Course {
-            names: ["pio", "pio"],
-            limits: |_| None,
-            pace: Pace::Slow,
-            network: false,
-            ..EMULATED
-        },
+        course: Course { names: ["pio", "ne2000"], limits: |_| None, pace: Pace::Slow, ..EMULATED },
         platform: 0,
+        card: "ne2k_pci",
         words: "quiet libata.dma=0",
     },
     // Linux takes the emulated devices away and uses the split ones.
@@ -50,6 +47,7 @@ const PCS: [Pc; 3] = [
             ..EMULATED
         },
         platform: 1,
+        card: "e1000",
         words: "quiet root=/dev/xvda1",
     },
 ];
@@ -69,10 +67,11 @@ pub(super) fn measure(
         demo::pc(&boot, &pc.course.script("/root/probe"), pc.words)?;
         let text = format!(
             "name = \"measuring\"\ntype = \"hvm\"\nmemory = 192\nserial = \"pty\"\nboot = \"c\"\nxen_platform_pci = {}\n\
-             disk = [ '{},raw,hda,rw', '{},raw,hdb,rw,backendtype=ram' ]\nvif = [ 'bridge=xenbr0' ]\n",
+             disk = [ '{},raw,hda,rw', '{},raw,hdb,rw,backendtype=ram' ]\nvif = [ 'bridge=xenbr0,model={}' ]\n",
             pc.platform,
             boot.display(),
             image.display(),
+            pc.card,
         );
         let file = image.with_file_name("io-pc.cfg");
         fs::write(&file, text).map_err(|e| Failure::file("write", &file, &e))?;

@@ -38,8 +38,6 @@ use crate::model::{Core, Model};
 
 /// Turns in a row after which others get theirs.
 const TURNS: usize = 64;
-/// The least time until a timer of the board is looked at again: a guest may set one to any rate.
-const RESOLUTION: Duration = Duration::from_micros(50);
 /// Lines that a guest may put into dom0's log by its firmware's ports.
 const LINES: u32 = 1000;
 /// Longest line of the firmware's log.
@@ -119,7 +117,7 @@ pub(super) struct Task {
     model: Model<Ram, Hypervisor, Shared>,
     start: Duration,
     listener: Listener,
-    sleep: Option<(Duration, Pin<Box<Sleep>>)>,
+    sleep: Option<(Time, Pin<Box<Sleep>>)>,
     poke: Arc<Poke>,
     /// The waker of `poke`, which the board gets.
     poker: Waker,
@@ -177,7 +175,7 @@ impl Task {
             now = self.now();
         }
         // Most requests only look at a register, and then nothing has changed since the last time unless something else says so.
-        let late = self.sleep.as_ref().is_some_and(|(moment, _)| *moment <= self.start + at(now));
+        let late = self.sleep.as_ref().is_some_and(|(moment, _)| *moment <= now);
         let poked = self.poke.poked.swap(false, Ordering::Relaxed);
         let touched = self.model.board.take_touched();
         if turns > 0 && !touched && !late && !poked && !stop.hands.busy.get() {
@@ -213,20 +211,16 @@ impl Task {
 
     /// Waits for the next moment at which something happens by itself.
     fn rest(&mut self, context: &mut Context<'_>, now: Time, other: Option<Time>) {
-        let Some(deadline) = [self.model.board.deadline(), other].into_iter().flatten().min() else {
+        let set = self.sleep.as_ref().map(|(moment, _)| *moment);
+        let Some(moment) = self.model.next_look(set, other, now) else {
             self.sleep = None;
             return;
         };
-        let now = self.start + at(now);
-        let moment = self.start + at(deadline);
         let sleep = match &mut self.sleep {
             // It is known to the clock already.
             Some((known, _)) if *known == moment && now < moment => return,
             Some((known, sleep)) if *known == moment => sleep,
-            other => {
-                let moment = moment.max(now + RESOLUTION);
-                &mut other.insert((moment, Box::pin(clock::sleep_until(moment)))).1
-            }
+            other => &mut other.insert((moment, Box::pin(clock::sleep_until(self.start + at(moment))))).1,
         };
         if sleep.as_mut().poll(context).is_ready() {
             self.sleep = None;
