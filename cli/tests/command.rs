@@ -43,7 +43,8 @@ fn wrong_words_are_status_2_with_the_message_last() {
         (&["xl", "create", "nowhere.cfg"], "nowhere.cfg"),
         (&["xenstore", "write", "/a", "1", "/b"], "no value"),
         (&["run", "--control-token", "/nowhere/token"], "/nowhere/token"),
-        (&["image", "out.iso"], "not there yet"),
+        (&["image", "/nowhere/out.iso"], "cannot be a file"),
+        (&["image", "out.iso", "nowhere.cfg"], "nowhere.cfg"),
     ] {
         let (status, line) = refusal(arguments);
         assert_eq!(status, 2, "{arguments:?}: {line}");
