@@ -241,6 +241,28 @@ pub fn image(bin: &str) -> PathBuf {
     place.unwrap_or_else(|| panic!("there is no guest {bin}"))
 }
 
+/// A disk with one of the boot sectors in `tests/guests`, made in a folder.
+///
+/// # Panics
+///
+/// When there is no assembler, or no such sector.
+#[must_use]
+pub fn sector(folder: &Path, name: &str) -> Vec<u8> {
+    let source = format!("{}/guests/{name}.s", env!("CARGO_MANIFEST_DIR"));
+    let (object, binary) = (folder.join("sector.o"), folder.join("sector.bin"));
+    for command in [
+        Command::new("as").args(["--32", &source, "-o"]).arg(&object),
+        Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary),
+    ] {
+        let output = command.output().expect("binutils are where a linker is");
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut sector = fs::read(binary).expect("the boot sector was made");
+    sector.resize(1 << 20, 0);
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
 /// A run that goes on; it is killed when it is dropped.
 #[derive(Debug)]
 pub struct Live {

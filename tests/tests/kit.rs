@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use trunnion_tests::system::{Ended, QEMU_SVM, Run, image};
+use trunnion_cli::setup::{self, Permission, Tool};
+use trunnion_tests::system::{Ended, QEMU_SVM, Run, image, sector};
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_trunnion-driver");
 
@@ -180,5 +181,35 @@ fn what_a_network_front_end_that_lies_costs_a_neighbour() {
     let more = "vif = [ \"\" ]\ncmdline = \"rounds=4000000000\"";
     let ended = beside_one_that_never_ends(add(counted(), "bad", "hostile-net", more));
     assert_little_lost(&ended, alone());
+    ended.assert_no_leaks();
+}
+
+/// An emulated PC whose timers all interrupt as fast as they can be set, and one of whose lines stays high: what the device model and the core do
+/// for that is the guest's own time.
+#[test]
+#[cfg_attr(not(full_tier), ignore = "half a minute of a processor; TRUNNION_TIER=full runs it")]
+fn what_a_storm_of_interrupts_costs_a_neighbour() {
+    setup::ensure(&[Tool::SeaBios], Permission::Install).unwrap_or_else(|failure| panic!("{failure}"));
+    let run = counted();
+    fs::write(run.path().join("disk"), sector(run.path(), "storm")).expect("the image can be written");
+    let text = "name = \"bad\"\ntype = \"hvm\"\nmemory = 16\nserial = \"pty\"\nboot = \"c\"\n\
+                disk = [ 'disk,raw,hda,rw' ]\n";
+    let work = format!(
+        "name = \"work\"\ntype = \"pvh\"\nmemory = 16\nkernel = \"{}\"\n",
+        Run::tiny_image("work").display()
+    );
+    let file = run.path().join("work.cfg");
+    fs::write(&file, work).expect("the domain file can be written");
+    let mut live = run.domain("bad", text).start(300);
+    live.wait_for("bad", "!");
+    live.tool(&["xl", "create", &file.display().to_string()]);
+    live.wait_ended("work");
+    live.tool(&["xl", "destroy", "bad"]);
+    let ended = live.end();
+    let ((share, took), alone) = (neighbour(&ended), alone());
+    println!("the neighbour kept {share} %, and took {took} instructions instead of {alone}");
+    // Changes of the world for a device model are nobody's time, and such a guest has more of them than any other.
+    assert!(share >= 40, "{share} %\n{}", ended.report());
+    assert!(took * 10 <= alone * 26, "{took} instructions instead of {alone}\n{}", ended.report());
     ended.assert_no_leaks();
 }

@@ -80,7 +80,7 @@ struct Step {
 #[derive(Clone, Copy, Debug)]
 pub struct Remembered {
     data: [Walk; 8],
-    code: [Seen; 16],
+    code: [Seen; 64],
 }
 
 /// A page of code that was found by a walk.
@@ -115,7 +115,7 @@ impl Remembered {
     /// Nothing remembered.
     pub const fn new() -> Self {
         let nowhere = Seen { page: u64::MAX, cr3: 0, epoch: 0, mfn: Mfn(0) };
-        Self { data: [Walk::NONE; 8], code: [nowhere; 16] }
+        Self { data: [Walk::NONE; 8], code: [nowhere; 64] }
     }
 
     /// Forgets.

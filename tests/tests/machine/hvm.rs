@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use trunnion_cli::setup::{self, Permission, Tool};
-use trunnion_tests::system::{Ended, QEMU_SVM, Run};
+use trunnion_tests::system::{Ended, QEMU_SVM, Run, sector};
 
 use crate::DRIVER;
 
@@ -210,23 +210,6 @@ fn linux_restarts_its_pc_and_switches_it_off() {
         "{console}\n{}",
         ended.report()
     );
-}
-
-/// A disk with one of the boot sectors in `tests/guests`.
-pub(crate) fn sector(folder: &std::path::Path, name: &str) -> Vec<u8> {
-    let source = format!("{}/guests/{name}.s", env!("CARGO_MANIFEST_DIR"));
-    let (object, binary) = (folder.join("sector.o"), folder.join("sector.bin"));
-    for command in [
-        Command::new("as").args(["--32", &source, "-o"]).arg(&object),
-        Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary),
-    ] {
-        let output = command.output().expect("binutils are where a linker is");
-        assert!(output.status.success(), "{output:?}");
-    }
-    let mut sector = fs::read(binary).expect("the boot sector was made");
-    sector.resize(1 << 20, 0);
-    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
-    sector
 }
 
 /// The boot sector `tests/guests/walk.s` for so many accesses from a seed.

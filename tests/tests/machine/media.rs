@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use trunnion_cli::bundle::cpio::{Archive, Kind};
 use trunnion_cli::setup::{self, Permission, Tool, debian};
-use trunnion_tests::system::{BOCHS_HASWELL, Live, Outer, QEMU_SVM, Run};
+use trunnion_tests::system::{BOCHS_HASWELL, Live, Outer, QEMU_SVM, Run, sector};
 
 use crate::DRIVER;
 
@@ -89,7 +89,7 @@ fn destroy(live: Live, name: &str) {
 #[cfg_attr(not(full_tier), ignore = "seconds of two processors; TRUNNION_TIER=full runs it")]
 fn a_person_presses_buttons_types_and_looks() {
     let run = run(QEMU_SVM, &[]);
-    fs::write(run.path().join("disk"), crate::hvm::sector(run.path(), "buttons")).expect("the image");
+    fs::write(run.path().join("disk"), sector(run.path(), "buttons")).expect("the image");
     let text = "name = \"pc\"\ntype = \"hvm\"\nmemory = 16\nserial = \"pty\"\nboot = \"c\"\non_reboot = \"destroy\"\n\
                 disk = [ 'disk,raw,hda,rw' ]\n";
     let mut live = run.domain("pc", text).start(300);
