@@ -96,7 +96,7 @@ pub(super) const WAYS: [Way; 12] = [
         Some(6_000),
     )),
     network(limited(
-        way("tcp-in-per-kib", "KiB", "read 10.0.2.1:19 COUNT", [1024, 512, 128, 128]),
+        way("tcp-in-per-kib", "KiB", "read 10.0.2.1:19 COUNT", [1024, 512, 1024, 128]),
         2_242,
         Some(6_000),
     )),
