@@ -39,11 +39,12 @@ fn cut_off(context: &mut SvmContext, event: u64) {
     let kind = event & field::EVENT_TYPE;
     let again =
         kind == field::EVENT_SOFTWARE || kind == field::EVENT_EXCEPTION && matches!(event as u8, 3 | 4);
-    if !again {
+    // An interrupt becomes virtual again where it was. QEMU leaves it pending when its delivery is cut off; a window is asked for again.
+    let own = (kind == field::EVENT_INTERRUPT && !context.has_next_rip).then_some(event as u8);
+    if !again && own.is_none() {
         context.set(field::INJECT, event);
     }
-    // QEMU leaves a virtual interrupt pending whose delivery is cut off. A window is asked for again.
-    set_virtual(context, None, false);
+    set_virtual(context, own, false);
 }
 
 /// Makes a virtual interrupt of the highest priority pending, or none. With `window` the guest leaves instead of taking it.
@@ -62,14 +63,15 @@ pub(super) fn is_set(context: &SvmContext) -> bool {
     waits || context.get(field::INJECT) & field::EVENT_VALID != 0
 }
 
-/// The intercept of a virtual interrupt's delivery is the window. An interrupt that is still to be taken then goes as an event.
+/// The intercept of a virtual interrupt's delivery is the window. Where interrupts are virtual, one that is still to be taken goes first, and the
+/// window is asked for again at the next exit.
 pub(super) fn interrupt_window(context: &mut SvmContext, wanted: bool) {
     if (context.get(field::INTERCEPT_1) & field::first::VINTR != 0) == wanted {
         return;
     }
     let old: u64 = context.get(field::VIRTUAL_INTERRUPT);
     if old & field::V_IRQ != 0 && wanted {
-        context.set(field::INJECT, field::EVENT_VALID | field::EVENT_INTERRUPT | old >> 32 & 0xff);
+        return;
     }
     set_virtual(context, wanted.then_some(0), wanted);
 }
